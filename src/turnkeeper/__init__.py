@@ -1,0 +1,1 @@
+"""Turnkeeper: the durable runtime between an AI agent and its callers."""

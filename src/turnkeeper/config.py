@@ -1,0 +1,66 @@
+"""Every setting, its default and its unit. There are no others, and no environment variables.
+
+A setting is added with a decision record only. Each is tested at its edge.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+# Limits of the format: the same for every Runtime on a store, so they are not settings.
+SESSION_ID_MAX_CHARACTERS = 200
+KEY_MAX_CHARACTERS = 200
+NAME_MAX_CHARACTERS = 200
+TEXT_MAX_BYTES = 1_000_000
+PAYLOAD_MAX_BYTES = 1_000_000
+JSON_MAX_DEPTH = 64
+SNAPSHOT_MAX_BYTES = 16_000_000
+APPENDS_MAX_BYTES = 16_000_000
+PRIORITY_MAX = 9
+PAGE_DEFAULT = 100
+PAGE_MAX = 1_000
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one Runtime. Times are in seconds, sizes in the unit their name ends with."""
+
+    queue_per_session: int = 1_000
+    """Active inputs that one session holds before `Overloaded`."""
+    queue_per_runtime: int = 100_000
+    """Active inputs that all sessions of one Runtime hold together before `Overloaded`."""
+    max_running: int = 100
+    """Runs in progress at once in one Runtime, from staging to the finish's commit."""
+    run_time_limit_seconds: float = 3_600.0
+    """Wall clock of one run; past it the run counts as failed."""
+    max_failures: int = 3
+    """Failures (the executor raised, or ran out of time) after which an input is given up."""
+    max_crashes: int = 10
+    """Crashes of the process with the input's run in it, past which the input is given up."""
+    backoff_first_seconds: float = 1.0
+    """Wait before the second attempt; it doubles with each further failure."""
+    backoff_max_seconds: float = 60.0
+    """The longest wait between two attempts."""
+    interrupt_grace_seconds: float = 5.0
+    """Time for an interrupted run to end by itself, and again to obey its cancellation."""
+    unregister_grace_seconds: float = 10.0
+    """Time for a run in progress to finish when its session is unregistered."""
+    close_drain_seconds: float = 30.0
+    """Time that all runs together get to finish when the Runtime closes."""
+    commit_retry_seconds: float = 10.0
+    """How long a commit that fails is tried again before the run is given up."""
+    lease_seconds: float = 10.0
+    """How long a worker's life sign is good for; it is renewed each third of this."""
+    poll_seconds: float = 0.05
+    """How often a Runtime looks for news that no hint has told it."""
+    passivation_seconds: float = 60.0
+    """Rest after which a session leaves memory."""
+    request_age_seconds: float = 30.0
+    """Age past which a request of another process is refused instead of executed late."""
+    replay_deltas: int = 1_000
+    """Streamed deltas of one run that a late follower still gets."""
+    replay_bytes: int = 1_000_000
+    """Size of those deltas."""
+    on_failure: Literal["continue", "block"] = "continue"
+    """Whether the rest of a session's queue goes on while a failed turn waits for its retry."""
+    on_zombie: Literal["continue", "hold"] = "continue"
+    """Whether a session goes on while a run that ignored its cancellation still exists."""

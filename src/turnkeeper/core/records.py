@@ -1,0 +1,201 @@
+"""The rows of a session, as the store keeps them and memory holds the active ones.
+
+A record is never changed once it is installed: whoever decides works on a copy.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from turnkeeper.core.events import Event
+from turnkeeper.core.ids import InputId, RunId, SessionId
+from turnkeeper.core.inputs import Input, Kind
+from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Intent, Phase
+from turnkeeper.core.policy import PolicyDecision
+from turnkeeper.core.runs import EMPTY_DIGEST, Message, RunBoundaryReceipt, RunResult
+
+STEERED_LANE = 0
+NORMAL_LANE = 1
+
+NEW_PLACE = 0
+"""As a record's `place`: the store mints the next admission number for it."""
+
+
+class InputRecord(Struct, kw_only=True, gc=False):
+    """One input's row."""
+
+    input: Input | None
+    """None once its body was pruned."""
+    input_id: InputId
+    number: int = 0
+    """The admission number, minted by the store; unique in the session."""
+    kind: Kind
+    key: str | None = None
+    fingerprint: bytes | None = None
+    """SHA-256 of kind and own fields; present where there is a key, else taken of the body."""
+    state: InputLifecycleState
+    policy: PolicyDecision | None = None
+    lane: int = NORMAL_LANE
+    priority: int = 0
+    place: int = NEW_PLACE
+    due_at_ms: int | None = None
+    """Not before this: a `not_before`, or a backoff."""
+    expires_at_ms: int | None = None
+    ephemeral: bool = False
+    turn_id: RunId | None = None
+    """The turn it belongs to since its first staging: the id of that turn's first run."""
+    last_run_id: RunId | None = None
+    last_sequence: int | None = None
+    """The newest boundary that applied it."""
+    attempt_count: int = 0
+    failure_count: int = 0
+    recovery_count: int = 0
+    ended: Ended | None = None
+    requeued_as: InputId | None = None
+    sources: tuple[InputId, ...] = ()
+    """Of an aggregate: the inputs that were coalesced into it."""
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+
+
+class RunInProgress(Struct, frozen=True):
+    """The run that a session is in the middle of."""
+
+    run_id: RunId
+    turn_id: RunId
+    started_at_ms: int
+    sequence: int = 0
+    """The number of the run's next boundary."""
+
+
+class OpenTurn(Struct, frozen=True):
+    """A turn that has committed a checkpoint and not its end."""
+
+    turn_id: RunId
+    due_at_ms: int | None = None
+    """Its continuation waits until then."""
+
+
+class SessionRow(Struct, kw_only=True):
+    """One session's row."""
+
+    session_id: SessionId
+    key: int
+    """The session's number inside its store; says nothing outside."""
+    epoch: int = 0
+    """Grows with each claim by another worker; every commit names it."""
+    revision: int = 0
+    """Grows by one with each commit of the owner; every commit names the one it was decided on."""
+    worker_id: str | None = None
+    """The worker that owns the session."""
+    phase: Phase = Phase.OPEN
+    paused: bool = False
+    intent: Intent | None = None
+    drain_until_ms: int | None = None
+    run: RunInProgress | None = None
+    open_turn: OpenTurn | None = None
+    inbox: int = 0
+    """Grows with each input or request that somebody else than the owner has put in."""
+    active: int = 0
+    """How many of its inputs are not terminal; kept by the store."""
+    message_count: int = 0
+    digest: bytes = EMPTY_DIGEST
+    noticed: int = 0
+    """Messages up to this one hold no system notice that an executor has not been handed."""
+    has_snapshot: bool = False
+    due_at_ms: int | None = None
+    """The earliest time at which something is to be done without anyone asking."""
+    last_commit: bytes | None = None
+    created_at_ms: int = 0
+
+
+class InputAppend(Struct, frozen=True, gc=False):
+    """A message whose text is an input's: the store keeps a reference instead of a second copy."""
+
+    input_id: InputId
+    message: Message
+
+
+Append = Message | InputAppend
+
+
+class StepRecord(Struct, frozen=True, kw_only=True):
+    """A durable step of a turn."""
+
+    turn_id: RunId
+    key: str
+    arguments: bytes
+    """SHA-256 of the encoded arguments."""
+    done: bool = False
+    result: bytes | None = None
+
+
+class Commit(Struct, kw_only=True):
+    """Everything that one decision changes in one session: all of it is written, or nothing.
+
+    A store refuses it with `Fenced` unless `epoch`, `revision` and `run_id` are the session's;
+    with `Stale` if `inbox` is given and is not the session's; with `DuplicateKey` if a new input's
+    key or id is known; with `Overloaded` if `active_bound` is given and would be passed. It mints
+    the admission numbers (of `new_inputs`, then of the `input_updates` whose place is `NEW_PLACE`)
+    and the event numbers. A commit whose `commit_id` is the session's last one is not written
+    again: its first result is returned.
+    """
+
+    commit_id: bytes
+    epoch: int
+    revision: int
+    run_id: RunId | None = None
+    """The run that this commit is made for: refused unless it is the run in progress."""
+    inbox: int | None = None
+    active_bound: int | None = None
+    at_ms: int
+    session: SessionRow
+    """The row as it is to be. The store sets revision, inbox, active and last_commit itself."""
+    new_inputs: Sequence[InputRecord] = ()
+    """Their `state` may be any: the steps that led there are among the events."""
+    input_updates: Sequence[InputRecord] = ()
+    receipt: RunBoundaryReceipt | None = None
+    result: RunResult | None = None
+    """Stored with the final receipt."""
+    appends: Sequence[Append] = ()
+    snapshot: bytes | None = None
+    steps: Sequence[StepRecord] = ()
+    events: Sequence[Event] = ()
+
+
+class CommitResult(Struct, frozen=True, gc=False):
+    """What the store minted."""
+
+    first_number: int
+    first_event: int
+
+
+class Claim(Struct, kw_only=True):
+    """A session as its new owner finds it."""
+
+    row: SessionRow
+    inputs: list[InputRecord]
+    """The active ones, in the order of their numbers."""
+    corrupt: list[tuple[int, str]] = []
+    """Active rows that do not decode: their number, and what is wrong. The rest is unharmed."""
+    snapshot: bytes | None = None
+    final_runs: frozenset[RunId] = frozenset()
+    """Of the inputs' last runs those with a final receipt."""
+    receipt_runs: frozenset[RunId] = frozenset()
+    """Of the inputs' last runs those with any receipt."""
+    created: bool = False
+
+
+class StoredMessage(Struct, frozen=True):
+    """A message with its place in its session's transcript, from 1."""
+
+    number: int
+    message: Message
+    input_id: InputId | None = None
+
+
+class StoredReceipt(Struct, frozen=True):
+    """A receipt, and for a final one the turn's result."""
+
+    receipt: RunBoundaryReceipt
+    result: RunResult | None = None

@@ -1,0 +1,130 @@
+"""The one door through which time, ids and randomness come in.
+
+Everything else takes them from an `Environment`, so that a test or a simulation can own them.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Timer(Protocol):
+    """A call that has been put off, and can still be called off."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Wall time for what is stored, monotonic time for what is waited for."""
+
+    def now_ms(self) -> int:
+        """Unix time in whole milliseconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, from an arbitrary start."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` on the running event loop once `monotonic()` has reached `when`."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock, and the running event loop's own clock for waiting."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_at(when, callback)
+
+
+class Uuid7:
+    """UUIDv7 text, increasing within one millisecond; 4,096 random bytes are drawn at a time."""
+
+    def __init__(
+        self,
+        now_ms: Callable[[], int] | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._now_ms = now_ms or SystemClock().now_ms
+        self._random_bytes = random_bytes
+        self._pool = b""
+        self._offset = 0
+        self._last = 0
+        self._sequence = 0
+
+    def __call__(self) -> str:
+        now = self._now_ms()
+        if now > self._last:
+            self._last = now
+            self._sequence = 0
+        else:
+            self._sequence += 1
+            if self._sequence > 0xFFF:
+                self._last += 1
+                self._sequence = 0
+        offset = self._offset
+        if offset + 8 > len(self._pool):
+            self._pool = self._random_bytes(4_096)
+            offset = 0
+        self._offset = offset + 8
+        tail = int.from_bytes(self._pool[offset : offset + 8]) & 0x3FFF_FFFF_FFFF_FFFF
+        h = f"{self._last:012x}7{self._sequence:03x}{tail | 0x8000_0000_0000_0000:016x}"
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+class Environment(Struct, frozen=True, kw_only=True):
+    """Clock, ids and randomness: what a Runtime takes from the world beside its store and agent."""
+
+    clock: Clock
+    new_id: Callable[[], str]
+    random: Callable[[], float]
+    """A number from 0 (included) to 1 (excluded)."""
+
+
+def system_environment() -> Environment:
+    """The real clock, real UUIDv7s, and a generator seeded by the operating system."""
+    return Environment(clock=SystemClock(), new_id=Uuid7(), random=random.SystemRandom().random)
+
+
+new_id: Callable[[], str] = Uuid7()
+"""Ids for inputs that a caller constructs outside any Runtime."""
+
+
+def utc_now() -> datetime:
+    """The time stamped on an input that a caller constructs outside any Runtime."""
+    return datetime.now(UTC)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def from_ms(at_ms: int) -> datetime:
+    """Stored milliseconds as an aware `datetime` in UTC."""
+    return _EPOCH + timedelta(milliseconds=at_ms)
+
+
+def to_ms(at: datetime) -> int:
+    """An aware `datetime` as stored milliseconds, rounded down."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def from_us(at_us: int) -> datetime:
+    """Stored microseconds as an aware `datetime` in UTC."""
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+def to_us(at: datetime) -> int:
+    """An aware `datetime` as stored microseconds."""
+    return (at - _EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,156 @@
+"""RING 2: the contract of a store. Small, in the words of the domain, and without a lifecycle rule.
+
+Implementations are in `stores/`; `turnkeeper.testing.conformance` is the suite that each passes.
+Everything that reads or writes a session goes through here, so a wrapper that forwards all calls
+and fails some `commit`s is a store.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from turnkeeper.core.events import EventEnvelope
+from turnkeeper.core.ids import InputId, RunId, SessionId
+from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.records import (
+    Claim,
+    Commit,
+    CommitResult,
+    InputRecord,
+    SessionRow,
+    StepRecord,
+    StoredMessage,
+    StoredReceipt,
+)
+
+Hint = Callable[[SessionId], None]
+"""Called on the event loop when a session may have news. Hints may be lost, late or repeated."""
+
+
+class Store(Protocol):
+    """Where sessions live. Reads are pages in index order with a bound of at most 1,000 rows."""
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open, or count one more user of an open store.
+
+        Raises `SchemaMismatch` for a store of another version or a file that is no store, and
+        `StoreError` for one that cannot be read or written.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Count one user less; the last one waits for what was handed in, and closes."""
+        ...
+
+    # -- the single write of a session -----------------------------------------------------------
+
+    def commit(self, session_id: SessionId, commit: Commit) -> Awaitable[CommitResult]:
+        """Write all of `commit` or nothing. Returns once it is durable.
+
+        Raises `Fenced`, `Stale`, `DuplicateKey` or `Overloaded` as `Commit` says, all of them
+        before anything is written, and `CommitFailed` where the write itself did not work.
+        """
+        ...
+
+    # -- reads ---------------------------------------------------------------------------------
+
+    async def load_session(self, session_id: SessionId) -> SessionRow | None:
+        """The session's row, or None for an unknown one."""
+        ...
+
+    async def load_sessions(
+        self, *, after: SessionId = "", limit: int = 100, phase: Phase | None = None
+    ) -> list[SessionRow]:
+        """Rows in the order of their ids, from the first one past `after`."""
+        ...
+
+    async def load_inputs(
+        self, session_id: SessionId, *, after: int = 0, limit: int = 100, active: bool = False
+    ) -> list[InputRecord]:
+        """Inputs in the order of their numbers, from the first one past `after`."""
+        ...
+
+    async def find_input(
+        self, session_id: SessionId, *, input_id: InputId | None = None, key: str | None = None
+    ) -> InputRecord | None:
+        """The input with this id or this idempotency key; exactly one of the two is given.
+
+        Raises `StoreError` if a row is there and does not decode: never "not found".
+        """
+        ...
+
+    async def load_history(
+        self, session_id: SessionId, input_id: InputId
+    ) -> tuple[HistoryEntry, ...]:
+        """The steps of one input's life, read from its events."""
+        ...
+
+    async def load_messages(
+        self, session_id: SessionId, *, after: int = 0, before: int | None = None, limit: int = 100
+    ) -> list[StoredMessage]:
+        """Messages past number `after`, ascending; with `before`, the last ones before that
+        number (still ascending)."""
+        ...
+
+    async def load_snapshot(self, session_id: SessionId) -> bytes | None:
+        """The newest snapshot."""
+        ...
+
+    async def load_receipt(
+        self, session_id: SessionId, run_id: RunId, sequence: int | None = None
+    ) -> StoredReceipt | None:
+        """One boundary of a run; without `sequence` its final one."""
+        ...
+
+    async def load_steps(self, session_id: SessionId, turn_id: RunId) -> list[StepRecord]:
+        """The durable steps of a turn, at most 1,000, in the order in which they began."""
+        ...
+
+    async def load_events(
+        self, session_id: SessionId, *, after: int = 0, limit: int = 100
+    ) -> list[EventEnvelope]:
+        """Events past number `after`. Raises `EventsPruned` if the next one is gone."""
+        ...
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def claim(
+        self, session_id: SessionId, worker_id: str, *, create: bool, at_ms: int
+    ) -> Awaitable[Claim | None]:
+        """Make `worker_id` the session's owner, and return the session as it is.
+
+        An unknown session is made if `create`, else None is returned. A claim by the worker that
+        owns it already changes nothing. A claim of one that a live other worker owns raises
+        `Fenced`. Otherwise the epoch grows, and every older owner's commit is refused.
+        """
+        ...
+
+    def release(self, session_id: SessionId, worker_id: str) -> Awaitable[None]:
+        """Let go of a session; without effect if `worker_id` does not own it."""
+        ...
+
+    async def join(self, worker_id: str, lease_seconds: float) -> None:
+        """Begin a worker's life: its sessions are safe from other claims while it lasts."""
+        ...
+
+    async def beat(self, worker_id: str) -> None:
+        """Renew the worker's life sign. Raises `Fenced` if the store has declared it dead."""
+        ...
+
+    async def leave(self, worker_id: str) -> None:
+        """End the worker's life: every session that it still owns may be claimed at once."""
+        ...
+
+    async def due(
+        self, worker_id: str, *, after: int = 0, limit: int = 100
+    ) -> Sequence[tuple[int, SessionId]]:
+        """Sessions with active inputs or an intent that no live worker owns, or `worker_id` does.
+
+        In the order of their keys, from the first one past `after`, each with its key.
+        """
+        ...
+
+    def watch(self, hint: Hint) -> Callable[[], None]:
+        """Call `hint` after each commit that this object makes; returns what ends that."""
+        ...
