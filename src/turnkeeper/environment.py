@@ -17,7 +17,9 @@ from msgspec import Struct
 class Timer(Protocol):
     """A call that has been put off, and can still be called off."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Call it off; without effect once it was called."""
+        ...
 
 
 class Clock(Protocol):
@@ -40,12 +42,15 @@ class SystemClock:
     """The machine's wall clock, and the running event loop's own clock for waiting."""
 
     def now_ms(self) -> int:
+        """Unix time in whole milliseconds."""
         return time.time_ns() // 1_000_000
 
     def monotonic(self) -> float:
+        """The running event loop's own seconds."""
         return asyncio.get_running_loop().time()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Put `callback` off on the running event loop."""
         return asyncio.get_running_loop().call_at(when, callback)
 
 
@@ -65,6 +70,7 @@ class Uuid7:
         self._sequence = 0
 
     def __call__(self) -> str:
+        """The next id."""
         now = self._now_ms()
         if now > self._last:
             self._last = now

@@ -36,7 +36,7 @@ class TurnkeeperError(Exception):
 class NotReady(TurnkeeperError):
     """The session does not take this now.
 
-    `state` is the session's `RuntimeState`, as text: `retired`, `stopped`, `destroyed`, `running`, …
+    `state` is the session's `RuntimeState`, as text: `retired`, `stopped`, `running`, …
     """
 
     def __init__(self, state: str, message: str = "") -> None:

@@ -90,7 +90,8 @@ class Store(Protocol):
         self, session_id: SessionId, *, after: int = 0, before: int | None = None, limit: int = 100
     ) -> list[StoredMessage]:
         """Messages past number `after`, ascending; with `before`, the last ones before that
-        number (still ascending)."""
+        number (still ascending).
+        """
         ...
 
     async def load_snapshot(self, session_id: SessionId) -> bytes | None:

@@ -149,7 +149,9 @@ Convention = PeerMessage | PeerRequest | ResponseProgress | ResponseTerminal
 _DEFAULT_VISIBILITY = Visibility()
 
 
-class _Header(Struct, frozen=True, kw_only=True, tag_field="input_type", forbid_unknown_fields=True):
+class _Header(
+    Struct, frozen=True, kw_only=True, tag_field="input_type", forbid_unknown_fields=True
+):
     """What every input carries beside its own fields."""
 
     id: InputId = field(default_factory=new_id)
@@ -486,7 +488,9 @@ def _fits(value: Any, levels: int) -> bool:
         children: Any = value.values()
     elif isinstance(value, list | tuple):
         children = value
-    elif value is None or isinstance(value, str | int) or (type(value) is float and isfinite(value)):
+    elif (
+        value is None or isinstance(value, str | int) or (type(value) is float and isfinite(value))
+    ):
         return True
     else:
         raise TypeError(f"{value!r:.50} has no form in JSON")
@@ -536,6 +540,16 @@ def _header_refusal(item: Input, now_ms: int) -> str | None:
             return f"{name} has 1 to {limit} characters, not {len(value)}"
     if not 0 <= item.priority <= config.PRIORITY_MAX:
         return f"priority is 0 to {config.PRIORITY_MAX}, not {item.priority}"
+    if item.when_busy not in (WhenBusy.QUEUE, WhenBusy.REJECT):
+        return f"when_busy={item.when_busy.value!r} is not supported yet; use queue or reject"
+    if item.durability is Durability.DERIVED and (
+        kind_of(item) in _NOT_DERIVED_KINDS or isinstance(item.source, _NOT_DERIVED_ORIGINS)
+    ):
+        return f"a {kind_of(item).value} from {item.source} cannot be derived"
+    return _time_refusal(item, now_ms)
+
+
+def _time_refusal(item: Input, now_ms: int) -> str | None:
     for name in ("timestamp", "not_before", "expires_at"):
         at = getattr(item, name)
         if at is not None and at.tzinfo is None:
@@ -545,12 +559,6 @@ def _header_refusal(item: Input, now_ms: int) -> str | None:
             return "not_before is not before expires_at"
         if to_ms(item.expires_at) <= now_ms:
             return "the input has already expired"
-    if item.when_busy not in (WhenBusy.QUEUE, WhenBusy.REJECT):
-        return f"when_busy={item.when_busy.value!r} is not supported yet; use queue or reject"
-    if item.durability is Durability.DERIVED and (
-        kind_of(item) in _NOT_DERIVED_KINDS or isinstance(item.source, _NOT_DERIVED_ORIGINS)
-    ):
-        return f"a {kind_of(item).value} from {item.source} cannot be derived"
     return None
 
 

@@ -112,7 +112,7 @@ _NO_QUEUE = frozenset({Kind.SYSTEM_GENERATED, Kind.PROJECTED})
 
 
 class Profile(Struct, frozen=True, forbid_unknown_fields=True):
-    """Overrides of the policy table, per kind. An illegal one is refused when it is built. [POL-3]"""
+    """Overrides of the policy table. An illegal one is refused when it is built. [POL-3] [POL-4]"""
 
     kinds: Mapping[Kind, KindProfile] = {}
 
@@ -123,8 +123,8 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     def decide(self, kind: Kind, *, running: bool) -> PolicyDecision:
         """The decision for one input of `kind`, given whether a run is in progress. [POL-1]"""
         if not self.kinds:
-            return _lookup(kind, running)
-        decision = _lookup(kind, running)
+            return _lookup(kind, running=running)
+        decision = _lookup(kind, running=running)
         change = self.kinds.get(kind)
         if change is None:
             return decision
@@ -142,7 +142,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
         return change.priority if change is not None and change.priority is not None else own
 
 
-def _lookup(kind: Kind, running: bool) -> PolicyDecision:
+def _lookup(kind: Kind, *, running: bool) -> PolicyDecision:
     pair = DEFAULT_TABLE.get(kind)
     return OTHER if pair is None else pair[running]
 
@@ -151,7 +151,9 @@ def _check_kind_profile(kind: Kind, change: KindProfile) -> None:
     if change.queue_mode is not None and (
         change.queue_mode not in _QUEUE_MODES or kind in _NO_QUEUE
     ):
-        raise ValidationFailed(f"a profile cannot give {kind.value} the queue mode {change.queue_mode}")
+        raise ValidationFailed(
+            f"a profile cannot give {kind.value} the queue mode {change.queue_mode}"
+        )
     if change.priority is not None and not 0 <= change.priority <= config.PRIORITY_MAX:
         raise ValidationFailed(
             f"a profile's priority for {kind.value} is 0 to {config.PRIORITY_MAX}, "

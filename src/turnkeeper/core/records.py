@@ -101,7 +101,7 @@ class SessionRow(Struct, kw_only=True):
     message_count: int = 0
     digest: bytes = EMPTY_DIGEST
     noticed: int = 0
-    """Messages up to this one hold no system notice that an executor has not been handed."""
+    """The number of the first system notice that no committed run was handed; 0 for none."""
     has_snapshot: bool = False
     due_at_ms: int | None = None
     """The earliest time at which something is to be done without anyone asking."""
@@ -125,7 +125,7 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     turn_id: RunId
     key: str
     arguments: bytes
-    """SHA-256 of the encoded arguments."""
+    """SHA-256 of the encoded arguments; empty where an operator said that it was not done."""
     done: bool = False
     result: bytes | None = None
 
@@ -154,6 +154,9 @@ class Commit(Struct, kw_only=True):
     new_inputs: Sequence[InputRecord] = ()
     """Their `state` may be any: the steps that led there are among the events."""
     input_updates: Sequence[InputRecord] = ()
+    """Inputs that were active before this commit."""
+    dead_letters: Sequence[InputRecord] = ()
+    """Inputs that had ended before this commit: only their `requeued_as` changes."""
     receipt: RunBoundaryReceipt | None = None
     result: RunResult | None = None
     """Stored with the final receipt."""

@@ -1,0 +1,209 @@
+"""Whether an input is admitted, and what that does to the inputs before it.
+
+The order is the rule: identity, phase, validity, backpressure, supersession, policy, commit. The
+store answers the first, in the commit itself; an input that is to be refused for another reason is
+looked up before it is told so.
+"""
+
+from msgspec import Struct
+
+from turnkeeper.core import staging
+from turnkeeper.core.ids import InputId
+from turnkeeper.core.inputs import (
+    Durability,
+    Input,
+    WhenBusy,
+    append_text,
+    fingerprint,
+    kind_of,
+    refusal,
+)
+from turnkeeper.core.lifecycle import Ended, InputLifecycleState
+from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
+from turnkeeper.core.records import InputRecord
+from turnkeeper.core.runs import Message
+from turnkeeper.core.session import ActiveSession, Context, Decision, Draft, closing_state
+from turnkeeper.environment import to_ms
+from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
+
+_S = InputLifecycleState
+
+Verdict = AcceptOutcome | TurnkeeperError
+"""What the caller of one acceptance gets: an outcome to return, or an error to raise."""
+
+
+class Admission(Struct, frozen=True):
+    """What was decided about one input of a batch."""
+
+    input_id: InputId
+    verdict: Verdict
+    refused: bool = False
+    """The verdict holds only if the input's identity turns out to be new."""
+
+
+def decide_accepts(
+    session: ActiveSession, items: list[Input], context: Context
+) -> Decision:
+    """Admit the inputs that wait together, in order, and form a run after the last. [ADM-1..7]"""
+    draft = Draft(session, context)
+    admissions = [_admit(draft, item) for item in items]
+    if not draft.new:
+        return Decision(commit=None, members=session.members, report=admissions)
+    reordered = bool(draft.updates)
+    staging.start_next(draft)
+    return draft.decide(bounded=True, checked=reordered, report=_final(draft, admissions))
+
+
+def decide_accept_and_run(
+    session: ActiveSession, item: Input, context: Context, *, attended: bool
+) -> Decision:
+    """Admit one input and stage it alone, or stage the one that waits for just that. [API-7]"""
+    row = session.row
+    waiting = session.inputs.get(item.id) or next(
+        (r for r in session.inputs.values() if r.key is not None and r.key == item.idempotency_key),
+        None,
+    )
+    if row.run is not None or attended or (session.inputs and waiting is None):
+        state = session.state.value
+        raise NotReady(state, f"session {row.session_id!r} is {state} with work of its own")
+    draft = Draft(session, context)
+    if waiting is None:
+        verdict = _admit(draft, item).verdict
+        if isinstance(verdict, TurnkeeperError):
+            raise verdict
+        if isinstance(verdict, Rejected):
+            raise ValidationFailed(verdict.reason)
+    staging.start_next(draft)
+    if draft.start is None:
+        if not context.may_start:
+            raise Overloaded("all places for runs are taken", 1.0)
+        raise ValidationFailed(f"a {kind_of(item).value} starts no run, or is not due")
+    return draft.decide(bounded=waiting is None)
+
+
+def _final(draft: Draft, admissions: list[Admission]) -> list[Admission]:
+    """The admissions, with the states in which their inputs leave this commit."""
+    final = []
+    for admission in admissions:
+        record = draft.new.get(admission.input_id)
+        if record is not None and isinstance(admission.verdict, Accepted):
+            verdict = Accepted(record.input_id, record.policy, record.state)
+            admission = Admission(admission.input_id, verdict)
+        final.append(admission)
+    return final
+
+
+def _admit(draft: Draft, item: Input) -> Admission:
+    context = draft.context
+    twin = _twin(draft, item)
+    if twin is not None:
+        same = _fingerprint(twin) == fingerprint(item)
+        return Admission(item.id, Deduplicated(item.id, twin.input_id, same))
+    refused = _refuse(draft, item, context)
+    if refused is not None:
+        return Admission(item.id, refused, refused=True)
+    record = _record(draft, item, context)
+    draft.add(record)
+    _supersede(draft, record)
+    _settle(draft, record)
+    return Admission(record.input_id, Accepted(record.input_id, record.policy, record.state))
+
+
+def _twin(draft: Draft, item: Input) -> InputRecord | None:
+    """An input of the same batch with the same identity."""
+    if not draft.new:
+        return None
+    twin = draft.new.get(item.id)
+    if twin is not None or item.idempotency_key is None:
+        return twin
+    for record in draft.new.values():
+        if record.key == item.idempotency_key:
+            return record
+    return None
+
+
+def _fingerprint(record: InputRecord) -> bytes | None:
+    if record.fingerprint is not None or record.input is None:
+        return record.fingerprint
+    return fingerprint(record.input)
+
+
+def duplicate(item: Input, existing: InputRecord) -> Deduplicated:
+    """What the caller of an input is told whose identity belongs to `existing`. [ADM-1]"""
+    named = existing.requeued_as or existing.input_id
+    return Deduplicated(item.id, named, _fingerprint(existing) == fingerprint(item))
+
+
+def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:
+    """Why this input is not admitted, in the order of the rules. [ADM-2] [ADM-3] [ADM-4]"""
+    row = draft.row
+    closing = closing_state(row)
+    if closing is not None:
+        return NotReady(closing, f"session {row.session_id!r} is {closing}: it takes no new input")
+    reason = refusal(item, context.now_ms)
+    if reason is not None:
+        return Rejected(reason)
+    if item.when_busy is WhenBusy.REJECT and row.run is not None:
+        return NotReady(
+            "running", f"session {row.session_id!r} is running and the input asked not to wait"
+        )
+    bound = context.config.queue_per_session
+    if row.active + len(draft.new) >= bound:
+        return Overloaded(f"session {row.session_id!r} holds {bound} inputs, its bound", 1.0)
+    if len(draft.new) >= context.room:
+        bound = context.config.queue_per_runtime
+        return Overloaded(f"this Runtime holds {bound} inputs, its bound", 1.0)
+    return None
+
+
+def _record(draft: Draft, item: Input, context: Context) -> InputRecord:
+    kind = kind_of(item)
+    now = context.now_ms
+    key = item.idempotency_key
+    return InputRecord(
+        input=item,
+        input_id=item.id,
+        kind=kind,
+        key=key,
+        fingerprint=None if key is None else fingerprint(item),
+        state=_S.ACCEPTED,
+        policy=context.profile.decide(kind, running=draft.row.run is not None),
+        priority=context.profile.priority(kind, item.priority),
+        due_at_ms=None if item.not_before is None else to_ms(item.not_before),
+        expires_at_ms=None if item.expires_at is None else to_ms(item.expires_at),
+        ephemeral=item.durability is Durability.EPHEMERAL,
+        created_at_ms=now,
+        updated_at_ms=now,
+    )
+
+
+def _supersede(draft: Draft, record: InputRecord) -> None:
+    """End the queued inputs that this one replaces. [ADM-5]"""
+    item, policy = record.input, record.policy
+    if item is None or policy is None or policy.queue_mode is QueueMode.NONE:
+        return
+    scope = item.supersession_key
+    if scope is None and policy.queue_mode is not QueueMode.SUPERSEDE:
+        return
+    for older in list(draft.queued()):
+        if (
+            older.kind is record.kind
+            and older.input is not None
+            and older.input.supersession_key == scope
+        ):
+            draft.end(draft.edit(older.input_id), Ended(_S.SUPERSEDED, by=record.input_id))
+
+
+def _settle(draft: Draft, record: InputRecord) -> None:
+    """Queue an accepted input, or be done with it at once. [ADM-8]"""
+    policy, item = record.policy, record.input
+    if policy is None or item is None or policy.consume_point is not ConsumePoint.ON_ACCEPT:
+        draft.queue(record)
+        return
+    if staging.may_be_written(record):
+        if policy.apply_mode is ApplyMode.INJECT_NOW:
+            draft.notice(append_text(item), record.input_id)
+        else:
+            draft.append(Message("system_notice", append_text(item)), record.input_id)
+    draft.end(record, Ended(_S.CONSUMED))

@@ -1,0 +1,176 @@
+"""What operators do to a session: retire, reset, stop, destroy, respawn, pause, cancel, requeue.
+
+Stop, destroy and respawn commit an intent first and take effect once no run is in progress.
+"""
+
+from collections.abc import Iterable
+
+from turnkeeper.core.events import EventCode
+from turnkeeper.core.ids import InputId
+from turnkeeper.core.lifecycle import (
+    INTENT_PHASE,
+    AbandonReason,
+    InputLifecycleState,
+    Intent,
+    Phase,
+    RuntimeState,
+)
+from turnkeeper.core.outcomes import (
+    DestroyReport,
+    ResetReport,
+    RespawnReport,
+    RetireReport,
+    StopReport,
+)
+from turnkeeper.core.session import UNFINISHED_NOTICE, ActiveSession, Context, Decision, Draft
+from turnkeeper.core.staging import is_expired, start_next
+from turnkeeper.errors import NotReady
+
+_S = InputLifecycleState
+
+OperationReport = StopReport | DestroyReport | RespawnReport
+
+
+def decide_retire(
+    session: ActiveSession, context: Context, *, served: bool, drain_until_ms: int | None
+) -> Decision:
+    """Take no new input; drain what there is, or give it up where nobody would. [OPS-1]"""
+    draft = Draft(session, context)
+    row = draft.row
+    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    abandoned = 0
+    if row.phase is Phase.OPEN:
+        row.phase = Phase.RETIRED
+        draft.event(EventCode.TOPOLOGY_RUNTIME_RETIRED)
+    if drain_until_ms is not None:
+        row.drain_until_ms = drain_until_ms
+    if not served and row.run is None:
+        abandoned = abandon_all(draft, AbandonReason.RETIRED)
+    pending = sum(1 for _ in draft.active())
+    start_next(draft)
+    return draft.decide(checked=abandoned > 0, report=RetireReport(abandoned, pending))
+
+
+def decide_drain_timeout(session: ActiveSession, context: Context) -> Decision:
+    """The time to drain is up: give up what is left and not running. [OPS-1]"""
+    draft = Draft(session, context)
+    draft.row.drain_until_ms = None
+    kept = draft.members if draft.row.run is not None else ()
+    _abandon(draft, AbandonReason.RETIRED, kept)
+    return draft.decide(checked=True)
+
+
+def decide_reset(session: ActiveSession, context: Context) -> Decision:
+    """Give up all active inputs, and be open again. [OPS-2]"""
+    draft = Draft(session, context)
+    row = draft.row
+    if row.run is not None:
+        raise NotReady("running", f"session {row.session_id!r} is running: interrupt it first")
+    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    count = abandon_all(draft, AbandonReason.RESET)
+    row.phase = Phase.OPEN
+    row.paused = False
+    row.drain_until_ms = None
+    return draft.decide(checked=True, report=ResetReport(count))
+
+
+def decide_intent(session: ActiveSession, intent: Intent, context: Context) -> Decision:
+    """Commit what is to happen, and do it at once if no run is in progress. [OPS-3..5]"""
+    draft = Draft(session, context)
+    row = draft.row
+    if intent is Intent.RESPAWN:
+        _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    elif intent is Intent.STOP:
+        _require(row.phase is not Phase.DESTROYED, row.session_id, row.phase)
+    row.intent = max(intent, row.intent) if row.intent is not None else intent
+    report = conclude(draft)
+    start_next(draft)
+    return draft.decide(checked=report is not None, report=report)
+
+
+def conclude(draft: Draft) -> OperationReport | None:
+    """Carry out a committed intent, now that no run is in progress. [OPS-6]"""
+    row = draft.row
+    intent = row.intent
+    if intent is None or row.run is not None:
+        return None
+    row.intent = None
+    if intent is Intent.RESPAWN:
+        draft.event(EventCode.TOPOLOGY_RUNTIME_RESPAWNED)
+        ephemeral = [r.input_id for r in draft.active() if r.ephemeral and r.state is _S.QUEUED]
+        for input_id in ephemeral:
+            draft.abandon(input_id, AbandonReason.EPHEMERAL)
+        return RespawnReport(sum(1 for _ in draft.active()))
+    row.phase = INTENT_PHASE[intent]
+    row.paused = False
+    row.drain_until_ms = None
+    if intent is Intent.DESTROY:
+        count = abandon_all(draft, AbandonReason.DESTROYED)
+        draft.event(EventCode.TOPOLOGY_RUNTIME_DESTROYED)
+        return DestroyReport(count)
+    return StopReport(abandon_all(draft, AbandonReason.STOPPED))
+
+
+def decide_pause(session: ActiveSession, context: Context, *, paused: bool) -> Decision:
+    """Accept and start nothing, or start again. [OPS-7]"""
+    draft = Draft(session, context)
+    row = draft.row
+    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    row.paused = paused
+    start_next(draft)
+    return draft.decide()
+
+
+def decide_reopen(session: ActiveSession, context: Context) -> Decision:
+    """Open a stopped session anew, with its identity, keys and transcript. [OPS-4]"""
+    draft = Draft(session, context)
+    row = draft.row
+    if row.phase is Phase.STOPPED:
+        row.phase = Phase.OPEN
+        return draft.decide(via=RuntimeState.INITIALIZING)
+    return Decision(commit=None, members=session.members)
+
+
+def decide_cancel_queued(session: ActiveSession, input_id: InputId, context: Context) -> Decision:
+    """Give up one input that no run has. [CTL-6]"""
+    draft = Draft(session, context)
+    draft.abandon(input_id, AbandonReason.CANCELLED)
+    start_next(draft)
+    return draft.decide(checked=True)
+
+
+def decide_expire(session: ActiveSession, context: Context) -> Decision:
+    """Give up the queued inputs whose time is over, and start what has fallen due. [ORD-5]"""
+    draft = Draft(session, context)
+    for record in list(draft.queued()):
+        if is_expired(record, context.now_ms):
+            draft.abandon(record.input_id, AbandonReason.EXPIRED)
+    expired = bool(draft.updates)
+    start_next(draft)
+    if not draft.events:
+        return Decision(commit=None, members=session.members, held=draft.held)
+    return draft.decide(checked=expired)
+
+
+def abandon_all(draft: Draft, reason: AbandonReason) -> int:
+    """Give up every active input; an open turn says that it ended unfinished."""
+    return _abandon(draft, reason, ())
+
+
+def _abandon(draft: Draft, reason: AbandonReason, kept: Iterable[InputId]) -> int:
+    spared = set(kept)
+    doomed = [r.input_id for r in draft.active() if r.input_id not in spared]
+    for input_id in doomed:
+        draft.abandon(input_id, reason)
+    if draft.row.open_turn is not None and not spared:
+        draft.row.open_turn = None
+        draft.notice(UNFINISHED_NOTICE)
+    if not spared:
+        draft.members = ()
+    return len(doomed)
+
+
+def _require(allowed: bool, session_id: str, phase: Phase) -> None:
+    if not allowed:
+        state = phase.name.lower()
+        raise NotReady(state, f"session {session_id!r} is {state}")

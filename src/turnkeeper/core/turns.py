@@ -1,0 +1,394 @@
+"""How a run ends or pauses: success, failure, cancellation, checkpoint, and what undoes a staging.
+
+Each function decides one commit. A run's inputs, transcript, receipt and result change together.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from turnkeeper import config as limits
+from turnkeeper.core.events import Event, EventCode
+from turnkeeper.core.ids import InputId
+from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState
+from turnkeeper.core.operations import conclude
+from turnkeeper.core.records import (
+    NEW_PLACE,
+    STEERED_LANE,
+    InputRecord,
+    OpenTurn,
+    RunInProgress,
+    StepRecord,
+)
+from turnkeeper.core.runs import (
+    ROLES,
+    ApplyOutput,
+    Boundary,
+    Message,
+    RunBoundaryReceipt,
+    Steered,
+)
+from turnkeeper.core.session import UNFINISHED_NOTICE, ActiveSession, Context, Decision, Draft
+from turnkeeper.core.staging import append_message, may_be_written, stage, start_next, steered
+
+_S = InputLifecycleState
+
+
+class Cancellation(Struct, frozen=True):
+    """An interrupt, as it was decided."""
+
+    reason: str
+    requeue: bool = False
+    targets: tuple[InputId, ...] | None = None
+    """The inputs to abandon; None for all of the run's. The others go back to the queue."""
+
+
+# -- what an output may be ------------------------------------------------------------------------
+
+
+def output_refusal(output: object) -> str | None:
+    """Why an executor's output cannot be committed, or None. [RUN-7]"""
+    if type(output) is not ApplyOutput:
+        return f"an executor returns an ApplyOutput, not {type(output).__name__}"
+    if output.run_result is not None:
+        try:
+            size = len(msgspec.msgpack.encode(output.run_result))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            return f"the result cannot be stored: {error}"
+        if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
+            return f"the result is {size} bytes, over the limit"
+    return appends_refusal(output.appends, output.snapshot)
+
+
+def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str | None:
+    """Why a boundary cannot commit these messages and this snapshot, or None. [RUN-7]"""
+    if snapshot is not None:
+        if not isinstance(snapshot, bytes):
+            return f"a snapshot is bytes, not {type(snapshot).__name__}"
+        if len(snapshot) > limits.SNAPSHOT_MAX_BYTES:
+            return f"the snapshot is {len(snapshot)} bytes; the limit is {limits.SNAPSHOT_MAX_BYTES}"
+    size = 0
+    for message in appends:
+        if (
+            type(message) is not Message
+            or message.role not in ROLES
+            or type(message.content) is not str
+            or not isinstance(message.data, bytes | None)
+            or not isinstance(message.format, str | None)
+        ):
+            return f"{message!r:.100} is no Message with a role of {', '.join(ROLES)}"
+        if (message.format is None) is not (message.data is None):
+            return "a Message has both format and data, or neither"
+        try:
+            size += len(message.content.encode()) + len(message.data or b"")
+        except UnicodeEncodeError as error:
+            return f"a Message's content is no valid text: {error}"
+    if size > limits.APPENDS_MAX_BYTES:
+        return f"the appended messages are {size} bytes; the limit is {limits.APPENDS_MAX_BYTES}"
+    return None
+
+
+# -- success --------------------------------------------------------------------------------------
+
+
+def decide_finish(session: ActiveSession, output: ApplyOutput, context: Context) -> Decision:
+    """The run succeeded: consume its inputs, and stage the next run with it. [FIN-1]"""
+    draft = Draft(session, context)
+    run = _run(draft)
+    _write(draft, output.appends, includes_input=output.includes_input)
+    mismatch = _receipt_mismatch(draft, output.receipt)
+    if mismatch is not None:
+        return decide_failure(session, mismatch, context)
+    _boundary(draft, Boundary.RUN_START, final=True)
+    draft.snapshot = output.snapshot
+    draft.result = output.run_result
+    for input_id in draft.members:
+        draft.end(draft.edit(input_id), _CONSUMED)
+    draft.events.append(Event(EventCode.RUN_COMPLETED, None, run.run_id))
+    _hand_over_notices(draft)
+    return _ended(draft, run)
+
+
+_CONSUMED = Ended(_S.CONSUMED)
+
+
+def _run(draft: Draft) -> RunInProgress:
+    run = draft.row.run
+    assert run is not None, "only a run in progress can end"
+    return run
+
+
+def _write(draft: Draft, appends: Sequence[Message], *, includes_input: bool) -> None:
+    """Apply the members that no boundary has applied, and append what this one adds. [RUN-4]"""
+    for input_id in draft.members:
+        record = draft.edit(input_id)
+        if record.state is _S.STAGED:
+            if not includes_input and may_be_written(record) and record.input is not None:
+                draft.append(append_message(record.input), input_id)
+            draft.move(record, _S.APPLIED, EventCode.INPUT_APPLIED)
+            draft.move(record, _S.APPLIED_PENDING_CONSUMPTION, None)
+    for message in appends:
+        draft.append(message)
+
+
+def _receipt_mismatch(draft: Draft, own: RunBoundaryReceipt | None) -> str | None:
+    """Whether an executor's own receipt contradicts what is about to be committed."""
+    if own is None or own.conversation_digest is None:
+        return None
+    if own.conversation_digest != draft.row.digest:
+        return "the executor's conversation digest is not the committed transcript's"
+    return None
+
+
+def _boundary(draft: Draft, boundary: Boundary, *, final: bool) -> None:
+    """Prove what has been applied so far."""
+    row, run = draft.row, _run(draft)
+    draft.receipt = RunBoundaryReceipt(
+        run.run_id,
+        boundary,
+        draft.members,
+        row.digest,
+        row.message_count,
+        run.sequence,
+        final,
+    )
+    for input_id in draft.members:
+        record = draft.edit(input_id)
+        record.last_run_id = run.run_id
+        record.last_sequence = run.sequence
+    draft.events.append(
+        Event(EventCode.RUN_BOUNDARY_APPLIED, None, run.run_id, {"sequence": run.sequence})
+    )
+    row.run = RunInProgress(run.run_id, run.turn_id, run.started_at_ms, run.sequence + 1)
+
+
+def _hand_over_notices(draft: Draft) -> None:
+    """Forget the notices that this run was handed: its commit proves that it saw them."""
+    if draft.notices:
+        draft.notices = tuple([n for n in draft.notices if n[0] > draft.handed])
+
+
+def _ended(draft: Draft, run: RunInProgress) -> Decision:
+    """The run is over: conclude what waited for that, or go on with the queue."""
+    row = draft.row
+    row.run = None
+    if draft.receipt is not None and draft.receipt.final:
+        row.open_turn = None
+    if row.open_turn is None:
+        draft.members = ()
+    report = conclude(draft)
+    start_next(draft)
+    return draft.decide(run_id=run.run_id, report=report)
+
+
+# -- failure --------------------------------------------------------------------------------------
+
+
+def decide_failure(
+    session: ActiveSession,
+    error: str,
+    context: Context,
+    *,
+    final: AbandonReason | None = None,
+    waits: bool = True,
+) -> Decision:
+    """The executor failed: the turn waits for its next attempt, or is given up. [FIN-2]
+
+    `final`: there is no next attempt, for this reason. `waits=False`: the next attempt is asked
+    for by a caller, so that there is neither backoff nor budget.
+    """
+    draft = Draft(session, context)
+    run = _run(draft)
+    _return_steered(draft, "failed")
+    failures = 1 + max((draft.peek(i).failure_count for i in draft.members), default=0)
+    reason = final
+    if reason is None and waits and failures > context.config.max_failures:
+        reason = AbandonReason.RETRY_BUDGET_EXCEEDED
+    draft.event(EventCode.RUN_FAILED, run.run_id, error=error[:1_000], attempt=failures)
+    for input_id in draft.members:
+        draft.edit(input_id).failure_count += 1
+    if reason is not None:
+        give_up(draft, draft.members, reason, error[:1_000])
+    else:
+        due = context.now_ms + _backoff_ms(failures, context) if waits else None
+        _try_again(draft, "failed", due, behind=True)
+    return _ended(draft, run)
+
+
+def _backoff_ms(failures: int, context: Context) -> int:
+    """1 s, doubling, at most 60 s, of which up to half is taken off at random. [FIN-3]"""
+    config = context.config
+    seconds = config.backoff_max_seconds
+    if failures < 64:
+        seconds = min(seconds, config.backoff_first_seconds * 2 ** (failures - 1))
+    return round(seconds * (1 - context.random() / 2) * 1_000)
+
+
+def _try_again(draft: Draft, reason: str, due_at_ms: int | None, *, behind: bool) -> None:
+    """Let the turn be attempted again: as an open turn, or from the queue. [FIN-4]"""
+    row, run = draft.row, _run(draft)
+    if row.open_turn is not None:
+        row.open_turn = OpenTurn(run.turn_id, due_at_ms)
+        return
+    for input_id in draft.members:
+        record = draft.edit(input_id)
+        if behind:
+            record.place = NEW_PLACE
+            record.priority = 0
+        draft.requeue(record, reason, due_at_ms)
+    draft.members = ()
+
+
+def _return_steered(draft: Draft, reason: str) -> None:
+    """Inputs that were steered into an open turn and met no further boundary leave it. [OPEN-4]"""
+    if draft.row.open_turn is None:
+        return
+    stay = []
+    for input_id in draft.members:
+        record = draft.peek(input_id)
+        if record.state is not _S.STAGED:
+            stay.append(input_id)
+            continue
+        leave_turn(draft, draft.edit(input_id), reason)
+    draft.members = tuple(stay)
+
+
+def leave_turn(draft: Draft, record: InputRecord, reason: str) -> None:
+    """Put a steered input back: head of the queue, uncharged, of no turn."""
+    record.turn_id = None
+    record.attempt_count -= 1
+    record.lane = STEERED_LANE
+    draft.requeue(record, reason)
+
+
+def give_up(
+    draft: Draft, members: Sequence[InputId], reason: AbandonReason, detail: str | None
+) -> None:
+    """Abandon a turn's inputs; an open turn says in the transcript that it ended unfinished."""
+    for input_id in members:
+        draft.abandon(input_id, reason, detail)
+    if draft.row.open_turn is not None:
+        draft.row.open_turn = None
+        draft.notice(UNFINISHED_NOTICE)
+    draft.members = ()
+
+
+# -- cancellation -----------------------------------------------------------------------------------
+
+
+def decide_cancelled(
+    session: ActiveSession,
+    cancellation: Cancellation,
+    output: ApplyOutput | None,
+    context: Context,
+) -> Decision:
+    """The run was interrupted: its inputs are abandoned, or queued again uncharged. [CTL-3]
+
+    What the executor still returned within the grace is kept in the transcript, marked.
+    """
+    draft = Draft(session, context)
+    run = _run(draft)
+    if cancellation.requeue:
+        _return_steered(draft, "interrupted")
+        draft.event(EventCode.RUN_CANCELLED, run.run_id, reason=cancellation.reason, requeued=True)
+        _try_again(draft, "interrupted", None, behind=False)
+        return _ended(draft, run)
+    spared = _spared(draft, cancellation)
+    if output is not None and (output.appends or output.snapshot is not None) and not spared:
+        marked = [replace(message, interrupted=True) for message in output.appends]
+        _write(draft, marked, includes_input=output.includes_input)
+        _boundary(draft, Boundary.RUN_START, final=False)
+        draft.snapshot = output.snapshot
+        _hand_over_notices(draft)
+    else:
+        _return_steered(draft, "interrupted")
+    draft.event(EventCode.RUN_CANCELLED, run.run_id, reason=cancellation.reason)
+    for input_id in spared:
+        draft.requeue(draft.edit(input_id), "interrupted")
+    doomed = [input_id for input_id in draft.members if input_id not in spared]
+    give_up(draft, doomed, AbandonReason.CANCELLED, cancellation.reason)
+    draft.row.open_turn = None
+    return _ended(draft, run)
+
+
+def _spared(draft: Draft, cancellation: Cancellation) -> set[InputId]:
+    """The members that were not meant, as long as nothing of the turn is in the transcript."""
+    if cancellation.targets is None or draft.row.open_turn is not None:
+        return set()
+    return set(draft.members) - set(cancellation.targets)
+
+
+def decide_withdrawn(
+    session: ActiveSession, reason: str, context: Context, *, started: bool
+) -> Decision:
+    """The run ends for a reason that is not its own, and is charged to nobody. [FIN-6]
+
+    `started=False`: its executor was never called, so that the attempt is undone as well.
+    """
+    draft = Draft(session, context)
+    run = _run(draft)
+    _return_steered(draft, reason)
+    if not started:
+        for input_id in draft.members:
+            draft.edit(input_id).attempt_count -= 1
+    draft.event(EventCode.RUN_CANCELLED, run.run_id, reason=reason, requeued=True)
+    _try_again(draft, reason, None, behind=False)
+    return _ended(draft, run)
+
+
+# -- checkpoint -------------------------------------------------------------------------------------
+
+
+def decide_checkpoint(
+    session: ActiveSession,
+    appends: Sequence[Message],
+    snapshot: bytes | None,
+    context: Context,
+    *,
+    includes_input: bool,
+    hand_out: bool,
+) -> Decision:
+    """Commit a boundary inside the run, and hand out what was steered meanwhile. [OPEN-1]"""
+    draft = Draft(session, context)
+    run = _run(draft)
+    _write(draft, appends, includes_input=includes_input)
+    _boundary(draft, Boundary.RUN_CHECKPOINT, final=False)
+    draft.snapshot = snapshot
+    draft.row.open_turn = OpenTurn(run.turn_id)
+    fresh = tuple([message for number, message in draft.notices if number > draft.handed])
+    draft.notices = ()
+    draft.handed = draft.row.message_count
+    taken: list[InputRecord] = []
+    if hand_out:
+        taken = [stage(draft, r.input_id, run.run_id, run.turn_id) for r in steered(draft)]
+        draft.members = (*draft.members, *[record.input_id for record in taken])
+    inputs = tuple([record.input for record in taken if record.input is not None])
+    return draft.decide(
+        run_id=run.run_id, checked=bool(taken), report=Steered(inputs, fresh)
+    )
+
+
+def decide_steps(
+    session: ActiveSession, steps: Sequence[StepRecord], context: Context
+) -> Decision:
+    """Record that durable steps of the run in progress began or ended. [STEP-1]"""
+    draft = Draft(session, context)
+    run = _run(draft)
+    draft.steps = list(steps)
+    for step in steps:
+        code = EventCode.STEP_FINISHED if step.done else EventCode.STEP_STARTED
+        draft.event(code, run.run_id, key=step.key)
+    return draft.decide(run_id=run.run_id)
+
+
+def decide_end_open_turn(
+    session: ActiveSession, cancellation: Cancellation, context: Context
+) -> Decision:
+    """Interrupt a turn that has committed a checkpoint and has no run just now. [OPEN-5]"""
+    draft = Draft(session, context)
+    if not cancellation.requeue:
+        give_up(draft, draft.members, AbandonReason.CANCELLED, cancellation.reason)
+    start_next(draft)
+    return draft.decide(checked=True)

@@ -1,0 +1,592 @@
+"""`Runtime` and `Session`: the public surface, a thin facade over the worker.
+
+Decides where arguments are checked and which session is meant. Everything else is below.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from turnkeeper import config as limits
+from turnkeeper.config import Config
+from turnkeeper.core.events import EventEnvelope
+from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
+from turnkeeper.core.inputs import Input, PromptInput
+from turnkeeper.core.lifecycle import Intent, RuntimeState
+from turnkeeper.core.operations import decide_reset
+from turnkeeper.core.outcomes import (
+    Accepted,
+    AcceptOutcome,
+    CancelReport,
+    DestroyReport,
+    InputState,
+    InterruptReport,
+    RecoveryReport,
+    ResetReport,
+    RespawnReport,
+    RetireReport,
+    SessionState,
+    StopReport,
+    UnregisterReport,
+    input_state,
+)
+from turnkeeper.core.policy import Profile
+from turnkeeper.core.records import SessionRow, StoredMessage, StoredReceipt
+from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
+from turnkeeper.core.session import runtime_state
+from turnkeeper.environment import Environment, from_ms, system_environment
+from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
+from turnkeeper.executor import as_factory, as_turn_executor
+from turnkeeper.store import Store
+from turnkeeper.stores.memory import MemoryStore
+from turnkeeper.worker import intake, operating, reading
+from turnkeeper.worker.actor import SessionActor
+from turnkeeper.worker.completion import Completion
+from turnkeeper.worker.dispatcher import Worker
+from turnkeeper.worker.health import Health, measure
+from turnkeeper.worker.live import LiveItem
+from turnkeeper.worker.one_turn import Operation
+
+
+def as_store(store: Store | str | Path) -> Store:
+    """A store object as it is; a path or `sqlite:///PATH` as a `SqliteStore`. [API-1]"""
+    if not isinstance(store, str | Path):
+        return store
+    text = str(store)
+    if text.startswith("sqlite:///"):
+        text = text.removeprefix("sqlite:///")
+    elif "://" in text:
+        scheme = text.partition("://")[0]
+        raise ValidationFailed(
+            f"no store for {scheme}:// in this version; use a path or sqlite:///PATH"
+        )
+    if not text or text == ":memory:":
+        raise ValidationFailed("a store needs a path; for memory alone use Runtime.ephemeral()")
+    from turnkeeper.stores.sqlite import SqliteStore
+
+    return SqliteStore(text)
+
+
+class Runtime:
+    """The runtime of one process: it owns sessions and runs their turns, one at a time each.
+
+    `store`: a store object, a path, or `sqlite:///PATH`. `agent`: an `@agent`, or a factory
+    `(session_id) -> executor`; without one, executors are attached per session. It is an async
+    context manager: the store is opened on entering and closed on leaving, and with an agent
+    everything unfinished is recovered by itself. [API-1]
+
+    Raises `SchemaMismatch` or `StoreError` on entering, where the store cannot be opened.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | Path,
+        *,
+        agent: object | None = None,
+        config: Config | None = None,
+        profile: Profile | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        self._store = as_store(store)
+        self._factory = None if agent is None else as_factory(agent)
+        self._config = config or Config()
+        self._profile = profile or Profile()
+        self._environment = environment or system_environment()
+        self._worker: Worker | None = None
+
+    @classmethod
+    def ephemeral(cls, **settings: Any) -> Self:
+        """A Runtime whose store is memory: for tests and trials, nothing outlives it."""
+        return cls(MemoryStore(), **settings)
+
+    async def __aenter__(self) -> Self:
+        if self._worker is not None:
+            raise RuntimeClosed("this Runtime has been entered before; make a new one")
+        worker = Worker(
+            self._store, self._config, self._profile, self._environment, self._factory
+        )
+        await worker.start()
+        self._worker = worker
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self, *, drain_seconds: float | None = None) -> None:
+        """Start no run any more, let those in progress finish, release every session. [OPS-9]
+
+        `drain_seconds`: what all runs together get, 0 or more; `Config.close_drain_seconds` by
+        default. Runs that are then unfinished are cancelled, and charged to nobody. Inside a
+        session's own turn it returns at once, and acts when that turn has ended.
+        """
+        worker = self._worker
+        if worker is None or worker.closing:
+            return
+        drain = self._config.close_drain_seconds if drain_seconds is None else drain_seconds
+        await worker.close(drain)
+
+    def session(self, session_id: SessionId) -> "Session":
+        """The session of this name, known or not. Raises `ValidationFailed` for an illegal id."""
+        return Session(self, check_session_id(session_id))
+
+    # -- plumbing -----------------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> Worker:
+        """The worker behind this Runtime. Raises `RuntimeClosed` outside its `async with`."""
+        worker = self._worker
+        if worker is None or worker.closing:
+            raise RuntimeClosed
+        return worker
+
+    async def _registered(self, session_id: SessionId) -> SessionActor:
+        """The actor of a session that is registered here, or `SessionNotFound`. [ADM-2]"""
+        actor = self.worker.actors.get(session_id)
+        if actor is not None and not actor.gone and actor.unregistering is None:
+            return actor
+        check_session_id(session_id)
+        return await self.worker.acquire(session_id, create=False, owned=True)
+
+    async def _known(self, session_id: SessionId) -> SessionActor:
+        """The actor of any session in the store, or `SessionNotFound`."""
+        actor = self.worker.actors.get(session_id)
+        if actor is not None and not actor.gone and actor.unregistering is None:
+            return actor
+        check_session_id(session_id)
+        return await self.worker.acquire(session_id, create=False)
+
+    async def _row(self, session_id: SessionId) -> SessionRow:
+        row = await self.worker.store.load_session(check_session_id(session_id))
+        if row is None:
+            raise SessionNotFound(session_id)
+        return row
+
+    # -- registration ---------------------------------------------------------------------------------
+
+    async def register_session(self, session_id: SessionId) -> None:
+        """Own a session, made if it is unknown, opened anew if it was stopped. [API-2]
+
+        Raises `NotReady("destroyed")` for a destroyed one.
+        """
+        await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
+
+    async def ensure_session_with_executor(self, session_id: SessionId, executor: object) -> None:
+        """Register a session and attach `executor`, unless one is attached already. [API-3]"""
+        made = as_turn_executor(executor)
+        actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
+        if actor.executor is None:
+            self.worker.executors[session_id] = made
+            actor.attach(made)
+
+    async def attach(self, session_id: SessionId, executor: object) -> None:
+        """Register a session and have `executor` run it from the next run on. [API-3]"""
+        made = as_turn_executor(executor)
+        actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
+        self.worker.executors[session_id] = made
+        actor.attach(made)
+
+    async def detach(self, session_id: SessionId) -> None:
+        """Take the executor away; a run in progress ends as it will. [API-3]"""
+        actor = await self._registered(session_id)
+        self.worker.executors.pop(session_id, None)
+        actor.executor = None
+
+    async def unregister_session(self, session_id: SessionId) -> UnregisterReport:
+        """Let a session go: nothing durable is lost, whoever registers it next goes on. [OPS-8]"""
+        actor = self.worker.actors.get(check_session_id(session_id))
+        if actor is None or actor.gone:
+            try:
+                actor = await self._registered(session_id)
+            except SessionNotFound:
+                return UnregisterReport()
+        return await operating.unregister(actor, self._config.unregister_grace_seconds)
+
+    async def contains_session(self, session_id: SessionId) -> bool:
+        """Whether the session is registered with this Runtime."""
+        actor = self.worker.actors.get(check_session_id(session_id))
+        if actor is not None and not actor.gone:
+            return actor.unregistering is None
+        row = await self.worker.store.load_session(session_id)
+        return row is not None and row.worker_id == self.worker.worker_id
+
+    # -- inputs -----------------------------------------------------------------------------------------
+
+    async def accept_input(self, session_id: SessionId, item: Input) -> AcceptOutcome:
+        """Admit an input to a session that is registered here; it is durable when this returns.
+
+        Raises `SessionNotFound`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing was
+        recorded. [ADM-7]
+        """
+        return await intake.accept(self.worker, await self._registered(session_id), item)
+
+    async def accept_input_with_completion(
+        self, session_id: SessionId, item: Input
+    ) -> tuple[AcceptOutcome, Completion | None]:
+        """As `accept_input`, with a handle; None for the duplicate of an ended input. [COMP-6]
+
+        Raises `ValidationFailed` besides, for an invalid input.
+        """
+        actor = await self._registered(session_id)
+        return await intake.accept_with_completion(self.worker, actor, item)
+
+    async def accept_input_and_run(
+        self, session_id: SessionId, item: Input, op: Operation
+    ) -> Any:
+        """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn. [API-7]
+
+        Returns `op`'s value once its output is committed. Raises `NotReady` unless the session is
+        idle with nothing else active and no executor, `ValidationFailed` for an invalid input or a
+        kind that starts no run, `NotCompleted` if the input has ended otherwise, `CommitFailed` if
+        the output was not committed, and what `op` raises.
+        """
+        actor = await self._registered(session_id)
+        return await intake.accept_and_run(self.worker, actor, item, op)
+
+    async def submit(
+        self, session_id: SessionId, item: Input | str, *, key: str | None = None, **header: Any
+    ) -> Completion:
+        """Admit an input, or text as a prompt; the session is made on first use. [API-4]
+
+        `key`: the idempotency key, 1 to 200 characters. `header`: further header fields of a
+        prompt. Raises `ValidationFailed`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing
+        was recorded.
+        """
+        worker = self.worker
+        made = self._made(item, key, header)
+        actor = worker.actors.get(session_id)
+        if actor is None or actor.gone or actor.unregistering is not None:
+            actor = await worker.acquire(check_session_id(session_id), create=True)
+        return await intake.submit(worker, actor, made)
+
+    def _made(self, item: Input | str, key: str | None, header: dict[str, Any]) -> Input:
+        if isinstance(item, str):
+            environment = self._environment
+            return PromptInput(
+                item,
+                id=environment.new_id(),
+                timestamp=from_ms(environment.clock.now_ms()),
+                idempotency_key=key,
+                **header,
+            )
+        if key is not None or header:
+            raise ValidationFailed("key and header fields go with text; an input has its own")
+        return item
+
+    async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
+        """Give up one input: at once if it waits, by an interrupt if its run is going on. [CTL-6]"""
+        return await operating.cancel_input(await self._known(session_id), input_id)
+
+    async def requeue_input(
+        self, session_id: SessionId, input_id: InputId, *, steps: dict[str, Any] | None = None
+    ) -> Accepted:
+        """Admit a dead letter again, as a new input with a fresh budget; once. [DEAD-1]
+
+        `steps`: of each durable step whose end is unknown its result, or `NOT_DONE`. Raises
+        `ValidationFailed` where one is missing, or the input is no dead letter.
+        """
+        actor = await self._known(session_id)
+        return await intake.requeue(self.worker, actor, input_id, steps or {})
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    async def runtime_state(self, session_id: SessionId) -> RuntimeState:
+        """The state of a session that is registered here. Raises `SessionNotFound`."""
+        worker = self.worker
+        actor = worker.actors.get(session_id)
+        if actor is not None and not actor.gone and actor.unregistering is None:
+            return RuntimeState.RECOVERING if actor.recovering else actor.state
+        row = await self._row(session_id)
+        if row.worker_id != worker.worker_id:
+            raise SessionNotFound(session_id)
+        return runtime_state(row)
+
+    async def session_state(self, session_id: SessionId) -> SessionState:
+        """Any known session at a glance. Raises `SessionNotFound`."""
+        return _session_state(await self._row(session_id))
+
+    async def sessions(self, *, after: SessionId = "", limit: int = 100) -> list[SessionState]:
+        """Known sessions in the order of their ids, from the first one past `after`. [LIM-15]
+
+        `limit`: 1 to 1,000.
+        """
+        rows = await self.worker.store.load_sessions(after=after, limit=_page(limit))
+        return [_session_state(row) for row in rows]
+
+    async def input_state(self, session_id: SessionId, id_or_key: str) -> InputState | None:
+        """All that is known of one input, or None. Raises `SessionNotFound`."""
+        await self._row(session_id)
+        record = await reading.find(self.worker, session_id, id_or_key)
+        if record is None:
+            return None
+        history = await self.worker.store.load_history(session_id, record.input_id)
+        return input_state(record, history)
+
+    async def list_active_inputs(self, session_id: SessionId) -> list[InputState]:
+        """The inputs that are not terminal, in the order of their admission."""
+        return await self.inputs(session_id, active=True, limit=limits.PAGE_MAX)
+
+    async def inputs(
+        self, session_id: SessionId, *, after: int = 0, limit: int = 100, active: bool = False
+    ) -> list[InputState]:
+        """Inputs in the order of their admission, from number `after` on; `limit` 1 to 1,000."""
+        await self._row(session_id)
+        records = await self.worker.store.load_inputs(
+            session_id, after=after, limit=_page(limit), active=active
+        )
+        return [input_state(record, ()) for record in records]
+
+    async def result(self, session_id: SessionId, input_id: InputId) -> RunResult | None:
+        """The result of a consumed input, or None while there is none. [COMP-7]"""
+        await self._row(session_id)
+        record = await reading.final_record(self.worker, session_id, input_id)
+        if record is None:
+            raise ValidationFailed(f"session {session_id!r} has no input {input_id!r}")
+        return await reading.result_of(self.worker, session_id, record)
+
+    async def receipt(
+        self, session_id: SessionId, run_id: RunId, sequence: int | None = None
+    ) -> RunBoundaryReceipt | None:
+        """One boundary of a run, without `sequence` its final one; None if there is none."""
+        await self._row(session_id)
+        stored: StoredReceipt | None = await self.worker.store.load_receipt(
+            session_id, run_id, sequence
+        )
+        return None if stored is None else stored.receipt
+
+    async def transcript(
+        self, session_id: SessionId, *, after: int = 0, limit: int = 100
+    ) -> list[StoredMessage]:
+        """The transcript in its order, from the first message past `after`; `limit` 1 to 1,000."""
+        await self._row(session_id)
+        return await self.worker.store.load_messages(session_id, after=after, limit=_page(limit))
+
+    async def handle(self, session_id: SessionId, input_id: InputId) -> Completion:
+        """A handle on any input of any known session. [COMP-5]"""
+        return await intake.handle(self.worker, check_session_id(session_id), input_id)
+
+    def events(self, session_id: SessionId, after: int = 0) -> AsyncIterator[EventEnvelope]:
+        """Durable events past number `after`, then each new one as it is committed. [EVT-3]
+
+        Ends when the Runtime closes. Raises `SessionNotFound`, or `EventsPruned(first)`.
+        """
+        return reading.follow_events(self.worker, check_session_id(session_id), after)
+
+    def live(self, session_id: SessionId) -> AsyncIterator[LiveItem]:
+        """What the run in progress streams, from its beginning as far as it is kept. [EVT-6]
+
+        Ends when the Runtime closes. A follower that is too slow gets `Lagged`.
+        """
+        return self.worker.live.follow(check_session_id(session_id))
+
+    async def health(self) -> Health:
+        """How this Runtime is doing. What is not measured says so. [API-6]"""
+        return await measure(self.worker)
+
+    # -- control ------------------------------------------------------------------------------------------
+
+    async def interrupt_current_run(
+        self,
+        session_id: SessionId,
+        reason: str = "interrupted",
+        *,
+        run_id: RunId | None = None,
+        requeue: bool = False,
+    ) -> InterruptReport:
+        """End the run in progress; its inputs are abandoned, or with `requeue` queued. [CTL-1]
+
+        `run_id`: only if it is this run. Returns as soon as the interrupt is decided.
+        """
+        actor = await self._known(session_id)
+        return await operating.interrupt(actor, reason, run_id, requeue=requeue)
+
+    async def retire_runtime(
+        self, session_id: SessionId, *, drain_timeout: float | None = None
+    ) -> RetireReport:
+        """Take no new input, and drain what is queued. [OPS-1]
+
+        `drain_timeout`: seconds after which the rest is abandoned.
+        """
+        return await operating.retire(await self._known(session_id), drain_timeout)
+
+    async def reset_runtime(self, session_id: SessionId) -> ResetReport:
+        """Give up all active inputs and be open. Raises `NotReady` while running. [OPS-2]"""
+        actor = await self._known(session_id)
+        report: ResetReport = await actor.ask(decide_reset)
+        return report
+
+    async def stop_runtime(self, session_id: SessionId) -> StopReport:
+        """End all work; registering again opens the session anew. [OPS-4]"""
+        report = await operating.operate(await self._known(session_id), Intent.STOP)
+        assert isinstance(report, StopReport)
+        return report
+
+    async def destroy_runtime(self, session_id: SessionId) -> DestroyReport:
+        """End all work for ever; results and keys stay readable. [OPS-3]"""
+        report = await operating.operate(await self._known(session_id), Intent.DESTROY)
+        assert isinstance(report, DestroyReport)
+        return report
+
+    async def respawn_runtime(self, session_id: SessionId) -> RespawnReport:
+        """Have a new instance of the agent take over what is pending. [OPS-5]"""
+        report = await operating.operate(await self._known(session_id), Intent.RESPAWN)
+        assert isinstance(report, RespawnReport)
+        return report
+
+    async def pause_runtime(self, session_id: SessionId) -> None:
+        """Accept inputs and start none, until resumed. [OPS-7]"""
+        await operating.pause(await self._known(session_id), paused=True)
+
+    async def resume_runtime(self, session_id: SessionId) -> None:
+        """Start runs again. [OPS-7]"""
+        await operating.pause(await self._known(session_id), paused=False)
+
+    async def recover_runtime(self, session_id: SessionId) -> RecoveryReport:
+        """Claim and recover a session now, and say what was found. [REC-1]"""
+        actor = self.worker.actors.get(check_session_id(session_id))
+        if actor is None or actor.gone:
+            actor = await self.worker.acquire(session_id, create=False)
+        return actor.recovered
+
+
+def _page(limit: int) -> int:
+    if not 1 <= limit <= limits.PAGE_MAX:
+        raise ValidationFailed(f"a page has 1 to {limits.PAGE_MAX} rows, not {limit}")
+    return limit
+
+
+def _session_state(row: SessionRow) -> SessionState:
+    return SessionState(
+        session_id=row.session_id,
+        state=runtime_state(row),
+        paused=row.paused,
+        active_inputs=row.active,
+        run_id=None if row.run is None else row.run.run_id,
+        message_count=row.message_count,
+        created_at_ms=row.created_at_ms,
+    )
+
+
+class Session:
+    """One session by name: the verbs that a program needs, on any known session.
+
+    It holds nothing; make as many as you like.
+    """
+
+    __slots__ = ("_runtime", "session_id")
+
+    def __init__(self, runtime: Runtime, session_id: SessionId) -> None:
+        self._runtime = runtime
+        self.session_id = session_id
+
+    def __repr__(self) -> str:
+        return f"Session({self.session_id!r})"
+
+    async def submit(
+        self, item: Input | str, *, key: str | None = None, **header: Any
+    ) -> Completion:
+        """Admit an input, or text as a prompt: on disk when this returns. See `Runtime.submit`."""
+        return await self._runtime.submit(self.session_id, item, key=key, **header)
+
+    async def attach(self, executor: object) -> None:
+        """Have `executor` run this session from the next run on. See `Runtime.attach`."""
+        await self._runtime.attach(self.session_id, executor)
+
+    async def detach(self) -> None:
+        """Take the executor away; a run in progress ends as it will."""
+        await self._runtime.detach(self.session_id)
+
+    async def interrupt(
+        self, reason: str = "interrupted", *, run_id: RunId | None = None, requeue: bool = False
+    ) -> InterruptReport:
+        """End the run in progress. See `Runtime.interrupt_current_run`."""
+        return await self._runtime.interrupt_current_run(
+            self.session_id, reason, run_id=run_id, requeue=requeue
+        )
+
+    async def cancel(self, input_id: InputId) -> CancelReport:
+        """Give up one input. See `Runtime.cancel_input`."""
+        return await self._runtime.cancel_input(self.session_id, input_id)
+
+    async def retire(self, *, drain_timeout: float | None = None) -> RetireReport:
+        """Take no new input, and drain what is queued. See `Runtime.retire_runtime`."""
+        return await self._runtime.retire_runtime(self.session_id, drain_timeout=drain_timeout)
+
+    async def reset(self) -> ResetReport:
+        """Give up all active inputs and be open. See `Runtime.reset_runtime`."""
+        return await self._runtime.reset_runtime(self.session_id)
+
+    async def stop(self) -> StopReport:
+        """End all work until the session is registered again. See `Runtime.stop_runtime`."""
+        return await self._runtime.stop_runtime(self.session_id)
+
+    async def destroy(self) -> DestroyReport:
+        """End all work for ever. See `Runtime.destroy_runtime`."""
+        return await self._runtime.destroy_runtime(self.session_id)
+
+    async def respawn(self) -> RespawnReport:
+        """Have a new instance of the agent take over. See `Runtime.respawn_runtime`."""
+        return await self._runtime.respawn_runtime(self.session_id)
+
+    async def pause(self) -> None:
+        """Accept inputs and start none, until resumed."""
+        await self._runtime.pause_runtime(self.session_id)
+
+    async def resume(self) -> None:
+        """Start runs again."""
+        await self._runtime.resume_runtime(self.session_id)
+
+    async def state(self) -> RuntimeState:
+        """The session's state, whoever owns it. Raises `SessionNotFound`."""
+        return (await self._runtime.session_state(self.session_id)).state
+
+    async def input(self, id_or_key: str) -> InputState | None:
+        """All that is known of one input, by its id or its idempotency key."""
+        return await self._runtime.input_state(self.session_id, id_or_key)
+
+    async def inputs(
+        self, *, after: int = 0, limit: int = 100, active: bool = False
+    ) -> list[InputState]:
+        """Inputs in the order of their admission. See `Runtime.inputs`."""
+        return await self._runtime.inputs(
+            self.session_id, after=after, limit=limit, active=active
+        )
+
+    async def handle(self, input_id: InputId) -> Completion:
+        """A handle on any input of this session."""
+        return await self._runtime.handle(self.session_id, input_id)
+
+    async def result(self, input_id: InputId) -> RunResult | None:
+        """The result of a consumed input, or None while there is none."""
+        return await self._runtime.result(self.session_id, input_id)
+
+    async def receipt(
+        self, run_id: RunId, sequence: int | None = None
+    ) -> RunBoundaryReceipt | None:
+        """One boundary of a run, without `sequence` its final one."""
+        return await self._runtime.receipt(self.session_id, run_id, sequence)
+
+    async def transcript(self, *, after: int = 0, limit: int = 100) -> list[StoredMessage]:
+        """The transcript in its order. See `Runtime.transcript`."""
+        return await self._runtime.transcript(self.session_id, after=after, limit=limit)
+
+    def events(self, after: int = 0) -> AsyncIterator[EventEnvelope]:
+        """Durable events past number `after`, then each new one. See `Runtime.events`."""
+        return self._runtime.events(self.session_id, after)
+
+    def live(self) -> AsyncIterator[LiveItem]:
+        """What the run in progress streams. See `Runtime.live`."""
+        return self._runtime.live(self.session_id)
+
+    async def requeue(
+        self, input_id: InputId, *, steps: dict[str, Any] | None = None
+    ) -> Accepted:
+        """Admit a dead letter again. See `Runtime.requeue_input`."""
+        return await self._runtime.requeue_input(self.session_id, input_id, steps=steps)
+
+

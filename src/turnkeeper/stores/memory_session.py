@@ -1,0 +1,379 @@
+"""All rows of one session in memory, and what a commit does to them.
+
+Decides what is refused and how rows are kept. It knows no other session, no worker and no asyncio.
+What comes in and what goes out are copies: a caller that changes its own values changes nothing
+here, as with any store that writes bytes.
+"""
+
+import copy
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from turnkeeper.core.events import EVENT_NAMES, Event, EventEnvelope, RuntimeEvent, history_of
+from turnkeeper.core.ids import InputId, RunId
+from turnkeeper.core.inputs import PromptInput, decode_body, encode_body
+from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry
+from turnkeeper.core.records import (
+    NEW_PLACE,
+    Append,
+    Claim,
+    Commit,
+    CommitResult,
+    InputAppend,
+    InputRecord,
+    SessionRow,
+    StepRecord,
+    StoredMessage,
+    StoredReceipt,
+)
+from turnkeeper.core.runs import RunResult
+from turnkeeper.environment import from_ms
+from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
+
+CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
+"""A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
+RETRY_AFTER_SECONDS = 1.0
+
+
+class MemorySession:
+    """One session: `apply` writes, everything else reads."""
+
+    __slots__ = (
+        "_active",
+        "_events",
+        "_final_sequences",
+        "_input_numbers",
+        "_inputs",
+        "_keys",
+        "_last_result",
+        "_messages",
+        "_next_number",
+        "_numbers",
+        "_receipts",
+        "_steps",
+        "row",
+        "snapshot",
+    )
+
+    def __init__(self, row: SessionRow) -> None:
+        self.row = row
+        """Replaced by each commit, never changed."""
+        self.snapshot: bytes | None = None
+        self._next_number = 1
+        self._inputs: dict[int, InputRecord] = {}
+        self._input_numbers: list[int] = []
+        """The keys of `_inputs`, ascending; a place that was minted anew leaves a gap."""
+        self._active: set[int] = set()
+        self._numbers: dict[InputId, int] = {}
+        self._keys: dict[str, int] = {}
+        self._messages: list[StoredMessage] = []
+        self._events: list[tuple[int, Event]] = []
+        """(time, event); an event's number is its position plus one."""
+        self._receipts: dict[RunId, dict[int, StoredReceipt]] = {}
+        self._final_sequences: dict[RunId, int] = {}
+        self._steps: dict[RunId, dict[str, StepRecord]] = {}
+        self._last_result: CommitResult | None = None
+
+    def apply(self, commit: Commit) -> CommitResult:
+        """Write all of `commit`, or raise and write nothing."""
+        if self._last_result is not None and commit.commit_id == self.row.last_commit:
+            return self._last_result
+        self._check_fence(commit)
+        self._check_inbox(commit)
+        self._check_new(commit)
+        growth = self._growth(commit)
+        self._check_bound(commit, growth)
+        new_inputs, input_updates, receipt = _stored_forms(commit)
+        row = self._next_row(commit, growth)
+        result = CommitResult(self._next_number, len(self._events) + 1)
+        self._write_new_inputs(new_inputs)
+        self._write_input_updates(input_updates)
+        self._write_receipt(receipt)
+        self._write_messages(commit.appends)
+        self._write_events(commit)
+        self._write_snapshot(commit)
+        self._write_steps(commit)
+        self.row = row
+        self._last_result = result
+        return result
+
+    # -- conditions: nothing is written before all of them hold ------------------------------------
+
+    def _check_fence(self, commit: Commit) -> None:
+        row = self.row
+        if commit.epoch != row.epoch:
+            what = f"epoch {commit.epoch} is not the current {row.epoch}"
+        elif commit.revision != row.revision:
+            what = f"revision {commit.revision} is not the current {row.revision}"
+        elif commit.run_id is not None and (row.run is None or row.run.run_id != commit.run_id):
+            what = f"run {commit.run_id} is not in progress"
+        else:
+            return
+        raise Fenced(
+            f"session {row.session_id!r}: {what}; load it again and decide again",
+            last_commit=row.last_commit,
+        )
+
+    def _check_inbox(self, commit: Commit) -> None:
+        if commit.inbox is not None and commit.inbox != self.row.inbox:
+            raise Stale(
+                f"session {self.row.session_id!r}: the inbox has changed since this was decided; "
+                "read it and decide again"
+            )
+
+    def _check_new(self, commit: Commit) -> None:
+        duplicates: list[tuple[int, InputRecord]] = []
+        seen: dict[tuple[str, str], InputRecord] = {}
+        for index, record in enumerate(commit.new_inputs):
+            existing = self._find(record.input_id, record.key)
+            if existing is None and len(commit.new_inputs) > 1:
+                existing = _seen_before(seen, record)
+            if existing is not None:
+                duplicates.append((index, _owned(existing)))
+        if duplicates:
+            raise DuplicateKey(duplicates)
+
+    def _growth(self, commit: Commit) -> int:
+        """By how many active inputs the commit changes the queue."""
+        growth = sum(record.state not in TERMINAL for record in commit.new_inputs)
+        for record in commit.input_updates:
+            number = self._numbers.get(record.input_id)
+            if number is None:
+                raise CommitFailed(
+                    f"session {self.row.session_id!r} has no input {record.input_id} to update",
+                    applied=False,
+                    permanent=True,
+                )
+            growth += (record.state not in TERMINAL) - (number in self._active)
+        return growth
+
+    def _check_bound(self, commit: Commit, growth: int) -> None:
+        bound = commit.active_bound
+        # One that ends as many inputs as it admits passes: it makes a full queue no fuller.
+        if bound is not None and growth > 0 and self.row.active + growth > bound:
+            raise Overloaded(
+                f"session {self.row.session_id!r} holds {self.row.active} active inputs of at "
+                f"most {bound}; try again in {RETRY_AFTER_SECONDS} s",
+                RETRY_AFTER_SECONDS,
+            )
+
+    # -- writes ------------------------------------------------------------------------------------
+
+    def _next_row(self, commit: Commit, growth: int) -> SessionRow:
+        """The row that was asked for, with what belongs to the store taken from the old one."""
+        old = self.row
+        row: SessionRow = copy.copy(commit.session)
+        row.session_id = old.session_id
+        row.key = old.key
+        row.created_at_ms = old.created_at_ms
+        # Ownership changes by claim and release alone: a commit on its way must not undo one.
+        row.epoch = old.epoch
+        row.worker_id = old.worker_id
+        row.inbox = old.inbox
+        row.revision = old.revision + 1
+        row.active = old.active + growth
+        row.last_commit = commit.commit_id
+        row.has_snapshot = old.has_snapshot or commit.snapshot is not None
+        return row
+
+    def _write_new_inputs(self, records: list[InputRecord]) -> None:
+        for record in records:
+            number = self._mint()
+            record.number = number
+            if record.place == NEW_PLACE:
+                record.place = number
+            self._inputs[number] = record
+            self._input_numbers.append(number)
+            self._numbers[record.input_id] = number
+            if record.key is not None:
+                self._keys[record.key] = number
+            if record.state not in TERMINAL:
+                self._active.add(number)
+
+    def _write_input_updates(self, records: list[InputRecord]) -> None:
+        for record in records:
+            number = self._numbers[record.input_id]
+            record.number = number
+            if record.place == NEW_PLACE:
+                record.place = self._mint()
+            self._inputs[number] = record
+            if record.state in TERMINAL:
+                self._active.discard(number)
+            else:
+                self._active.add(number)
+
+    def _mint(self) -> int:
+        number = self._next_number
+        self._next_number = number + 1
+        return number
+
+    def _write_receipt(self, kept: StoredReceipt | None) -> None:
+        if kept is None:
+            return
+        receipt = kept.receipt
+        self._receipts.setdefault(receipt.run_id, {})[receipt.sequence] = kept
+        if receipt.final:
+            self._final_sequences[receipt.run_id] = receipt.sequence
+
+    def _write_messages(self, appends: Sequence[Append]) -> None:
+        for append in appends:
+            number = len(self._messages) + 1
+            if isinstance(append, InputAppend):
+                stored = StoredMessage(number, append.message, append.input_id)
+            else:
+                stored = StoredMessage(number, append)
+            self._messages.append(stored)
+
+    def _write_events(self, commit: Commit) -> None:
+        self._events.extend((commit.at_ms, event) for event in commit.events)
+
+    def _write_snapshot(self, commit: Commit) -> None:
+        if commit.snapshot is not None:
+            self.snapshot = commit.snapshot
+
+    def _write_steps(self, commit: Commit) -> None:
+        for step in commit.steps:
+            self._steps.setdefault(step.turn_id, {})[step.key] = copy.copy(step)
+
+    # -- reads: `limit` is within bounds already ---------------------------------------------------
+
+    def find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
+        """The input with this id, or else with this key."""
+        record = self._find(input_id, key)
+        return None if record is None else _owned(record)
+
+    def _find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
+        number = None if input_id is None else self._numbers.get(input_id)
+        if number is None and key is not None:
+            number = self._keys.get(key)
+        return None if number is None else self._inputs[number]
+
+    def inputs(self, after: int, limit: int, *, active: bool) -> list[InputRecord]:
+        """A page of inputs, by number."""
+        numbers = sorted(self._active) if active else self._input_numbers
+        start = bisect_right(numbers, after)
+        return [_owned(self._inputs[number]) for number in numbers[start : start + limit]]
+
+    def history(self, input_id: InputId) -> tuple[HistoryEntry, ...]:
+        """The steps of one input's life."""
+        return history_of([entry for entry in self._events if entry[1].input_id == input_id])
+
+    def messages(self, after: int, before: int | None, limit: int) -> list[StoredMessage]:
+        """A page of messages: the first past `after`, or the last ones before `before`."""
+        first = max(after, 0)
+        if before is None:
+            return self._messages[first : first + limit]
+        end = max(min(before - 1, len(self._messages)), first)
+        return self._messages[max(first, end - limit) : end]
+
+    def receipt(self, run_id: RunId, sequence: int | None) -> StoredReceipt | None:
+        """One receipt of a run; without `sequence` its final one."""
+        if sequence is None:
+            sequence = self._final_sequences.get(run_id)
+        kept = None if sequence is None else self._receipts.get(run_id, {}).get(sequence)
+        return None if kept is None else replace(kept, result=_owned_result(kept.result))
+
+    def steps(self, turn_id: RunId, limit: int) -> list[StepRecord]:
+        """The steps of a turn, in the order in which they began."""
+        return [copy.copy(step) for step in self._steps.get(turn_id, {}).values()][:limit]
+
+    def events(self, after: int, limit: int) -> list[EventEnvelope]:
+        """A page of events, by number."""
+        first = max(after, 0)
+        entries = self._events[first : first + limit]
+        return [
+            self._envelope(number, at_ms, event)
+            for number, (at_ms, event) in enumerate(entries, first + 1)
+        ]
+
+    def _envelope(self, number: int, at_ms: int, event: Event) -> EventEnvelope:
+        """The event as a follower reads it, with what its input's header says of causes."""
+        record = self._find(event.input_id, None)
+        item = None if record is None else record.input
+        return EventEnvelope(
+            id=f"{self.row.session_id}/{number}",
+            time=from_ms(at_ms),
+            session_id=self.row.session_id,
+            sequence=number,
+            event=RuntimeEvent(
+                code=EVENT_NAMES[event.code],
+                input_id=event.input_id,
+                run_id=event.run_id,
+                detail=copy.deepcopy(event.detail) if event.detail else {},
+            ),
+            causation_id=None if item is None else item.causation_id,
+            correlation_id=None if item is None else item.correlation_id,
+            trace_context=None if item is None else item.trace_context,
+        )
+
+    def claimed(self, *, created: bool) -> Claim:
+        """The session as its new owner finds it."""
+        inputs = [_owned(self._inputs[number]) for number in sorted(self._active)]
+        runs = {record.last_run_id for record in inputs if record.last_run_id is not None}
+        small = self.snapshot is not None and len(self.snapshot) <= CLAIM_SNAPSHOT_MAX_BYTES
+        return Claim(
+            row=copy.copy(self.row),
+            inputs=inputs,
+            snapshot=self.snapshot if small else None,
+            final_runs=frozenset(runs & self._final_sequences.keys()),
+            receipt_runs=frozenset(runs & self._receipts.keys()),
+            created=created,
+        )
+
+
+def _owned(record: InputRecord) -> InputRecord:
+    """A copy that shares nothing changeable: JSON goes through its stored form."""
+    owned: InputRecord = copy.copy(record)
+    item = record.input
+    if item is None or (type(item) is PromptInput and item.turn_metadata is None):
+        return owned
+    owned.input = decode_body(encode_body(item), record.input_id, record.key)
+    return owned
+
+
+_result_encoder = msgspec.msgpack.Encoder()
+_result_decoder = msgspec.msgpack.Decoder(RunResult)
+
+
+def _owned_result(result: RunResult | None) -> RunResult | None:
+    if result is None or (result.structured_output is None and result.usage is None):
+        return result
+    return _result_decoder.decode(_result_encoder.encode(result))
+
+
+def _stored_forms(
+    commit: Commit,
+) -> tuple[list[InputRecord], list[InputRecord], StoredReceipt | None]:
+    """Copies of what is to be kept, made before the first write: a value that has no stored form
+    is refused with all of its commit.
+    """
+    try:
+        kept = None
+        if commit.receipt is not None:
+            kept = StoredReceipt(commit.receipt, _owned_result(commit.result))
+        return (
+            [_owned(record) for record in commit.new_inputs],
+            [_owned(record) for record in commit.input_updates],
+            kept,
+        )
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as cause:
+        raise CommitFailed(
+            f"a value in this commit has no stored form: {cause}", applied=False, permanent=True
+        ) from cause
+
+
+def _seen_before(
+    seen: dict[tuple[str, str], InputRecord], record: InputRecord
+) -> InputRecord | None:
+    """An earlier new input of the same commit with this id or key."""
+    identities = [("id", record.input_id)]
+    if record.key is not None:
+        identities.append(("key", record.key))
+    for identity in identities:
+        if identity in seen:
+            return seen[identity]
+        seen[identity] = record
+    return None

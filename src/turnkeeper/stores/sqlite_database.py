@@ -1,0 +1,127 @@
+"""A connection to the store's file: settings, statements, and what its errors mean.
+
+Decides how a file is opened and which faults are whose. It knows no table but `body`'s counter.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from turnkeeper.errors import CommitFailed, StoreError, TurnkeeperError
+
+BUSY_MILLISECONDS = 5_000
+"""How long a statement waits for another process's lock."""
+WRITER_CACHE_KIBIBYTES = 16_384
+CHECKPOINT_PAGES = 1_000
+"""The log is copied back, and starts anew, once it has this many pages: a log that never restarts
+is appended to, and appending syncs more slowly than overwriting."""
+
+_PERMANENT = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, apsw.RangeError)
+
+
+def connect(path: Path, *, create: bool = False) -> apsw.Connection:
+    """Open the file, for writing as well: even a reader of a write-ahead log writes its index."""
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.setbusytimeout(BUSY_MILLISECONDS)
+    return connection
+
+
+def connect_reader(path: Path) -> apsw.Connection:
+    """A connection that refuses to write."""
+    connection = connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+class Database:
+    """The writer's connection. One thread uses it at a time."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")
+        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIBIBYTES}")
+        connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+        self.connection = connection
+        self.writing = False
+        """Whether the work in hand has begun to write: from then on a failure undoes the group."""
+        self._cursor = connection.cursor()
+        self._last_body = 0
+
+    def execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
+        """Run one statement. Its rows are valid until the next one."""
+        return self._cursor.execute(statement, parameters)
+
+    def row(self, statement: str, parameters: tuple[Any, ...]) -> Any:
+        """The first row of a query, or None."""
+        return self._cursor.execute(statement, parameters).fetchone()
+
+    def existing(self, statement: str, parameters: tuple[Any, ...]) -> Any:
+        """The row of a query that must have one."""
+        row = self.row(statement, parameters)
+        if row is None:
+            raise StoreError(f"a row that an index names is missing: {parameters}")
+        return row
+
+    def change(self, statement: str, parameters: tuple[Any, ...]) -> int:
+        """Run one statement, and return how many rows it changed."""
+        self._cursor.execute(statement, parameters)
+        return self.connection.changes()
+
+    def mint_body(self) -> int:
+        """The next body's number: no other process can take it while this transaction lasts."""
+        if not self._last_body:
+            self._last_body = self.row("SELECT coalesce(max(key), 0) FROM body", ())[0]
+        self._last_body += 1
+        return self._last_body
+
+    def begin(self) -> None:
+        """Begin a transaction, and take the file's write lock with it."""
+        self._last_body = 0
+        self._cursor.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo the transaction, unless SQLite has done so by itself."""
+        if self.connection.in_transaction:
+            self._cursor.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connection; the last one of a file copies its log back and removes it."""
+        self._cursor.close(force=True)
+        self.connection.close()
+
+
+def commit_failed(error: Exception) -> TurnkeeperError:
+    """What a caller is told of an error after which nothing of its work is in the file."""
+    if isinstance(error, TurnkeeperError):
+        return error
+    if isinstance(error, apsw.Error):
+        failed = CommitFailed(
+            f"SQLite did not make the commit: {error}; nothing of it was written",
+            applied=False,
+            permanent=isinstance(error, _PERMANENT),
+        )
+    else:
+        failed = CommitFailed(
+            f"the commit has no stored form: {error!r}; nothing of it was written",
+            applied=False,
+            permanent=True,
+        )
+    failed.__cause__ = error
+    return failed
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn SQLite's errors into `StoreError`: a store that cannot be read is no empty one."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise StoreError(f"SQLite could not read {what}: {error}") from error

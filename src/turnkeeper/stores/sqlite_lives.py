@@ -1,0 +1,110 @@
+"""Who lives: one lock per worker, on a file beside the store, that dies with its process.
+
+Decides whether a worker of this machine lives. It knows no table. `flock` is used because its
+locks belong to an open file, not to a process: two stores in one process see each other's.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import weakref
+from pathlib import Path
+
+from turnkeeper.errors import StoreError
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
+_all: "weakref.WeakSet[Lives]" = weakref.WeakSet()
+
+
+class Lives:
+    """The locks that this store holds, and a look at the others'."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: dict[str, int] = {}
+        _all.add(self)
+
+    def begin(self, worker_id: str) -> None:
+        """Hold the lock of `worker_id` from now on. Raises `StoreError` if somebody else does."""
+        if worker_id in self._held:
+            return
+        path = self._file(worker_id)
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise StoreError(f"the worker's file {path} cannot be made: {error}") from error
+            if not _lock(descriptor, fcntl.LOCK_EX):
+                os.close(descriptor)
+                raise StoreError(f"worker {worker_id} lives already; a worker's id is its own")
+            if _is_at(descriptor, path):
+                self._held[worker_id] = descriptor
+                return
+            os.close(descriptor)  # removed by somebody between our open and our lock
+
+    def end(self, worker_id: str) -> None:
+        """Let the lock go, and remove its file."""
+        descriptor = self._held.pop(worker_id, None)
+        if descriptor is not None:
+            self._file(worker_id).unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def alive(self, worker_id: str) -> bool:
+        """Whether somebody holds this worker's lock."""
+        if worker_id in self._held:
+            return True
+        try:
+            descriptor = os.open(self._file(worker_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"whether worker {worker_id} lives is unknown: {error}") from error
+        try:
+            # Shared, so that two who look at once do not take each other for the worker.
+            return not _lock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    def bury(self, worker_id: str) -> None:
+        """Remove the file of a dead worker."""
+        self._file(worker_id).unlink(missing_ok=True)
+
+    def end_all(self) -> None:
+        """Let all locks go."""
+        for worker_id in tuple(self._held):
+            self.end(worker_id)
+
+    def _file(self, worker_id: str) -> Path:
+        plain = _PLAIN(worker_id) is not None
+        name = worker_id if plain else hashlib.sha256(worker_id.encode()).hexdigest()
+        return self._path.with_name(f"{self._path.name}-worker-{name}")
+
+    def forget_after_fork(self) -> None:
+        """A child shares its parent's locks: kept open, they would outlive the parent."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held.clear()
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _after_fork() -> None:
+    for lives in tuple(_all):
+        lives.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,184 @@
+"""Workers and the sessions that they own, in SQLite.
+
+Decides who owns a session. Whether a worker lives is its lock's word (`sqlite_lives`); one that
+is not in the table has left, or never came, and is dead. Called inside a transaction.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from turnkeeper import config
+from turnkeeper.core.ids import RunId, SessionId, pack_id
+from turnkeeper.core.lifecycle import InputLifecycleState
+from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.core.runs import EMPTY_DIGEST
+from turnkeeper.errors import Fenced, StoreError
+from turnkeeper.stores.sqlite_database import Database
+from turnkeeper.stores.sqlite_lives import Lives
+from turnkeeper.stores.sqlite_rows import (
+    INPUT_COLUMNS,
+    INPUT_SOURCE,
+    SESSION_COLUMNS,
+    pack_any_id,
+    read_input,
+    read_session,
+    unpack_any_id,
+)
+
+CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
+"""A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
+
+_SESSION = f"SELECT {SESSION_COLUMNS} FROM session WHERE id = ?"
+_CREATE = (
+    "INSERT INTO session (id, epoch, revision, worker, phase, paused, inbox, active,"
+    " message_count, digest, noticed, has_snapshot, last_number, last_event, next_number,"
+    " next_event, created) VALUES (?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, ?)"
+)
+_TAKE = "UPDATE session SET worker = ?, epoch = epoch + 1 WHERE key = ?"
+_RELEASE = "UPDATE session SET worker = NULL WHERE id = ? AND worker = ?"
+_ACTIVE = (
+    f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.state < 5"
+    " ORDER BY i.number"
+)
+_SNAPSHOT = "SELECT data FROM snapshot WHERE session = ? AND length(data) <= ?"
+_RECEIPTS = "SELECT max(final) FROM receipt WHERE run = ? AND session = ?"
+_WORKER = "SELECT 1 FROM worker WHERE id = ?"
+_WORKERS = "SELECT id FROM worker"
+_JOIN = (
+    "INSERT INTO worker (id, lease, until) VALUES (?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, until = excluded.until"
+)
+_BEAT = "UPDATE worker SET until = lease + ? WHERE id = ?"
+_LEAVE = "DELETE FROM worker WHERE id = ?"
+
+
+def claim(
+    database: Database,
+    lives: Lives,
+    session_id: SessionId,
+    worker_id: str,
+    *,
+    create: bool,
+    at_ms: int,
+) -> Claim | None:
+    """As `Store.claim` says."""
+    row = database.row(_SESSION, (session_id,))
+    created = row is None
+    if row is None:
+        if not create:
+            return None
+        database.writing = True
+        database.execute(_CREATE, (session_id, pack_any_id(worker_id), EMPTY_DIGEST, at_ms))
+        row = database.existing(_SESSION, (session_id,))
+    session = read_session(row)
+    if session.worker_id != worker_id:
+        _check_owner_is_gone(database, lives, session_id, session.worker_id, session.last_commit)
+        database.writing = True
+        database.execute(_TAKE, (pack_any_id(worker_id), session.key))
+        session.worker_id = worker_id
+        session.epoch += 1
+    found = Claim(row=session, inputs=[], corrupt=[], created=created)
+    if session.active:
+        _load_active(database, found)
+    if session.has_snapshot:
+        snapshot = database.row(_SNAPSHOT, (session.key, CLAIM_SNAPSHOT_MAX_BYTES))
+        found.snapshot = None if snapshot is None else snapshot[0]
+    return found
+
+
+def _check_owner_is_gone(
+    database: Database,
+    lives: Lives,
+    session_id: SessionId,
+    owner: str | None,
+    last_commit: bytes | None,
+) -> None:
+    if owner is None or not _alive(database, lives, owner):
+        return
+    raise Fenced(
+        f"session {session_id!r} is owned by the live worker {owner}", last_commit=last_commit
+    )
+
+
+def _alive(database: Database, lives: Lives, worker_id: str) -> bool:
+    return database.row(_WORKER, (pack_any_id(worker_id),)) is not None and lives.alive(worker_id)
+
+
+def _load_active(database: Database, found: Claim) -> None:
+    """The active inputs; one that does not decode harms nothing but itself."""
+    for row in database.execute(_ACTIVE, (found.row.key,)):
+        try:
+            found.inputs.append(read_input(row))
+        except StoreError as error:
+            found.corrupt.append((row[0], str(error)))
+    runs = {run for record in found.inputs if (run := _applied_run(record)) is not None}
+    final: set[RunId] = set()
+    some: set[RunId] = set()
+    for run in runs:
+        newest = database.row(_RECEIPTS, (pack_id(run), found.row.key))[0]
+        if newest is not None:
+            some.add(run)
+        if newest:
+            final.add(run)
+    found.final_runs = frozenset(final)
+    found.receipt_runs = frozenset(some)
+
+
+def _applied_run(record: InputRecord) -> RunId | None:
+    applied = record.state is InputLifecycleState.APPLIED_PENDING_CONSUMPTION
+    return record.last_run_id if applied else None
+
+
+def release(database: Database, session_id: SessionId, worker_id: str) -> None:
+    """As `Store.release` says."""
+    database.writing = True
+    database.execute(_RELEASE, (session_id, pack_any_id(worker_id)))
+
+
+def join(
+    database: Database, lives: Lives, worker_id: str, lease_seconds: float, at_ms: int
+) -> None:
+    """As `Store.join` says; and take the dead off the list."""
+    lives.begin(worker_id)
+    database.writing = True
+    lease = int(lease_seconds * 1_000)
+    database.execute(_JOIN, (pack_any_id(worker_id), lease, at_ms + lease))
+    for (stored,) in list(database.execute(_WORKERS)):
+        other = unpack_any_id(stored)
+        if not lives.alive(other):
+            database.execute(_LEAVE, (stored,))
+            lives.bury(other)
+
+
+def beat(database: Database, worker_id: str, at_ms: int) -> None:
+    """As `Store.beat` says. The lock is what counts; the time is for people to read."""
+    if not database.change(_BEAT, (at_ms, pack_any_id(worker_id))):
+        raise Fenced(f"worker {worker_id} has not joined, or has been declared dead; join anew")
+
+
+def leave(database: Database, lives: Lives, worker_id: str) -> None:
+    """As `Store.leave` says. Its sessions keep its name, which then means nothing any more."""
+    lives.end(worker_id)
+    database.writing = True
+    database.execute(_LEAVE, (pack_any_id(worker_id),))
+
+
+def due(
+    connection: apsw.Connection, lives: Lives, worker_id: str, after: int, limit: int
+) -> Sequence[tuple[int, SessionId]]:
+    """As `Store.due` says: a read of the partial index of sessions with something to do."""
+    me = pack_any_id(worker_id)
+    others = [stored for (stored,) in connection.execute(_WORKERS) if stored != me]
+    others = [stored for stored in others if lives.alive(unpack_any_id(stored))]
+    owned = ""
+    if others:
+        owned = f" AND (worker IS NULL OR worker NOT IN ({','.join('?' * len(others))}))"
+    statement = (
+        "SELECT key, id FROM session WHERE (active > 0 OR intent IS NOT NULL) AND key > ?"
+        f"{owned} ORDER BY key LIMIT ?"
+    )
+    bound = min(max(limit, 1), config.PAGE_MAX)
+    rows: list[Any] = connection.execute(statement, (after, *others, bound)).fetchall()
+    return rows

@@ -1,0 +1,133 @@
+"""Opening a store's file: making it, recognising it, refusing it, bringing it up to date.
+
+Decides whether a file is a store of this version. A file that is not is left as it was.
+"""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+
+from turnkeeper.errors import SchemaMismatch, StoreError
+from turnkeeper.stores.sqlite_database import connect
+
+APPLICATION_ID = 0x54_75_4B_70
+"""`TuKp`, in the header of every store."""
+_MAGIC = b"SQLite format 3\0"
+Migrations = list[tuple[int, str]]
+
+
+def migrations() -> Migrations:
+    """The numbered migrations that this version ships, oldest first."""
+    folder = files("turnkeeper.stores.sql.sqlite")
+    scripts = [item for item in folder.iterdir() if item.name.endswith(".sql")]
+    return sorted((int(item.name.split("_")[0]), item.read_text("utf-8")) for item in scripts)
+
+
+def open_file(path: Path, steps: Migrations) -> apsw.Connection:
+    """A connection for the writer to a store of this version. Raises as `Store.open` says."""
+    _check_place(path)
+    try:
+        connection = connect(path, create=True)
+    except apsw.Error as error:
+        raise StoreError(f"{path} cannot be opened: {error}; check its permissions") from error
+    try:
+        _prepare(connection, path, steps)
+    except apsw.NotADBError as error:
+        connection.close()
+        raise SchemaMismatch(_no_store(path, "it is no SQLite file, or a damaged one")) from error
+    except apsw.Error as error:
+        connection.close()
+        raise StoreError(
+            f"{path} cannot be used as a store: {error}; the file and its directory must be "
+            "writable, and the disk not full"
+        ) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_place(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreError(f"{path} cannot be opened: there is no directory {folder}; make it first")
+    if path.is_dir():
+        raise StoreError(f"{path} cannot be opened: it is a directory; name a file in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreError(f"{path} cannot be made: {folder} is not writable") from None
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    if head and head != _MAGIC:
+        raise SchemaMismatch(_no_store(path, "it is no SQLite file"))
+
+
+def _no_store(path: Path, why: str) -> str:
+    return f"{path} is no Turnkeeper store: {why}. Give another path; the file was left as it is"
+
+
+def _prepare(connection: apsw.Connection, path: Path, steps: Migrations) -> None:
+    if connection.readonly("main"):
+        raise StoreError(f"{path} is read-only; a store needs to write it")
+    newest = steps[-1][0]
+    found = _version(connection, path, newest)
+    if found == newest:
+        return
+    if found == 0:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    else:
+        _back_up(connection, path, found)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Another process may have been first while we waited for the lock.
+        found = _version(connection, path, newest)
+        for number, script in steps:
+            if number > found:
+                connection.execute(script).fetchall()
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", newest)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: apsw.Connection, path: Path, newest: int) -> int:
+    """The schema of the store in this file, or 0 if the file is empty."""
+    application = connection.pragma("application_id")
+    version = connection.pragma("user_version")
+    if application != APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
+        if application or version or tables:
+            raise SchemaMismatch(_no_store(path, "it belongs to another program"))
+        return 0
+    if version > newest:
+        raise SchemaMismatch(
+            f"{path} has schema {version}, and this version of Turnkeeper knows schemas up to "
+            f"{newest}: upgrade Turnkeeper, or open a backup of that age"
+        )
+    return int(version)
+
+
+def _back_up(connection: apsw.Connection, path: Path, version: int) -> None:
+    """Copy the store beside itself before it is migrated. An older copy is never overwritten."""
+    copy = path.with_name(f"{path.name}-backup-schema-{version}")
+    if copy.exists():
+        return
+    unfinished = copy.with_name(f"{copy.name}-unfinished")
+    unfinished.unlink(missing_ok=True)
+    target = apsw.Connection(str(unfinished))
+    try:
+        with target.backup("main", connection, "main") as backup:
+            while not backup.done:
+                backup.step(1_000)
+    finally:
+        target.close()
+    unfinished.rename(copy)

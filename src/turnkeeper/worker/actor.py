@@ -1,0 +1,604 @@
+"""One session's steps: it takes a command, has it decided, commits once, and carries it out.
+
+There is no task behind it: `step` is called when something has happened to the session. Everything
+that is decided is decided in the core; what a failed commit means is decided in `settling`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from turnkeeper.core.admission import Admission, decide_accepts, duplicate
+from turnkeeper.core.ids import InputId, SessionId
+from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
+from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
+from turnkeeper.core.outcomes import (
+    CompletionOutcome,
+    RecoveryReport,
+    RuntimeTerminated,
+    outcome_of,
+)
+from turnkeeper.core.records import CommitResult, InputRecord, StepRecord
+from turnkeeper.core.runs import Message, Steered, StopRuntimeExecutor
+from turnkeeper.core.session import (
+    ActiveSession,
+    Context,
+    Decision,
+    Draft,
+    RunStart,
+    evolve,
+)
+from turnkeeper.core.turns import appends_refusal, decide_checkpoint, decide_steps
+from turnkeeper.errors import (
+    DuplicateKey,
+    NotReady,
+    RunEnded,
+    SessionNotFound,
+    TurnkeeperError,
+    ValidationFailed,
+)
+from turnkeeper.executor import TurnExecutor
+from turnkeeper.worker import endings
+from turnkeeper.worker.commands import AcceptRequest, Command, asked
+from turnkeeper.worker.completion import Completion
+from turnkeeper.worker.run import Run, tell
+from turnkeeper.worker.settling import Settling
+
+if TYPE_CHECKING:
+    from turnkeeper.config import Config
+    from turnkeeper.worker.dispatcher import Worker
+
+
+class InFlight:
+    """A commit that has been handed to the store and not been answered."""
+
+    __slots__ = ("command", "deadline", "decision")
+
+    def __init__(self, command: Command, decision: Decision, deadline: float) -> None:
+        self.command = command
+        self.decision = decision
+        self.deadline = deadline
+
+
+class SessionActor:
+    """One session, as the worker that owns it runs it."""
+
+    __slots__ = (
+        "accepts",
+        "armed",
+        "completions",
+        "executor",
+        "gone",
+        "has_slot",
+        "held",
+        "in_flight",
+        "in_line",
+        "mailbox",
+        "operators",
+        "recovered",
+        "recovering",
+        "rested_at",
+        "retry_at",
+        "run",
+        "services",
+        "session",
+        "session_id",
+        "settling",
+        "turns_in_row",
+        "unregistering",
+        "wake",
+        "zombies",
+    )
+
+    def __init__(self, services: "Worker", session: ActiveSession) -> None:
+        self.services = services
+        self.session = session
+        self.session_id: SessionId = session.row.session_id
+        self.executor: TurnExecutor | None = None
+        self.accepts: list[AcceptRequest] | None = None
+        self.mailbox: deque[Command] | None = None
+        self.in_flight: InFlight | None = None
+        self.settling: Settling | None = None
+        self.run: Run | None = None
+        self.completions: dict[InputId, list[Completion]] | None = None
+        self.operators: list[tuple[Intent, asyncio.Future[OperationReport]]] | None = None
+        self.unregistering: asyncio.Future[None] | None = None
+        self.gone = False
+        """Let go or unregistered: nothing more is decided here."""
+        self.wake = False
+        """Time has come for something, or a place for a run is free."""
+        self.has_slot = False
+        self.in_line = False
+        self.held = False
+        """Waits until a run under suspicion is over."""
+        self.turns_in_row = 0
+        self.zombies = 0
+        self.recovering = False
+        self.recovered = RecoveryReport()
+        """What the claim found and did."""
+        self.retry_at: float | None = None
+        self.rested_at: float | None = None
+        self.armed: float | None = None
+
+    @property
+    def config(self) -> "Config":
+        return self.services.config
+
+    @property
+    def epoch(self) -> int:
+        return self.session.row.epoch
+
+    @property
+    def state(self) -> RuntimeState:
+        return self.session.state
+
+    def resident_snapshot(self) -> bytes | None:
+        return self.session.snapshot
+
+    def has_snapshot(self) -> bool:
+        return self.session.row.has_snapshot
+
+    # -- the mailbox --------------------------------------------------------------------------------
+
+    def post(self, command: Command) -> None:
+        """Have a command decided, before any waiting acceptance."""
+        if self.gone:
+            command.failed(self._not_here())
+            return
+        if self.mailbox is None:
+            self.mailbox = deque()
+        self.mailbox.append(command)
+        self.step()
+
+    def ask(self, decide: Any) -> "asyncio.Future[Any]":
+        """Have something decided; the future holds the decision's report once it is committed."""
+        future = asyncio.get_running_loop().create_future()
+        self.post(asked(future, decide))
+        return future
+
+    def accept(self, request: AcceptRequest) -> None:
+        """Have an input admitted, together with the others that wait. [ADM-7]"""
+        if self.gone or self.unregistering is not None:
+            request.fail(SessionNotFound(self.session_id))
+            return
+        if self.accepts is None:
+            self.accepts = []
+        self.accepts.append(request)
+        if self.in_flight is None:
+            self.step()
+
+    def _next(self) -> Command | None:
+        if self.mailbox:
+            return self.mailbox.popleft()
+        run = self.run
+        if run is not None and run.finished and self.retry_at is None:
+            return endings.end_of(self, run)
+        if self.accepts:
+            requests, self.accepts = self.accepts, None
+            return self._accept_together(requests)
+        if self.wake:
+            self.wake = False
+            return self._on_time()
+        return None
+
+    def step(self) -> None:
+        """Take every step that can be taken now."""
+        while self.in_flight is None and not self.gone:
+            command = self._next()
+            if command is None:
+                break
+            self._take(command)
+        if not self.gone:
+            self._rest()
+
+    def _take(self, command: Command) -> None:
+        context = self.services.context(self._may_start(command))
+        try:
+            decision = command.decide(self.session, context)
+        except TurnkeeperError as error:
+            self.free_slot()
+            command.failed(error)
+            return
+        if decision.held:
+            self.services.slots.hold(self)
+        if decision.commit is None:
+            self.free_slot()
+            command.done(decision)
+            return
+        self.commit(command, decision)
+
+    def commit(self, command: Command, decision: Decision) -> None:
+        """Hand a decision's commit to the store; nothing else is decided until it answers."""
+        assert decision.commit is not None
+        in_flight = InFlight(command, decision, self.services.commit_deadline())
+        self.in_flight = in_flight
+        try:
+            answer: Awaitable[CommitResult] = self.services.store.commit(
+                self.session_id, decision.commit
+            )
+            future = asyncio.ensure_future(answer)
+        except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+            self._refused(in_flight, error)
+            return
+        future.add_done_callback(partial(self._answered, in_flight))
+
+    def _answered(self, in_flight: InFlight, future: "asyncio.Future[CommitResult]") -> None:
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if self.in_flight is not in_flight:
+            return  # it was settled meanwhile by a commit that conflicts with it
+        if error is not None:
+            self._refused(in_flight, error)
+            self.step()
+            return
+        self.committed(in_flight.command, in_flight.decision, future.result())
+        self.step()
+
+    def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
+        """A decision is durable: make memory say so, and carry out its orders."""
+        self.in_flight = None
+        before = len(self.session.inputs)
+        evolve(self.session, decision, result)
+        self.services.count_active(len(self.session.inputs) - before)
+        self._resolve(decision)
+        if command.run is not None and self.run is command.run:
+            self.run = None
+            self.services.run_over(self, command.run)
+        if decision.start is not None:
+            self._start(decision.start, command.executor)
+        else:
+            self.free_slot()
+        command.done(decision)
+
+    def reloaded(self, session: ActiveSession, command: Command) -> None:
+        """The session was read again: decide `command` again."""
+        self.session = session
+        self.in_flight = None
+        if command.requests is not None:
+            self.accepts = [*command.requests, *(self.accepts or ())]
+        elif command.run is None:
+            self.mailbox = self.mailbox or deque()
+            self.mailbox.appendleft(command)
+        self.step()
+
+    def _refused(self, in_flight: InFlight, error: BaseException) -> None:
+        """The one place that turns a failed commit into what happens next."""
+        command = in_flight.command
+        if isinstance(error, DuplicateKey) and command.requests is not None:
+            self.in_flight = None
+            self.free_slot()
+            self._duplicates(command.requests, in_flight.decision, error)
+            return
+        if self.settling is None:
+            self.settling = Settling(self, in_flight)
+        self.settling.failed(error)
+
+    # -- acceptance ---------------------------------------------------------------------------------
+
+    def _accept_together(self, requests: list[AcceptRequest]) -> Command:
+        items = [request.item for request in requests]
+
+        def done(decision: Decision) -> None:
+            admissions: list[Admission] = decision.report
+            for request, admission in zip(requests, admissions, strict=True):
+                request.settle(admission)
+
+        def failed(error: BaseException) -> None:
+            for request in requests:
+                request.fail(error)
+
+        return Command(
+            lambda session, context: decide_accepts(session, items, context),
+            done,
+            failed,
+            requests=requests,
+        )
+
+    def _duplicates(
+        self, requests: list[AcceptRequest], decision: Decision, error: DuplicateKey
+    ) -> None:
+        """Answer the duplicates, and have the others decided again. [ADM-1]"""
+        assert decision.commit is not None
+        new = decision.commit.new_inputs
+        existing = {new[index].input_id: record for index, record in error.duplicates}
+        rest = []
+        for request in requests:
+            record = existing.get(request.item.id)
+            if record is None:
+                rest.append(request)
+                continue
+            verdict = duplicate(request.item, record)
+            request.settle(Admission(request.item.id, verdict))
+            self.services.live.notice(
+                self.session_id, "input.deduplicated", {"existing_id": verdict.existing_id}
+            )
+        self.accepts = [*rest, *(self.accepts or ())] or None
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def _may_start(self, command: Command) -> bool:
+        """Whether a run may be staged now; if so, this session holds a place for it."""
+        row = self.session.row
+        if self.unregistering is not None or self.services.closing:
+            return False
+        if self.executor is None and command.executor is None:
+            return False
+        if self.zombies and self.config.on_zombie == "hold":
+            return False
+        if row.run is not None:
+            return command.run is not None and self.services.may_keep_slot(self)
+        return self.has_slot or self.services.take_slot(self)
+
+    def free_slot(self) -> None:
+        if self.has_slot and self.session.row.run is None:
+            self.services.release_slot(self)
+
+    def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
+        executor = executor or self.executor
+        assert executor is not None
+        self.turns_in_row += 1
+        self.run = Run(self, start, executor)
+        self.services.run_begun(self, self.run)
+        self.run.begin()
+        withdrawn = self._withdrawal()
+        if withdrawn is not None:
+            self.run.withdraw(*withdrawn)
+
+    def _withdrawal(self) -> tuple[str, float] | None:
+        """Why a run that has just been staged must not begin, if so."""
+        if self.unregistering is not None or self.services.closing:
+            return "unregistered", 0.0
+        return None
+
+    def run_ended(self, run: Run) -> None:
+        """A run has returned, failed, obeyed, or been given up: end it in the store."""
+        if self.run is run:
+            self.step()
+
+    def zombie_ended(self) -> None:
+        """A run that had been given up is gone at last."""
+        self.zombies -= 1
+        self.wake = True
+        self.step()
+
+    async def checkpoint(
+        self,
+        run: Run,
+        appends: tuple[Message, ...],
+        snapshot: bytes | None,
+        *,
+        includes_input: bool,
+    ) -> Steered:
+        """Commit a boundary inside `run`. [OPEN-1]"""
+        refusal = appends_refusal(appends, snapshot)
+        if refusal is not None:
+            raise ValidationFailed(refusal)
+        hand_out = run.executor.capabilities.steer != "none"
+
+        def decide(session: ActiveSession, context: Context) -> Decision:
+            if self.run is not run or run.finished:
+                raise RunEnded(self.session_id, run.run_id)
+            return decide_checkpoint(
+                session,
+                appends,
+                snapshot,
+                context,
+                includes_input=includes_input,
+                hand_out=hand_out and run.ending is None,
+            )
+
+        steered: Steered = await self.ask(decide)
+        return steered
+
+    async def record_step(self, run: Run, step: StepRecord) -> None:
+        """Commit that a durable step began or ended. [STEP-1]"""
+
+        def decide(session: ActiveSession, context: Context) -> Decision:
+            if self.run is not run or run.finished:
+                raise RunEnded(self.session_id, run.run_id)
+            return decide_steps(session, (step,), context)
+
+        await self.ask(decide)
+
+    # -- completion -------------------------------------------------------------------------------------
+
+    def track(self, completion: Completion) -> None:
+        """Resolve `completion` when its input has ended."""
+        if self.completions is None:
+            self.completions = {}
+        self.completions.setdefault(completion.input_id, []).append(completion)
+
+    def _resolve(self, decision: Decision) -> None:
+        commit = decision.commit
+        if self.completions is None or commit is None:
+            return
+        for record in (*commit.new_inputs, *commit.input_updates):
+            if record.state in TERMINAL:
+                self._resolve_one(record, decision)
+
+    def _resolve_one(self, record: InputRecord, decision: Decision) -> None:
+        assert self.completions is not None and record.ended is not None
+        waiting = self.completions.pop(record.input_id, None)
+        if waiting is None:
+            return
+        if record.state is InputLifecycleState.COALESCED and record.ended.by is not None:
+            self.completions.setdefault(record.ended.by, []).extend(waiting)
+            return
+        assert decision.commit is not None
+        outcome = outcome_of(record.ended, decision.commit.result)
+        if outcome is not None:
+            for completion in waiting:
+                completion.resolve(outcome)
+
+    def terminate_completions(self, reason: str) -> None:
+        """Tell everyone who waits here that this Runtime lets go of the session. [COMP-4]"""
+        waiting, self.completions = self.completions, None
+        outcome: CompletionOutcome = RuntimeTerminated(reason, input_still_active=True)
+        for completions in (waiting or {}).values():
+            for completion in completions:
+                completion.resolve(outcome)
+
+    # -- executors --------------------------------------------------------------------------------------
+
+    def attach(self, executor: TurnExecutor) -> None:
+        """Have runs executed by `executor` from the next one on."""
+        self.executor = executor
+        self.wake = True
+        self.step()
+
+    def drop_executor(self, reason: str, *, tell_it: bool = True) -> None:
+        """Take the executor away, and tell it that it gets no further run."""
+        executor, self.executor = self.executor, None
+        if executor is not None and tell_it:
+            tell(self, executor, StopRuntimeExecutor(self.session_id, reason))
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def let_go(self, reason: str) -> None:
+        """Drop the session from memory, its rows as they are, for the next claim. [FAIL-5]"""
+        if self.gone:
+            return
+        self.gone = True
+        self.in_flight = None
+        self.settling = None
+        self.services.forget(self, reason)
+        run, self.run = self.run, None
+        if run is not None:
+            self.services.run_over(self, run)
+            if not run.finished:
+                run.cut_off()
+            endings.tell_one_turn(run, self._not_here())
+        if self.has_slot:
+            self.services.release_slot(self)
+        self.drop_executor(reason)
+        self._fail_waiting(self._not_here())
+        self.terminate_completions(reason)
+
+    def _fail_waiting(self, error: TurnkeeperError) -> None:
+        mailbox, self.mailbox = self.mailbox, None
+        for command in mailbox or ():
+            command.failed(error)
+        accepts, self.accepts = self.accepts, None
+        for request in accepts or ():
+            request.fail(error)
+        operators, self.operators = self.operators, None
+        for _, future in operators or ():
+            if not future.done():
+                future.set_exception(error)
+        if self.unregistering is not None and not self.unregistering.done():
+            self.unregistering.set_result(None)
+
+    def leave(self, reason: str) -> None:
+        """Forget the session in good order: nothing of it is in flight. [OPS-8]"""
+        self.gone = True
+        if self.has_slot:
+            self.services.release_slot(self)
+        self.drop_executor(reason)
+        unregistering, self.unregistering = self.unregistering, None
+        self._fail_waiting(SessionNotFound(self.session_id))
+        self.terminate_completions(reason)
+        if unregistering is not None and not unregistering.done():
+            unregistering.set_result(None)
+
+    def _not_here(self) -> NotReady:
+        return NotReady(
+            "destroyed",
+            f"session {self.session_id!r} was let go by this Runtime; register it again",
+        )
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def _on_time(self) -> Command | None:
+        """What has fallen due: the end of a drain, an expiry, a backoff, a place for a run."""
+        row = self.session.row
+        decide = decide_expire
+        if row.drain_until_ms is not None and row.drain_until_ms <= self.services.now_ms():
+            decide = decide_drain_timeout
+        return Command(decide, _nothing, self._try_later)
+
+    def _try_later(self, _error: BaseException) -> None:
+        """A start that nobody asked for did not work: it is tried again after a while."""
+        self.retry_at = self.services.monotonic() + self.config.backoff_first_seconds
+        self.arm(self.retry_at)
+
+    def arm(self, when: float) -> None:
+        """Be called no later than `when`."""
+        if self.armed is None or when < self.armed:
+            self.armed = when
+            self.services.arm(self, when)
+
+    def on_timer(self) -> None:
+        """A time that was asked for has come, or an earlier one that no longer matters."""
+        self.armed = None
+        if self.gone:
+            return
+        now = self.services.monotonic()
+        if self.settling is not None:
+            self.settling.on_timer(now)
+        elif self.in_flight is not None and now >= self.in_flight.deadline:
+            self.settling = Settling(self, self.in_flight)
+            self.settling.stalled()
+        if self.run is not None and now >= self.run.deadline:
+            self.run.on_deadline()
+        if self.retry_at is not None and now >= self.retry_at:
+            self.retry_at = None
+            self.wake = True
+        due = self.session.row.due_at_ms
+        if due is not None and due <= self.services.now_ms():
+            self.wake = True
+        self.step()
+
+    def _rest(self) -> None:
+        """Nothing can be done now: see what to wait for."""
+        row = self.session.row
+        if (self.unregistering is not None) and self.in_flight is None and row.run is None:
+            self.services.unregistered(self)
+            return
+        if self.settling is not None:
+            return
+        if self.in_flight is not None:
+            self.arm(self.in_flight.deadline)
+            return
+        if self.run is not None:
+            self.arm(self.retry_at if self.run.finished and self.retry_at else self.run.deadline)
+        elif self.session.queue or row.open_turn is not None:
+            self._stand_in_line()
+        elif not self.session.inputs:
+            self._fall_asleep()
+            return
+        self.rested_at = None
+        if row.due_at_ms is not None:
+            self.arm(self.services.monotonic_at(row.due_at_ms))
+        if self.retry_at is not None:
+            self.arm(self.retry_at)
+
+    def _stand_in_line(self) -> None:
+        """There is queued work: wait for a place to run it, unless it waits for something else."""
+        row = self.session.row
+        if self.in_line or self.held or row.paused or row.intent is not None or self.executor is None:
+            return
+        if self.zombies and self.config.on_zombie == "hold":
+            return
+        if endings.something_due(self.session, self.services.now_ms()) and self.retry_at is None:
+            self.services.stand_in_line(self)
+
+    def _fall_asleep(self) -> None:
+        """Nothing is pending: leave memory after a while. [REC-9]"""
+        now = self.services.monotonic()
+        if self.rested_at is None:
+            self.rested_at = now
+        if now - self.rested_at >= self.config.passivation_seconds and not self.completions:
+            self.gone = True
+            self.services.passivate(self)
+            return
+        self.arm(self.rested_at + self.config.passivation_seconds)
+
+
+def _nothing(_decision: Decision) -> None:
+    pass
+
+
+def void(session: ActiveSession, context: Context) -> Decision:
+    """A commit that changes nothing but the session's revision: it conflicts with any other."""
+    return Draft(session, context).decide()

@@ -1,0 +1,503 @@
+"""One Runtime's worker: which sessions it owns, which of them may run, and when each is called.
+
+It has one heap of timers, one line of sessions that wait for a place to run, and no task of its own
+but the recovery at start. What a session does when it is called is `actor`'s.
+"""
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from turnkeeper.config import Config
+from turnkeeper.core.ids import InputId, RunId, SessionId
+from turnkeeper.core.lifecycle import Phase
+from turnkeeper.core.operations import decide_reopen
+from turnkeeper.core.outcomes import Accepted, RecoveryReport
+from turnkeeper.core.policy import Profile
+from turnkeeper.core.records import Claim
+from turnkeeper.core.recovery import decide_recovery
+from turnkeeper.core.session import ActiveSession, Context, load
+from turnkeeper.environment import Environment, Timer
+from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
+from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
+from turnkeeper.store import Store
+from turnkeeper.worker.actor import SessionActor
+from turnkeeper.worker.commands import Command
+from turnkeeper.worker.live import Live
+from turnkeeper.worker.operating import unregister
+from turnkeeper.worker.run import Run
+from turnkeeper.worker.slots import Slots
+from turnkeeper.worker.tasks import Tasks
+
+_log = logging.getLogger("turnkeeper")
+
+RECOVERIES_AT_ONCE = 64
+"""Sessions that are claimed and recovered in parallel when a worker starts."""
+
+
+class Worker:
+    """The sessions of one Runtime."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        profile: Profile,
+        environment: Environment,
+        factory: ExecutorFactory | None,
+    ) -> None:
+        self.store = store
+        self.config = config
+        self.profile = profile
+        self.environment = environment
+        self.factory = factory
+        self.worker_id = environment.new_id()
+        self.tasks = Tasks()
+        self.live = Live(config)
+        self.slots = Slots(config.max_running)
+        self.actors: dict[SessionId, SessionActor] = {}
+        self.executors: dict[SessionId, TurnExecutor] = {}
+        """Executors that were attached by hand: kept while their session is out of memory."""
+        self.zombies: dict[RunId, SessionId] = {}
+        self.requeues: dict[tuple[SessionId, InputId], asyncio.Future[Accepted]] = {}
+        """Dead letters that are being requeued, so that it is done once."""
+        self.closing = False
+        self.store_error: str | None = None
+        self._loading: dict[SessionId, asyncio.Future[SessionActor | None]] = {}
+        self._uncharged: set[RunId] = set()
+        self._heap: list[tuple[float, int, SessionActor]] = []
+        self._timer: Timer | None = None
+        self._timer_at = float("inf")
+        self._sequence = 0
+        self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
+        self._commits = 0
+        self._active = 0
+
+    # -- the world ----------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        return self.environment.clock.now_ms()
+
+    def monotonic(self) -> float:
+        return self.environment.clock.monotonic()
+
+    def monotonic_at(self, at_ms: int) -> float:
+        """The monotonic time at which the wall clock will show `at_ms`."""
+        return self.monotonic() + max(0, at_ms - self.now_ms()) / 1_000
+
+    def commit_deadline(self) -> float:
+        return self.monotonic() + self.config.commit_retry_seconds
+
+    def context(self, may_start: bool) -> Context:  # noqa: FBT001
+        """What a decision takes from outside its session."""
+        self._commits += 1
+        return Context(
+            now_ms=self.environment.clock.now_ms(),
+            new_id=self.environment.new_id,
+            commit_id=self._commit_prefix + self._commits.to_bytes(8),
+            random=self.environment.random,
+            may_start=may_start,
+            suspicion_limit=self.slots.suspicion_limit(),
+            room=self.config.queue_per_runtime - self.active_inputs(),
+            config=self.config,
+            profile=self.profile,
+        )
+
+    def active_inputs(self) -> int:
+        """Active inputs of all sessions in memory."""
+        return self._active
+
+    def count_active(self, change: int) -> None:
+        """An actor's number of active inputs has changed."""
+        self._active += change
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the event loop's next turn."""
+        asyncio.get_running_loop().call_soon(callback)
+
+    def report(self, message: str) -> None:
+        """Say something to the operator."""
+        _log.warning(message)
+
+    # -- timers ---------------------------------------------------------------------------------------
+
+    def arm(self, actor: SessionActor, when: float) -> None:
+        """Call `actor.on_timer` no later than `when`."""
+        self._sequence += 1
+        heapq.heappush(self._heap, (when, self._sequence, actor))
+        if when < self._timer_at:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = float("inf")
+        if self._heap and not self._ended:
+            self._timer_at = self._heap[0][0]
+            self._timer = self.environment.clock.call_at(self._timer_at, self._on_timer)
+
+    _ended = False
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        now = self.monotonic()
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heapq.heappop(self._heap)[2])
+        for actor in due:
+            actor.on_timer()
+        self._set_timer()
+
+    # -- places for runs ------------------------------------------------------------------------------
+
+    def take_slot(self, actor: SessionActor) -> bool:
+        """Give `actor` a place for a run, unless all are taken or others have waited longer."""
+        return self.slots.take(actor)
+
+    def may_keep_slot(self, actor: SessionActor) -> bool:
+        """Whether a session whose run ends may go on with its next one at once."""
+        return self.slots.may_keep(actor)
+
+    def release_slot(self, actor: SessionActor) -> None:
+        self.slots.release(actor)
+        self._serve_line()
+
+    def stand_in_line(self, actor: SessionActor) -> None:
+        """`actor` has queued work and no place for it."""
+        self.slots.wait(actor)
+        self._serve_line()
+
+    def _serve_line(self) -> None:
+        if self.slots.someone_next() and not self._serving:
+            self._serving = True
+            self.soon(self._serve)
+
+    _serving = False
+
+    def _serve(self) -> None:
+        self._serving = False
+        for actor in self.slots.next_in_line():
+            actor.wake = True
+            actor.step()
+        self._serve_line()
+
+    def run_begun(self, _actor: SessionActor, run: Run) -> None:
+        self.slots.begun(run)
+
+    def run_over(self, actor: SessionActor, run: Run) -> None:
+        self.live.run_over(actor.session_id)
+        if self.slots.over(run):
+            for held in self.slots.let_held_go():
+                self.stand_in_line(held)
+
+    # -- sessions come --------------------------------------------------------------------------------
+
+    async def acquire(
+        self, session_id: SessionId, *, create: bool, reopen: bool = False, owned: bool = False
+    ) -> SessionActor:
+        """The session's actor: in memory, or claimed, recovered and loaded now. [REC-1]
+
+        `create`: make an unknown session. `reopen`: open a stopped one anew. `owned`: only if this
+        worker owns it already.
+
+        Raises `SessionNotFound`, `NotReady("destroyed")` where `reopen` meets a destroyed session,
+        `Fenced` where a live other worker owns it, and `StoreError` where it cannot be read.
+        """
+        while True:
+            actor = self.actors.get(session_id)
+            if actor is None or actor.gone:
+                actor = await self._load_once(session_id, create=create, owned=owned)
+            elif actor.unregistering is not None and not owned:
+                await asyncio.shield(actor.unregistering)
+                continue
+            if actor is None:
+                raise SessionNotFound(session_id)
+            if reopen:
+                await self._reopen(actor)
+            return actor
+
+    async def _load_once(
+        self, session_id: SessionId, *, create: bool, owned: bool
+    ) -> SessionActor | None:
+        """Load a session, or join the load that is under way."""
+        if self.closing:
+            raise RuntimeClosed
+        loading = self._loading.get(session_id)
+        if loading is not None:
+            actor = await asyncio.shield(loading)
+            if actor is not None or not create:
+                return actor
+            return await self._load_once(session_id, create=create, owned=owned)
+        future: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(_seen)
+        self._loading[session_id] = future
+        self.tasks.spawn(
+            self._load(session_id, future, create=create, owned=owned), f"load {session_id}"
+        )
+        return await asyncio.shield(future)
+
+    async def _load(
+        self,
+        session_id: SessionId,
+        future: "asyncio.Future[SessionActor | None]",
+        *,
+        create: bool,
+        owned: bool,
+    ) -> None:
+        try:
+            actor = await self._claim(session_id, create=create, owned=owned)
+        except (Exception, asyncio.CancelledError) as error:
+            self._loading.pop(session_id, None)
+            future.set_exception(error)
+        else:
+            self._loading.pop(session_id, None)
+            future.set_result(actor)
+
+    async def _claim(
+        self, session_id: SessionId, *, create: bool, owned: bool
+    ) -> SessionActor | None:
+        if owned:
+            row = await self.store.load_session(session_id)
+            if row is None or row.worker_id != self.worker_id:
+                return None
+        claim = await self.store.claim(
+            session_id, self.worker_id, create=create, at_ms=self.now_ms()
+        )
+        if claim is None:
+            return None
+        session = load(claim.row, claim.inputs, claim.snapshot)
+        await self._load_notices(session)
+        actor = SessionActor(self, session)
+        self.actors[session_id] = actor
+        self._active += len(session.inputs)
+        self._give_executor(actor)
+        if self._needs_recovery(session, claim):
+            try:
+                await self._recover(actor, claim)
+            except BaseException:
+                actor.let_go("the recovery failed")
+                raise
+        return actor
+
+    async def _load_notices(self, session: ActiveSession) -> None:
+        """The notices that no committed run was handed."""
+        row = session.row
+        if not row.noticed:
+            return
+        after = row.noticed - 1
+        found = []
+        while page := await self.store.load_messages(row.session_id, after=after, limit=1_000):
+            found += [(m.number, m.message) for m in page if m.message.role == "system_notice"]
+            after = page[-1].number
+        session.notices = tuple(found)
+
+    def _needs_recovery(self, session: ActiveSession, claim: Claim) -> bool:
+        row = session.row
+        return bool(
+            claim.created
+            or claim.corrupt
+            or session.inputs
+            or row.run is not None
+            or row.intent is not None
+            or row.open_turn is not None
+        )
+
+    async def _recover(self, actor: SessionActor, claim: Claim) -> RecoveryReport:
+        run = claim.row.run
+        charge = run is None or run.run_id not in self._uncharged
+        actor.recovering = True
+        report: RecoveryReport = await actor.ask(
+            lambda session, context: decide_recovery(session, claim, context, charge=charge)
+        )
+        if run is not None:
+            self._uncharged.discard(run.run_id)
+        actor.recovering = False
+        actor.recovered = report
+        for detail in report.details:
+            self.report(f"session {actor.session_id!r}: {detail}")
+        return report
+
+    async def _reopen(self, actor: SessionActor) -> None:
+        """Open a stopped session anew; refuse a destroyed one. [OPS-4]"""
+        if actor.session.row.phase is Phase.DESTROYED:
+            raise NotReady("destroyed", f"session {actor.session_id!r} was destroyed for ever")
+        if actor.session.row.phase is Phase.STOPPED:
+            await actor.ask(decide_reopen)
+            self._give_executor(actor)
+
+    # -- executors ------------------------------------------------------------------------------------
+
+    def _give_executor(self, actor: SessionActor) -> None:
+        """Attach the executor that this session has by hand, or a new one of the factory's."""
+        if actor.executor is not None or actor.session.row.phase > Phase.RETIRED:
+            return
+        executor = self.executors.get(actor.session_id)
+        if executor is None and self.factory is not None:
+            try:
+                executor = as_turn_executor(self.factory(actor.session_id))
+            except Exception as error:  # noqa: BLE001 - the user's factory may raise anything
+                self.report(f"no executor for session {actor.session_id!r}: {error!r}")
+                self.remake_executor(actor)
+                return
+        actor.executor = executor
+        actor.wake = executor is not None
+
+    def remake_executor(self, actor: SessionActor) -> None:
+        """Make a new executor after a backoff; one that was attached by hand is gone. [FAIL-4]"""
+        self.executors.pop(actor.session_id, None)
+        if self.factory is None:
+            return
+
+        def again() -> None:
+            if not actor.gone and actor.executor is None and not self.closing:
+                self._give_executor(actor)
+                actor.step()
+
+        when = self.monotonic() + self.config.backoff_first_seconds
+        self.environment.clock.call_at(when, again)
+
+    def replace_executor(self, actor: SessionActor) -> None:
+        """A new instance takes over: a factory makes it anew, one attached by hand stays. [OPS-5]"""
+        if actor.session_id not in self.executors:
+            actor.drop_executor("respawned")
+        self._give_executor(actor)
+
+    # -- sessions go ----------------------------------------------------------------------------------
+
+    def passivate(self, actor: SessionActor) -> None:
+        """A session at rest leaves memory; this worker goes on owning it. [REC-9]"""
+        self.actors.pop(actor.session_id, None)
+
+    def forget(self, actor: SessionActor, reason: str) -> None:
+        """A session that is let go leaves memory; with a factory it is claimed again later."""
+        self.report(f"session {actor.session_id!r} is let go: {reason}")
+        self._drop(actor)
+        if actor.session.row.run is not None:
+            self._uncharged.add(actor.session.row.run.run_id)
+        if self.factory is None or self.closing:
+            return
+        self.claim_again(actor.session_id, self.config.backoff_first_seconds)
+
+    def claim_again(self, session_id: SessionId, delay: float) -> None:
+        """Claim a session that was let go, by itself, with a growing backoff. [FAIL-6]"""
+
+        async def claim() -> None:
+            try:
+                await self.acquire(session_id, create=False)
+            except Fenced:
+                return
+            except (TurnkeeperError, OSError):
+                self.claim_again(session_id, min(2 * delay, self.config.backoff_max_seconds))
+
+        def start() -> None:
+            if not self.closing and session_id not in self.actors:
+                self.tasks.spawn(claim(), f"claim {session_id} again")
+
+        self.environment.clock.call_at(self.monotonic() + delay, start)
+
+    def reload(self, actor: SessionActor, command: Command) -> None:
+        """The inbox has changed since `command` was decided: read it, and decide again."""
+
+        async def again() -> None:
+            try:
+                claim = await self.store.claim(
+                    actor.session_id, self.worker_id, create=False, at_ms=self.now_ms()
+                )
+            except TurnkeeperError as error:
+                actor.let_go(f"cannot be read again: {error}")
+                return
+            if claim is None or claim.row.epoch != actor.epoch:
+                actor.let_go("was taken over")
+                return
+            self._active += len(claim.inputs) - len(actor.session.inputs)
+            fresh = load(claim.row, claim.inputs, claim.snapshot)
+            await self._load_notices(fresh)
+            fresh.handed = actor.session.handed
+            actor.reloaded(fresh, command)
+
+        self.tasks.spawn(again(), f"reload {actor.session_id}")
+
+    def unregistered(self, actor: SessionActor) -> None:
+        """A session in good order is released to whoever wants it. [OPS-8]"""
+        actor.gone = True
+
+        async def release() -> None:
+            try:
+                await self.store.release(actor.session_id, self.worker_id)
+            except TurnkeeperError as error:
+                self.report(f"session {actor.session_id!r} was not released: {error}")
+            finally:
+                self._drop(actor)
+                actor.leave("unregistered")
+
+        self.executors.pop(actor.session_id, None)
+        self.tasks.spawn(release(), f"release {actor.session_id}")
+
+    def _drop(self, actor: SessionActor) -> None:
+        if self.actors.get(actor.session_id) is actor:
+            del self.actors[actor.session_id]
+        self._active -= len(actor.session.inputs)
+
+    # -- life -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, begin this worker's life, and recover what is unfinished. [REC-8]"""
+        await self.store.open()
+        try:
+            await self.store.join(self.worker_id, self.config.lease_seconds)
+        except BaseException:
+            await self.store.close()
+            raise
+        if self.factory is not None:
+            self.tasks.spawn(self._recover_all(), "recover")
+
+    async def _recover_all(self) -> None:
+        after = 0
+        while not self.closing:
+            try:
+                page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
+            except TurnkeeperError as error:
+                self.store_error = str(error)
+                self.report(f"the recovery at start cannot read the store: {error}")
+                return
+            if not page:
+                return
+            after = page[-1][0]
+            results = await asyncio.gather(
+                *[self.acquire(session_id, create=False) for _, session_id in page],
+                return_exceptions=True,
+            )
+            for (_, session_id), result in zip(page, results, strict=True):
+                if isinstance(result, BaseException) and not isinstance(result, Fenced):
+                    self.report(f"session {session_id!r} was not recovered: {result!r}")
+
+    async def close(self, drain_seconds: float) -> None:
+        """Let every run finish within the bound, release all sessions, and end. [OPS-9]"""
+        self.closing = True
+        actors = list(self.actors.values())
+        waits: list[Any] = [unregister(actor, drain_seconds) for actor in actors]
+        loading = list(self._loading.values())
+        if loading:
+            await asyncio.wait(loading)
+            waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]
+        await asyncio.gather(*waits, return_exceptions=True)
+        self._ended = True
+        self._set_timer()
+        self.live.close()
+        await self.tasks.cancel()
+        self._heap.clear()
+        try:
+            await self.store.leave(self.worker_id)
+        finally:
+            await self.store.close()
+
+
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Whoever waits for this has heard of its error, or is gone."""
+    if not future.cancelled():
+        future.exception()
+

@@ -1,0 +1,170 @@
+"""What the end of a run means: which decision it asks for, and what follows its commit.
+
+While that commit fails, it is tried again and decided again; past its time the run is given up.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from turnkeeper.core.lifecycle import AbandonReason
+from turnkeeper.core.outcomes import (
+    Abandoned,
+    DestroyReport,
+    RespawnReport,
+    RuntimeTerminated,
+    StopReport,
+)
+from turnkeeper.core.session import ActiveSession, Context, Decision
+from turnkeeper.core.turns import (
+    decide_cancelled,
+    decide_failure,
+    decide_finish,
+    decide_withdrawn,
+    output_refusal,
+)
+from turnkeeper.errors import (
+    CommitFailed,
+    NonRetryable,
+    NotCompleted,
+    OutcomeUnknown,
+    StoreError,
+    TurnkeeperError,
+)
+from turnkeeper.worker.commands import Command
+from turnkeeper.worker.one_turn import OneTurn
+from turnkeeper.worker.operating import concluded
+from turnkeeper.worker.run import Ending, Run
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.actor import SessionActor
+
+
+def end_of(actor: "SessionActor", run: Run) -> Command:
+    """The command that ends `run` in the store."""
+    return Command(
+        partial(_decide, run), partial(_done, actor, run), partial(_failed, actor, run), run=run
+    )
+
+
+def _decide(run: Run, session: ActiveSession, context: Context) -> Decision:
+    """The decision that this end asks for: one row per way in which a run ends. [FIN-1..6]"""
+    one_turn = isinstance(run.executor, OneTurn)
+    if run.commit_lost:
+        if run.late_cancellation is not None:
+            return decide_cancelled(session, run.late_cancellation, None, context)
+        return decide_withdrawn(session, "commit_failed", context, started=True)
+    if run.ending is Ending.INTERRUPTED and run.cancellation is not None:
+        output = run.output if output_refusal(run.output) is None else None
+        return decide_cancelled(session, run.cancellation, output, context)
+    if run.unknown_step is not None or isinstance(run.error, OutcomeUnknown):
+        step = run.unknown_step or getattr(run.error, "key", "")
+        reason = AbandonReason.OUTCOME_UNKNOWN
+        return decide_failure(session, f"step {step!r}", context, final=reason)
+    if run.output is not None:
+        refusal = run.refused or output_refusal(run.output)
+        if refusal is None:
+            return decide_finish(session, run.output, context)
+        return decide_failure(session, refusal, context, waits=not one_turn)
+    if run.ending is Ending.WITHDRAWN and (run.cancelled or not run.called):
+        return decide_withdrawn(session, run.withdrawn_for, context, started=run.called)
+    final = AbandonReason.NON_RETRYABLE if isinstance(run.error, NonRetryable) else None
+    return decide_failure(session, _error_text(run), context, final=final, waits=not one_turn)
+
+
+def _error_text(run: Run) -> str:
+    if run.ending is Ending.TIME_LIMIT:
+        return f"ran longer than {run.actor.config.run_time_limit_seconds} s"
+    error = run.error
+    if error is None:
+        return "the executor returned nothing"
+    return f"{type(error).__name__}: {error}"
+
+
+def _done(actor: "SessionActor", run: Run, decision: Decision) -> None:
+    """The end is durable."""
+    if run.commit_lost:
+        _stop_executor(actor, run)
+    tell_one_turn(run, None)
+    if isinstance(decision.report, StopReport | DestroyReport | RespawnReport):
+        concluded(actor, decision.report)
+
+
+def _stop_executor(actor: "SessionActor", run: Run) -> None:
+    """The run's result could not be kept: its executor may know things that the store does not.
+    [FAIL-4]"""
+    if actor.executor is run.executor:
+        actor.drop_executor("commit failed")
+        actor.services.remake_executor(actor)
+    outcome = RuntimeTerminated("commit_failed", input_still_active=True)
+    for input_id in run.start.primitive.contributing_input_ids:
+        for completion in (actor.completions or {}).pop(input_id, ()):
+            completion.resolve(outcome)
+
+
+def _failed(actor: "SessionActor", run: Run, error: BaseException) -> None:
+    """The end's commit was not made: try again, give the run up, or let the session go. [FAIL-3]"""
+    now = actor.services.monotonic()
+    if run.failing_since is None:
+        run.failing_since = now
+    run.commit_error = error
+    if isinstance(error, CommitFailed) and error.permanent and not run.refused and run.output:
+        run.refused = f"the store refuses the output: {error}"
+        return
+    elapsed = now - run.failing_since
+    if elapsed < actor.config.commit_retry_seconds and not run.commit_lost:
+        actor.retry_at = now + min(1.0, 0.05 + elapsed / 2)
+        actor.arm(actor.retry_at)
+        return
+    if run.commit_lost or actor.session.row.open_turn is not None:
+        actor.let_go("commit failed")
+        return
+    run.commit_lost = True
+
+
+def tell_one_turn(run: Run, error: TurnkeeperError | None) -> None:
+    """Tell the caller of `accept_input_and_run` how its turn ended. [API-7]"""
+    executor = run.executor
+    if not isinstance(executor, OneTurn):
+        return
+    if error is None:
+        error = _one_turn_error(run)
+    executor.settle(error, run.error if run.output is None else None)
+
+
+def _one_turn_error(run: Run) -> TurnkeeperError | None:
+    if run.commit_lost:
+        return CommitFailed(f"the turn's commit failed: {run.commit_error}")
+    if run.cancellation is not None:
+        outcome = Abandoned(AbandonReason.CANCELLED, run.cancellation.reason)
+        return NotCompleted(outcome)
+    if run.ending is Ending.WITHDRAWN and run.output is None:
+        return NotCompleted(RuntimeTerminated(run.withdrawn_for, input_still_active=True))
+    if run.output is not None and run.refused is None and output_refusal(run.output) is None:
+        return None
+    if run.output is not None:
+        return NotCompleted(None, run.refused or output_refusal(run.output) or "")
+    if run.error is None:
+        return NotCompleted(None, _error_text(run))
+    return None
+
+
+def is_store_error(run: Run) -> bool:
+    """Whether the executor failed because the store did: that is charged to nobody. [FAIL-2]"""
+    return isinstance(run.error, StoreError)
+
+
+def something_due(session: ActiveSession, now_ms: int) -> bool:
+    """Whether a run could start now but for a place."""
+    row = session.row
+    if row.open_turn is not None:
+        return row.open_turn.due_at_ms is None or row.open_turn.due_at_ms <= now_ms
+    if session.timed == 0 and session.riders == 0:
+        return bool(session.queue)
+    retired = row.phase != 0
+    for entry in session.queue:
+        record = session.inputs[entry[3]]
+        waits = record.due_at_ms is not None and record.due_at_ms > now_ms
+        starts = record.policy is None or record.policy.starts_run or record.turn_id is not None
+        if not waits and (starts or retired):
+            return True
+    return False

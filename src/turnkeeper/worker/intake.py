@@ -1,0 +1,220 @@
+"""How an input of a caller gets in: acceptance, handles, one-turn runs, dead letters again."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from turnkeeper.core.admission import Admission, Verdict, decide_accept_and_run, duplicate
+from turnkeeper.core.dead_letters import decide_requeue
+from turnkeeper.core.ids import InputId, SessionId
+from turnkeeper.core.inputs import Input
+from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
+from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.records import InputRecord, StepRecord
+from turnkeeper.core.session import ActiveSession, Context, Decision
+from turnkeeper.errors import (
+    DuplicateKey,
+    NotCompleted,
+    SessionNotFound,
+    TurnkeeperError,
+    ValidationFailed,
+)
+from turnkeeper.executor import NOT_DONE
+from turnkeeper.worker import reading
+from turnkeeper.worker.commands import AcceptRequest, Command
+from turnkeeper.worker.completion import Completion
+from turnkeeper.worker.one_turn import OneTurn, Operation
+from turnkeeper.worker.run import refuse_own_session
+from turnkeeper.worker.steps import encode_result
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.actor import SessionActor
+    from turnkeeper.worker.dispatcher import Worker
+
+
+async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> AcceptOutcome:
+    """Admit one input: durable when this returns. [ADM-7]
+
+    Raises `NotReady`, `Overloaded`, `SessionNotFound`, or `CommitFailed`; then nothing was recorded.
+    """
+    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+    actor.accept(AcceptRequest(item, answer))
+    admission = await answer
+    verdict = admission.verdict
+    if admission.refused:
+        verdict = await _unless_known(worker, actor.session_id, item, verdict)
+    if isinstance(verdict, TurnkeeperError):
+        raise verdict
+    if isinstance(verdict, Accepted | Deduplicated | Rejected):
+        return verdict
+    raise AssertionError(verdict)
+
+
+async def _unless_known(
+    worker: "Worker", session_id: SessionId, item: Input, verdict: Verdict
+) -> Verdict:
+    """The verdict on a new input, unless its identity turns out to be known. [ADM-1]"""
+    key = item.idempotency_key
+    existing = None
+    if isinstance(key, str) and key:
+        existing = await worker.store.find_input(session_id, key=key)
+    if existing is None and isinstance(item.id, str):
+        existing = await worker.store.find_input(session_id, input_id=item.id)
+    return verdict if existing is None else duplicate(item, existing)
+
+
+async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
+    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-2]"""
+    outcome = await accept(worker, actor, item)
+    match outcome:
+        case Rejected():
+            raise ValidationFailed(outcome.reason)
+        case Accepted():
+            return await handle(worker, actor.session_id, outcome.input_id)
+        case Deduplicated():
+            return await handle(worker, actor.session_id, outcome.existing_id)
+
+
+async def accept_with_completion(
+    worker: "Worker", actor: "SessionActor", item: Input
+) -> tuple[AcceptOutcome, Completion | None]:
+    """Admit one input; the handle is None where a duplicate's original has ended. [COMP-6]"""
+    outcome = await accept(worker, actor, item)
+    match outcome:
+        case Rejected():
+            raise ValidationFailed(outcome.reason)
+        case Accepted():
+            return outcome, await handle(worker, actor.session_id, outcome.input_id)
+        case Deduplicated():
+            completion = await handle(worker, actor.session_id, outcome.existing_id)
+            return outcome, None if completion.outcome is not None else completion
+
+
+async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> Completion:
+    """A handle on any input of any known session. [COMP-5]
+
+    Raises `SessionNotFound` or `ValidationFailed` where there is no such input.
+    """
+    actor = worker.actors.get(session_id)
+    if actor is not None and not actor.gone and input_id in actor.session.inputs:
+        completion = Completion(session_id, input_id)
+        actor.track(completion)
+        return completion
+    record = await reading.final_record(worker, session_id, input_id)
+    if record is None:
+        if await worker.store.load_session(session_id) is None:
+            raise SessionNotFound(session_id)
+        raise ValidationFailed(f"session {session_id!r} has no input {input_id!r}")
+    outcome = await reading.stored_outcome(worker, session_id, record)
+    completion = Completion(session_id, record.input_id, outcome=outcome)
+    if outcome is None:
+        actor = worker.actors.get(session_id)
+        if actor is not None and not actor.gone and record.input_id in actor.session.inputs:
+            actor.track(completion)
+        else:
+            completion.follow(lambda waiting: reading.follow_outcome(worker, waiting))
+    return completion
+
+
+# -- one turn by the caller's own function ------------------------------------------------------------
+
+
+async def accept_and_run(
+    worker: "Worker", actor: "SessionActor", item: Input, op: Operation
+) -> Any:
+    """Admit one input and run its turn with `op`; gives `op`'s value once it is committed. [API-7]"""
+    refuse_own_session(actor.session_id, "run another turn")
+    executor = OneTurn(op)
+
+    def decide(session: ActiveSession, context: Context) -> Decision:
+        return decide_accept_and_run(
+            session, item, context, attended=actor.executor is not None
+        )
+
+    def failed(error: BaseException) -> None:
+        executor.settle(error, None)
+
+    actor.post(Command(decide, lambda _decision: None, failed, executor=executor))
+    try:
+        return await executor.value
+    except DuplicateKey as error:
+        _, existing = error.duplicates[0]
+        record = await reading.final_record(worker, actor.session_id, existing.input_id)
+        outcome = record and await reading.stored_outcome(worker, actor.session_id, record)
+        raise NotCompleted(
+            outcome, f"input {existing.input_id} of session {actor.session_id!r} has ended: {outcome}"
+        ) from None
+    except asyncio.CancelledError:
+        run = actor.run
+        if run is not None and run.executor is executor:
+            run.withdraw("its caller was cancelled", 0.0)
+        raise
+
+
+# -- dead letters -------------------------------------------------------------------------------------
+
+
+async def requeue(
+    worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, Any]
+) -> Accepted:
+    """Admit a dead letter again, as a new input with a fresh budget; once. [DEAD-1]"""
+    under_way = worker.requeues.get((actor.session_id, input_id))
+    if under_way is not None:
+        return await asyncio.shield(under_way)
+    future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+    worker.requeues[actor.session_id, input_id] = future
+    try:
+        accepted = await _requeue(worker, actor, input_id, steps)
+    except BaseException as error:
+        future.set_exception(error)
+        future.exception()
+        raise
+    else:
+        future.set_result(accepted)
+        return accepted
+    finally:
+        del worker.requeues[actor.session_id, input_id]
+
+
+async def _requeue(
+    worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, Any]
+) -> Accepted:
+    old = await worker.store.find_input(actor.session_id, input_id=input_id)
+    if old is None:
+        raise ValidationFailed(f"session {actor.session_id!r} has no input {input_id!r}")
+    if old.requeued_as is not None:
+        successor = await worker.store.find_input(actor.session_id, input_id=old.requeued_as)
+        assert successor is not None, "a dead letter names a successor that is stored with it"
+        return Accepted(successor.input_id, successor.policy, successor.state)
+    if old.state is not InputLifecycleState.ABANDONED or old.input is None:
+        state = "pruned" if old.state in TERMINAL and old.input is None else old.state.value
+        raise ValidationFailed(f"input {input_id} is {state}; only an abandoned one is requeued")
+    told = await _told_steps(worker, actor.session_id, old, steps)
+    accepted: Accepted = await actor.ask(
+        lambda session, context: decide_requeue(session, old, told, context)
+    )
+    return accepted
+
+
+async def _told_steps(
+    worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, Any]
+) -> list[StepRecord]:
+    """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-2]"""
+    recorded = [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)
+    open_steps = {step.key: step for step in recorded if not step.done and step.arguments}
+    unknown = sorted(set(open_steps) - set(steps))
+    if unknown:
+        raise ValidationFailed(
+            f"nobody knows whether steps {unknown} of input {old.input_id} ended: "
+            "requeue with steps={key: result or NOT_DONE}"
+        )
+    strange = sorted(set(steps) - set(open_steps))
+    if strange:
+        raise ValidationFailed(f"input {old.input_id} has no unfinished steps {strange}")
+    return [
+        replace(step, arguments=b"")
+        if steps[key] is NOT_DONE
+        else replace(step, done=True, result=encode_result(steps[key]))
+        for key, step in open_steps.items()
+    ]

@@ -1,0 +1,115 @@
+"""What anyone may read of any session, from the store: outcomes, states, events.
+
+Decides how an outcome is followed from row to row. Changes nothing.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from turnkeeper.core.events import EventEnvelope
+from turnkeeper.core.ids import InputId, SessionId, is_uuid_text
+from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
+from turnkeeper.core.outcomes import CompletionOutcome, RuntimeTerminated, outcome_of
+from turnkeeper.core.records import InputRecord
+from turnkeeper.core.runs import RunResult
+from turnkeeper.errors import SessionNotFound, ValidationFailed
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.completion import Completion
+    from turnkeeper.worker.dispatcher import Worker
+
+
+async def find(worker: "Worker", session_id: SessionId, id_or_key: str) -> InputRecord | None:
+    """The input with this id, or else with this idempotency key."""
+    record = None
+    if is_uuid_text(id_or_key):
+        record = await worker.store.find_input(session_id, input_id=id_or_key)
+    return record or await worker.store.find_input(session_id, key=id_or_key)
+
+
+async def final_record(
+    worker: "Worker", session_id: SessionId, input_id: InputId
+) -> InputRecord | None:
+    """The input whose end is this one's: itself, its aggregate, or a dead letter's successor."""
+    record = await worker.store.find_input(session_id, input_id=input_id)
+    while record is not None:
+        following = record.requeued_as
+        if record.state is InputLifecycleState.COALESCED and record.ended is not None:
+            following = record.ended.by
+        if following is None:
+            return record
+        record = await worker.store.find_input(session_id, input_id=following)
+    return None
+
+
+async def result_of(
+    worker: "Worker", session_id: SessionId, record: InputRecord
+) -> RunResult | None:
+    """The result of the turn that consumed this input, if it had one."""
+    if record.last_run_id is None:
+        return None
+    stored = await worker.store.load_receipt(session_id, record.last_run_id)
+    return None if stored is None else stored.result
+
+
+async def stored_outcome(
+    worker: "Worker", session_id: SessionId, record: InputRecord
+) -> CompletionOutcome | None:
+    """The outcome that a final record stands for, or None while it is active. [COMP-1]"""
+    if record.state not in TERMINAL or record.ended is None:
+        return None
+    return outcome_of(record.ended, await result_of(worker, session_id, record))
+
+
+async def follow_outcome(worker: "Worker", completion: "Completion") -> CompletionOutcome:
+    """Wait through the store for an input that this worker does not run. [COMP-5]"""
+    session_id = completion.session_id
+    async for _ in changes(worker, session_id):
+        record = await final_record(worker, session_id, completion.input_id)
+        if record is None:
+            raise ValidationFailed(f"session {session_id!r} has no input {completion.input_id!r}")
+        outcome = await stored_outcome(worker, session_id, record)
+        if outcome is not None:
+            return outcome
+    return RuntimeTerminated("closed", input_still_active=True)
+
+
+async def follow_events(
+    worker: "Worker", session_id: SessionId, after: int
+) -> AsyncIterator[EventEnvelope]:
+    """Durable events past number `after`, and then each new one as it is committed. [EVT-3]"""
+    if await worker.store.load_session(session_id) is None:
+        raise SessionNotFound(session_id)
+    async for _ in changes(worker, session_id):
+        while page := await worker.store.load_events(session_id, after=after, limit=100):
+            for envelope in page:
+                yield envelope
+                after = envelope.sequence
+
+
+async def changes(worker: "Worker", session_id: SessionId) -> AsyncIterator[None]:
+    """Now, and then each time when the session may have changed, until the worker closes.
+
+    Hints may be lost, and other processes give none: the poll backs them.
+    """
+    news = asyncio.Event()
+
+    def hint(changed: SessionId) -> None:
+        if changed == session_id:
+            news.set()
+
+    forget = worker.store.watch(hint)
+    try:
+        while not worker.closing:
+            news.clear()
+            yield
+            timer = worker.environment.clock.call_at(
+                worker.monotonic() + worker.config.poll_seconds, news.set
+            )
+            try:
+                await news.wait()
+            finally:
+                timer.cancel()
+    finally:
+        forget()

@@ -1,0 +1,308 @@
+"""One run as a task: it calls the executor, and ends by itself, by a grace, or by being given up.
+
+Decides when a run that was asked to end is cancelled and when it is given up. What its end means
+for the session is decided in the core.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from turnkeeper.core.ids import SessionId
+from turnkeeper.core.runs import (
+    ApplyOutput,
+    CancelCurrentRun,
+    Fence,
+    Message,
+    RunControlCommand,
+    StopRuntimeExecutor,
+    Steered,
+)
+from turnkeeper.core.session import RunStart
+from turnkeeper.core.turns import Cancellation
+from turnkeeper.errors import RunEnded, StoreError, WouldDeadlock
+from turnkeeper.executor import Turn, TurnExecutor
+from turnkeeper.worker.steps import StepBook
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.actor import SessionActor
+
+_inside: ContextVar[tuple[SessionId, ...]] = ContextVar("turnkeeper_inside", default=())
+
+
+def is_inside(session_id: SessionId) -> bool:
+    """Whether the caller is this session's own run or `control`."""
+    return session_id in _inside.get()
+
+
+def refuse_own_session(session_id: SessionId, what: str) -> None:
+    """Raise `WouldDeadlock` where a session's run would wait for its own session. [CTL-5]"""
+    if is_inside(session_id):
+        raise WouldDeadlock(f"a turn of session {session_id!r} cannot {what}: it would wait for ever")
+
+
+class Ending(Enum):
+    """Why a run was asked to end before its time."""
+
+    INTERRUPTED = "interrupted"
+    TIME_LIMIT = "time limit"
+    WITHDRAWN = "withdrawn"
+    """By stop, destroy, respawn, unregister or close."""
+
+
+class Run:
+    """One attempt at a turn."""
+
+    __slots__ = (
+        "_task",
+        "actor",
+        "called",
+        "cancellation",
+        "cancelled",
+        "commit_error",
+        "commit_lost",
+        "deadline",
+        "ending",
+        "error",
+        "executor",
+        "failing_since",
+        "finished",
+        "given_up",
+        "late_cancellation",
+        "output",
+        "refused",
+        "start",
+        "steps",
+        "stream_sequence",
+        "unknown_step",
+        "withdrawn_for",
+    )
+
+    def __init__(self, actor: "SessionActor", start: RunStart, executor: TurnExecutor) -> None:
+        self.actor = actor
+        self.start = start
+        self.executor = executor
+        self.called = False
+        """The executor was called."""
+        self.finished = False
+        """The executor has returned or raised, or was given up: nothing more comes of it."""
+        self.given_up = False
+        """Nothing of it can commit, emit or start a step any more, but it still exists."""
+        self.cancelled = False
+        """Its task was cancelled."""
+        self.ending: Ending | None = None
+        self.cancellation: Cancellation | None = None
+        self.late_cancellation: Cancellation | None = None
+        """An interrupt that came after the output: it counts only if the output is never committed."""
+        self.withdrawn_for = ""
+        self.output: ApplyOutput | None = None
+        self.error: BaseException | None = None
+        self.refused: str | None = None
+        """Why the store will never take the output."""
+        self.failing_since: float | None = None
+        """Since when the commit of its end has failed."""
+        self.commit_error: BaseException | None = None
+        self.commit_lost = False
+        """That commit has failed for so long that the output is given up."""
+        self.unknown_step: str | None = None
+        self.steps: StepBook | None = None
+        self.stream_sequence = 0
+        self.deadline = actor.services.monotonic() + actor.config.run_time_limit_seconds
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.start.run_id
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the task. The executor is called once the event loop gets to it."""
+        self._task = self.actor.services.tasks.spawn(self._drive(), f"run {self.run_id}")
+
+    async def _drive(self) -> None:
+        if self.finished:
+            return
+        self.called = True
+        actor = self.actor
+        _inside.set((*_inside.get(), actor.session_id))
+        output: ApplyOutput | None = None
+        error: BaseException | None = None
+        try:
+            snapshot = actor.resident_snapshot()
+            if snapshot is None and actor.has_snapshot():
+                snapshot = await actor.services.store.load_snapshot(actor.session_id)
+            turn = Turn(self, self.start.primitive, Fence(actor.epoch, self.run_id), snapshot)
+            output = await self.executor.run(turn)
+        except (Exception, asyncio.CancelledError) as raised:
+            error = raised
+        if self.given_up:
+            actor.services.zombies.pop(self.run_id, None)
+            actor.zombie_ended()
+            return
+        self._end(output, error)
+
+    def _end(self, output: ApplyOutput | None, error: BaseException | None) -> None:
+        self.finished = True
+        self.output = output
+        self.error = error
+        if isinstance(error, StoreError):
+            self.commit_lost = True
+            self.commit_error = error
+        self.actor.run_ended(self)
+
+    # -- being asked to end -----------------------------------------------------------------------
+
+    def interrupt(self, cancellation: Cancellation) -> None:
+        """Somebody asked for the run's end: from now on nothing that it returns is a result. [CTL-1]
+
+        It is carried out in the event loop's next turn, outside the step that decided it.
+        """
+        self.cancellation = cancellation
+        self.ending = Ending.INTERRUPTED
+        self.actor.services.soon(self._obey)
+
+    def _obey(self) -> None:
+        if not self.finished and self.cancellation is not None:
+            self._ask_to_end(Ending.INTERRUPTED, self.cancellation.reason)
+
+    def withdraw(self, reason: str, grace_seconds: float) -> None:
+        """Let the run finish within the grace, then cancel it."""
+        if self.ending is not None or self.finished:
+            return
+        self.withdrawn_for = reason
+        if not self.called:
+            self.ending = Ending.WITHDRAWN
+            self._end_unstarted()
+            return
+        self.ending = Ending.WITHDRAWN
+        self.deadline = self.actor.services.monotonic() + grace_seconds
+        self.actor.arm(self.deadline)
+
+    def _ask_to_end(self, ending: Ending, reason: str) -> None:
+        self.ending = ending
+        if not self.called:
+            self._end_unstarted()
+            return
+        config = self.actor.config
+        self.tell(CancelCurrentRun(self.actor.session_id, self.run_id, reason))
+        self.deadline = self.actor.services.monotonic() + config.interrupt_grace_seconds
+        if self.executor.capabilities.cancel == "immediate":
+            self._cancel()
+        self.actor.arm(self.deadline)
+
+    def _end_unstarted(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._end(None, None)
+
+    def _cancel(self) -> None:
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+        self.deadline = self.actor.services.monotonic() + self.actor.config.interrupt_grace_seconds
+
+    def on_deadline(self) -> None:
+        """The run's time is up: ask it to end, cancel it, or give it up. [CTL-2]"""
+        if self.finished:
+            return
+        if self.ending is None:
+            self._ask_to_end(Ending.TIME_LIMIT, "the run's time limit")
+        elif not self.cancelled:
+            if self.ending is Ending.WITHDRAWN:
+                self.tell(CancelCurrentRun(self.actor.session_id, self.run_id, self.withdrawn_for))
+            self._cancel()
+            self.actor.arm(self.deadline)
+        else:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Cut a run off that does not obey: what it still does has no effect. [CTL-4]"""
+        self._outlaw()
+        self._end(None, None)
+
+    def cut_off(self) -> None:
+        """End the run without a word to the session, which is being let go."""
+        if not self.called:
+            self.finished = True
+        else:
+            self._outlaw()
+        self._cancel()
+
+    def _outlaw(self) -> None:
+        self.given_up = True
+        self.finished = True
+        self.actor.zombies += 1
+        self.actor.services.zombies[self.run_id] = self.actor.session_id
+
+    def tell(self, command: RunControlCommand) -> None:
+        """Call the executor's `control` at once, in a task of its own, bounded by the grace."""
+        tell(self.actor, self.executor, command)
+
+    # -- what the turn asks for -------------------------------------------------------------------
+
+    def _require_alive(self) -> None:
+        if self.finished or self.actor.run is not self:
+            raise RunEnded(self.actor.session_id, self.run_id)
+
+    def emit(self, delta: Any) -> None:
+        self._require_alive()
+        self.stream_sequence += 1
+        self.actor.services.live.publish(
+            self.actor.session_id, self.run_id, self.stream_sequence, delta
+        )
+
+    async def checkpoint(
+        self, appends: Sequence[Message], snapshot: bytes | None, *, includes_input: bool
+    ) -> Steered:
+        self._require_alive()
+        steered = await self.actor.checkpoint(
+            self, tuple(appends), snapshot, includes_input=includes_input
+        )
+        self._require_alive()
+        return steered
+
+    async def once(
+        self,
+        key: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        idempotent: bool,
+        reconcile: Callable[..., Any] | None,
+    ) -> Any:
+        self._require_alive()
+        if self.steps is None:
+            self.steps = StepBook(self)
+        value = await self.steps.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
+        self._require_alive()
+        return value
+
+    async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
+        self._require_alive()
+        page = await self.actor.services.store.load_messages(
+            self.actor.session_id, before=before or 2**62, limit=limit
+        )
+        self._require_alive()
+        return [(stored.number, stored.message) for stored in page]
+
+    def require_alive(self) -> None:
+        """Raise `RunEnded` unless this is still the session's run."""
+        self._require_alive()
+
+
+def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlCommand) -> None:
+    """Call an executor's `control` in a task of its own, bounded by the interrupt's grace."""
+
+    async def control() -> None:
+        _inside.set((*_inside.get(), actor.session_id))
+        try:
+            async with asyncio.timeout(actor.config.interrupt_grace_seconds):
+                await executor.control(command)
+        except Exception as error:  # noqa: BLE001 - an executor's own trouble ends here
+            actor.services.report(f"control of session {actor.session_id!r} failed: {error!r}")
+
+    name = "stop" if isinstance(command, StopRuntimeExecutor) else "cancel"
+    actor.services.tasks.spawn(control(), f"control {name} {actor.session_id}")

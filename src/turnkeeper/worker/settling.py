@@ -1,0 +1,149 @@
+"""A commit that the store did not take, or about which it did not say.
+
+Decides what is known of it: a commit whose fate is unknown is settled by a write that conflicts
+with it, never by a read or a guess. The write is a void commit of the same revision: if it is made,
+the first one was not and never will be; if it is fenced by the first one, that one was made.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from turnkeeper.core.records import Commit, CommitResult
+from turnkeeper.core.session import Decision, Draft, evolve
+from turnkeeper.errors import (
+    CommitFailed,
+    DuplicateKey,
+    Fenced,
+    Overloaded,
+    Stale,
+)
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.actor import InFlight, SessionActor
+
+Answered = Callable[["asyncio.Future[CommitResult]"], None]
+
+
+class Settling:
+    """The search for the fate of one commit."""
+
+    __slots__ = ("_actor", "_deadline", "_error", "_in_flight", "_next_try", "_tries", "_void")
+
+    def __init__(self, actor: "SessionActor", in_flight: "InFlight") -> None:
+        self._actor = actor
+        self._in_flight = in_flight
+        self._deadline = actor.services.monotonic() + actor.config.commit_retry_seconds
+        self._error: BaseException = CommitFailed("the store did not answer")
+        self._next_try: float | None = None
+        self._tries = 0
+        self._void: Decision | None = None
+
+    def failed(self, error: BaseException) -> None:
+        """The store refused the commit, or failed. [FAIL-1]"""
+        self._error = error
+        match error:
+            case Fenced():
+                self._actor.services.report(
+                    f"session {self._actor.session_id!r} was taken over: {error}"
+                )
+                self._abandon()
+            case Stale():
+                self._actor.settling = None
+                self._actor.services.reload(self._actor, self._in_flight.command)
+            case DuplicateKey() | Overloaded():
+                self._definite()
+            case CommitFailed(applied=False):
+                self._definite()
+            case _:
+                self._try_void()
+
+    def stalled(self) -> None:
+        """The store has not answered in time."""
+        seconds = self._actor.config.commit_retry_seconds
+        self._error = CommitFailed(
+            f"the store has not answered a commit of session {self._actor.session_id!r} "
+            f"within {seconds} s"
+        )
+        self._try_void()
+
+    def on_timer(self, now: float) -> None:
+        """Time to try again, or to stop trying."""
+        if now >= self._deadline:
+            self._abandon()
+        elif self._next_try is not None and now >= self._next_try:
+            self._try_void()
+        else:
+            self._arm()
+
+    def _try_void(self) -> None:
+        self._next_try = None
+        self._tries += 1
+        if self._void is None:
+            self._void = Draft(self._actor.session, self._actor.services.context(False)).decide()
+        assert self._void.commit is not None
+        self._send(self._void.commit, self._void_answered)
+        self._arm()
+
+    def _send(self, commit: Commit, answered: Answered) -> None:
+        actor = self._actor
+        future: asyncio.Future[CommitResult]
+        try:
+            future = asyncio.ensure_future(actor.services.store.commit(actor.session_id, commit))
+        except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+        future.add_done_callback(answered)
+
+    def _void_answered(self, future: "asyncio.Future[CommitResult]") -> None:
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if self._actor.settling is not self:
+            return
+        if error is None:
+            assert self._void is not None
+            evolve(self._actor.session, self._void, future.result())
+            self._definite()
+        elif isinstance(error, Fenced):
+            commit = self._in_flight.decision.commit
+            if commit is not None and error.last_commit == commit.commit_id:
+                self._send(commit, self._replayed)
+            else:
+                self._abandon()
+        else:
+            self._next_try = self._actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
+            self._arm()
+
+    def _replayed(self, future: "asyncio.Future[CommitResult]") -> None:
+        """The commit was made after all: its replay gives what it minted."""
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        actor = self._actor
+        if actor.settling is not self:
+            return
+        if error is not None:
+            self._next_try = actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
+            self._arm()
+            return
+        actor.settling = None
+        actor.committed(self._in_flight.command, self._in_flight.decision, future.result())
+        actor.step()
+
+    def _definite(self) -> None:
+        """The commit was not made, and never will be: nothing has changed."""
+        actor = self._actor
+        actor.settling = None
+        actor.in_flight = None
+        actor.free_slot()
+        self._in_flight.command.failed(self._error)
+        actor.step()
+
+    def _abandon(self) -> None:
+        """Nobody knows, and the time to find out is over, or the session is someone else's."""
+        actor = self._actor
+        actor.settling = None
+        if self._in_flight.command.run is None:
+            self._in_flight.command.failed(self._error)
+        actor.let_go("the store does not answer")
+
+    def _arm(self) -> None:
+        when = self._deadline if self._next_try is None else min(self._next_try, self._deadline)
+        self._actor.arm(when)

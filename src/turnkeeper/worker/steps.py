@@ -1,0 +1,143 @@
+"""Durable steps of one run: begun before they are called, recorded when they have ended.
+
+Decides what a step that an earlier run began means for this one.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from turnkeeper import config
+from turnkeeper.core.records import StepRecord
+from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
+from turnkeeper.executor import NOT_DONE
+
+if TYPE_CHECKING:
+    from turnkeeper.worker.run import Run
+
+MAX_STEPS = 1_000
+"""Durable steps that one turn may have."""
+
+
+class StepBook:
+    """What is known of a turn's steps, read when the first one is asked for."""
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._known: dict[str, StepRecord] | None = {} if run.start.first_attempt else None
+
+    async def once(
+        self,
+        key: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        idempotent: bool,
+        reconcile: Callable[..., Any] | None,
+    ) -> Any:
+        """The step's result: recorded, reconciled, or of the call that is made now. [STEP-1..6]"""
+        arguments = _arguments_digest(key, args)
+        known = await self._load()
+        record = known.get(key)
+        if record is None or not record.arguments:
+            if len(known) >= MAX_STEPS:
+                raise ValidationFailed(f"a turn has at most {MAX_STEPS} steps")
+            await self._begin(key, arguments)
+        elif record.arguments != arguments:
+            raise StepMismatch(self._run.actor.session_id, key)
+        elif record.done:
+            return decode_result(record.result)
+        else:
+            value = await self._settle(record, fn, args, idempotent, reconcile)
+            if value is not NOT_DONE:
+                return await self._finish(key, arguments, value)
+        return await self._finish(key, arguments, await _call(fn, args))
+
+    async def _settle(
+        self,
+        record: StepRecord,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        idempotent: bool,  # noqa: FBT001
+        reconcile: Callable[..., Any] | None,
+    ) -> Any:
+        """What an earlier run's unfinished step came to, as far as anyone can say. [STEP-4]"""
+        if reconcile is not None:
+            return await _call(reconcile, args)
+        if idempotent:
+            return NOT_DONE
+        self._run.unknown_step = record.key
+        raise OutcomeUnknown(self._run.actor.session_id, record.key)
+
+    async def _load(self) -> dict[str, StepRecord]:
+        if self._known is None:
+            actor = self._run.actor
+            steps = await actor.services.store.load_steps(
+                actor.session_id, self._run.start.turn_id
+            )
+            self._run.require_alive()
+            self._known = {step.key: step for step in steps}
+        return self._known
+
+    async def _begin(self, key: str, arguments: bytes) -> None:
+        record = StepRecord(turn_id=self._run.start.turn_id, key=key, arguments=arguments)
+        await self._record(record)
+
+    async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
+        try:
+            result = msgspec.msgpack.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"the result of step {key!r} has no form in MessagePack: {error}") from None
+        if len(result) > config.PAYLOAD_MAX_BYTES:
+            raise ValidationFailed(
+                f"the result of step {key!r} is {len(result)} bytes; "
+                f"the limit is {config.PAYLOAD_MAX_BYTES}"
+            )
+        await self._record(
+            StepRecord(
+                turn_id=self._run.start.turn_id,
+                key=key,
+                arguments=arguments,
+                done=True,
+                result=result,
+            )
+        )
+        return decode_result(result)
+
+    async def _record(self, record: StepRecord) -> None:
+        self._run.require_alive()
+        await self._run.actor.record_step(self._run, record)
+        if self._known is not None:
+            self._known[record.key] = record
+        self._run.require_alive()
+
+
+def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
+    if not isinstance(key, str) or not 1 <= len(key) <= config.KEY_MAX_CHARACTERS:
+        raise ValidationFailed(
+            f"a step's key is text of 1 to {config.KEY_MAX_CHARACTERS} characters, not {key!r:.50}"
+        )
+    try:
+        return hashlib.sha256(msgspec.msgpack.encode(args)).digest()
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(
+            f"the arguments of step {key!r} have no form in MessagePack: {error}"
+        ) from None
+
+
+def encode_result(value: Any) -> bytes:
+    """A step's result as it is stored."""
+    return msgspec.msgpack.encode(value)
+
+
+def decode_result(result: bytes | None) -> Any:
+    """A step's result as every run gets it, the first one included."""
+    return None if result is None else msgspec.msgpack.decode(result)
+
+
+async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    value = fn(*args)
+    return await value if inspect.isawaitable(value) else value
