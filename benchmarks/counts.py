@@ -86,7 +86,7 @@ async def _between(
 ) -> tuple[_Counts, _Counts]:
     """What was counted when the load began, and when its last result was back."""
     async with subject:
-        await turn(subject.session("warm"), "first")
+        await turn(subject.session("sequential"), "first")
         before = now()
         await load(subject, scale)
         return before, now()

@@ -227,7 +227,7 @@ on conflict (session) do update set revision = revision + 1, snapshot = excluded
 _DRAINED = "update input set state = 1 where number = ?"
 
 
-def leave_pending(path: Path, sessions: int, inputs: int) -> None:
+def leave_pending(path: Path, sessions: int, inputs: int) -> apsw.Connection:
     """Accept `inputs` inputs of each of `sessions` sessions, and leave the file open."""
     connection = open_file(path)
     for i in range(inputs):
@@ -235,6 +235,7 @@ def leave_pending(path: Path, sessions: int, inputs: int) -> None:
         connection.execute("begin immediate")
         connection.executemany(_ACCEPT, rows)
         connection.execute("commit")
+    return connection
 
 
 def drain(path: Path) -> int:

@@ -68,7 +68,8 @@ def _traced() -> Iterator[Callable[[], int]]:
 
 
 async def _register(runtime: Runtime, name: str) -> object:
-    return await runtime.register_session(name)
+    await runtime.register_session(name)
+    return None
 
 
 def _prompt(name: str) -> PromptInput:

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks import floor
 from benchmarks.pairs import alternate, run_default
 from benchmarks.report import Bar, Figure, Spread
-from benchmarks.subjects import Opener, clerk, open_floor
+from benchmarks.subjects import Opener, open_floor, output
 from benchmarks.workload import TEXT, Scale
-from turnkeeper import ApplyOutput, Runtime, agent
+from turnkeeper import ApplyOutput, Runtime, Turn, agent
 from turnkeeper.core.inputs import PromptInput
 
 
@@ -60,12 +59,13 @@ async def _drain(path: Path, pending: int) -> float:
     all_called = asyncio.Event()
 
     @agent
-    async def counted(turn: Any) -> ApplyOutput:
+    async def counted(turn: Turn) -> ApplyOutput:
         nonlocal called
+        del turn
         called += 1
         if called == pending:
             all_called.set()
-        return await clerk.function(turn)
+        return output()
 
     started = time.perf_counter()
     async with Runtime(str(path), agent=counted):
@@ -107,8 +107,9 @@ async def _accept_pending(path: Path, sessions: int, inputs: int) -> None:
 def _main(who: str, path: Path, sessions: int, inputs: int) -> None:
     if who == "turnkeeper":
         asyncio.run(_accept_pending(path, sessions, inputs))
-    floor.leave_pending(path, sessions, inputs)
+    connection = floor.leave_pending(path, sessions, inputs)  # open until the end
     os.kill(os.getpid(), signal.SIGKILL)
+    connection.close()
 
 
 if __name__ == "__main__":

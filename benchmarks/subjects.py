@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from benchmarks.floor import Floor
 from benchmarks.workload import REPLY, next_snapshot
-from turnkeeper import ApplyOutput, Message, RunResult, Runtime, agent
+from turnkeeper import ApplyOutput, Message, RunResult, Runtime, Turn, agent
 
 
 class Reply(Protocol):
@@ -61,14 +61,20 @@ Opener = Callable[[Path], Subject]
 """Makes a subject on a store file."""
 
 
-@agent
-async def clerk(turn: Any) -> ApplyOutput:
-    """An agent that answers at once: a reply and a 2 KB snapshot."""
+def output() -> ApplyOutput:
+    """A reply and a 2 KB snapshot."""
     return ApplyOutput(
         appends=(Message("assistant", REPLY),),
         snapshot=next_snapshot(),
         run_result=RunResult(REPLY),
     )
+
+
+@agent
+async def clerk(turn: Turn) -> ApplyOutput:
+    """An agent that answers at once."""
+    del turn
+    return output()
 
 
 def open_floor(path: Path) -> Subject:

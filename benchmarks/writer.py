@@ -95,6 +95,7 @@ async def _write_product(path: Path, group: int, rounds: int) -> _Spent:
         return Context(
             now_ms=environment.clock.now_ms(),
             new_id=environment.new_id,
+            random=environment.random,
             commit_id=next(commit_ids).to_bytes(16),
             may_start=True,
             config=_CONFIG,

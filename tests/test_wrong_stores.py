@@ -1,7 +1,10 @@
-"""The conformance suite convicts wrong stores: each has one planted defect, and one chapter finds it.
+"""The conformance suite convicts wrong stores: each has one defect, and one chapter finds it.
 
 A suite that a wrong store passes proves nothing about a right one.
 """
+
+# A wrong store's name says what is wrong with it, and it may ignore what it is told.
+# ruff: noqa: D101, ARG002
 
 import copy
 from collections.abc import Callable, Sequence
@@ -110,7 +113,9 @@ class FoldsTheCaseOfKeys(MemorySession):
     def _find(self, input_id: str | None, key: str | None) -> InputRecord | None:
         found = super()._find(input_id, key)
         if found is None and key is not None:
-            return next((r for r in self._inputs.values() if (r.key or "").lower() == key), None)
+            return next(
+                (r for r in self._inputs.values() if (r.key or "").lower() == key.lower()), None
+            )
         return found
 
 
@@ -365,6 +370,12 @@ def _untraced(item: Any) -> Any:
 class LosesWhatAnAggregateWasMadeOf(MemorySession):
     def _write_new_inputs(self, records: list[InputRecord]) -> None:
         super()._write_new_inputs([replace(record, sources=()) for record in records])
+
+
+@convicted_by(Inputs)
+class ForgetsADeadLettersSuccessor(MemorySession):
+    def _find_dead_letters(self, commit: Commit) -> dict[int, InputRecord]:
+        return {}
 
 
 @convicted_by(Paging)

@@ -39,23 +39,23 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's wall clock, and the running event loop's own clock for waiting."""
+    """The machine's clocks; waiting is done by the running event loop."""
 
     def now_ms(self) -> int:
-        """Unix time in whole milliseconds."""
         return time.time_ns() // 1_000_000
 
-    def monotonic(self) -> float:
-        """The running event loop's own seconds."""
-        return asyncio.get_running_loop().time()
+    monotonic = staticmethod(time.monotonic)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Put `callback` off on the running event loop."""
-        return asyncio.get_running_loop().call_at(when, callback)
+        return asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), callback)
+
+
+_POOL_BYTES = 4_096
+_TAIL_DIGITS = 15
 
 
 class Uuid7:
-    """UUIDv7 text, increasing within one millisecond; 4,096 random bytes are drawn at a time."""
+    """UUIDv7 text, increasing within one millisecond, with 60 random bits."""
 
     def __init__(
         self,
@@ -64,30 +64,34 @@ class Uuid7:
     ) -> None:
         self._now_ms = now_ms or SystemClock().now_ms
         self._random_bytes = random_bytes
-        self._pool = b""
+        self._pool = ""
         self._offset = 0
-        self._last = 0
+        self._last = -1
         self._sequence = 0
+        self._prefix = ""
 
     def __call__(self) -> str:
-        """The next id."""
         now = self._now_ms()
         if now > self._last:
-            self._last = now
-            self._sequence = 0
+            self._begin(now)
         else:
             self._sequence += 1
             if self._sequence > 0xFFF:
-                self._last += 1
-                self._sequence = 0
-        offset = self._offset
-        if offset + 8 > len(self._pool):
-            self._pool = self._random_bytes(4_096)
-            offset = 0
-        self._offset = offset + 8
-        tail = int.from_bytes(self._pool[offset : offset + 8]) & 0x3FFF_FFFF_FFFF_FFFF
-        h = f"{self._last:012x}7{self._sequence:03x}{tail | 0x8000_0000_0000_0000:016x}"
-        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+                self._begin(self._last + 1)
+        start = self._offset
+        end = start + _TAIL_DIGITS
+        if end > len(self._pool):
+            self._pool = self._random_bytes(_POOL_BYTES).hex()
+            start, end = 0, _TAIL_DIGITS
+        self._offset = end
+        tail = self._pool[start:end]
+        return f"{self._prefix}{self._sequence:03x}-8{tail[:3]}-{tail[3:]}"
+
+    def _begin(self, at_ms: int) -> None:
+        digits = f"{at_ms:012x}"
+        self._last = at_ms
+        self._sequence = 0
+        self._prefix = f"{digits[:8]}-{digits[8:]}-7"
 
 
 class Environment(Struct, frozen=True, kw_only=True):

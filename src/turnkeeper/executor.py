@@ -222,7 +222,11 @@ def settle_notices(messages: Sequence[Message]) -> list[Message]:
     settled: list[Message] = []
     held: list[Message] = []
     for message in messages:
-        if message.role == "system_notice" and settled and settled[-1].role in ("assistant", "tool"):
+        if (
+            message.role == "system_notice"
+            and settled
+            and settled[-1].role in ("assistant", "tool")
+        ):
             held.append(message)
             continue
         if message.role != "tool":

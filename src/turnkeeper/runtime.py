@@ -103,9 +103,7 @@ class Runtime:
     async def __aenter__(self) -> Self:
         if self._worker is not None:
             raise RuntimeClosed("this Runtime has been entered before; make a new one")
-        worker = Worker(
-            self._store, self._config, self._profile, self._environment, self._factory
-        )
+        worker = Worker(self._store, self._config, self._profile, self._environment, self._factory)
         await worker.start()
         self._worker = worker
         return self
@@ -235,9 +233,7 @@ class Runtime:
         actor = await self._registered(session_id)
         return await intake.accept_with_completion(self.worker, actor, item)
 
-    async def accept_input_and_run(
-        self, session_id: SessionId, item: Input, op: Operation
-    ) -> Any:
+    async def accept_input_and_run(self, session_id: SessionId, item: Input, op: Operation) -> Any:
         """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn. [API-7]
 
         Returns `op`'s value once its output is committed. Raises `NotReady` unless the session is
@@ -553,9 +549,7 @@ class Session:
         self, *, after: int = 0, limit: int = 100, active: bool = False
     ) -> list[InputState]:
         """Inputs in the order of their admission. See `Runtime.inputs`."""
-        return await self._runtime.inputs(
-            self.session_id, after=after, limit=limit, active=active
-        )
+        return await self._runtime.inputs(self.session_id, after=after, limit=limit, active=active)
 
     async def handle(self, input_id: InputId) -> Completion:
         """A handle on any input of this session."""
@@ -583,10 +577,6 @@ class Session:
         """What the run in progress streams. See `Runtime.live`."""
         return self._runtime.live(self.session_id)
 
-    async def requeue(
-        self, input_id: InputId, *, steps: dict[str, Any] | None = None
-    ) -> Accepted:
+    async def requeue(self, input_id: InputId, *, steps: dict[str, Any] | None = None) -> Accepted:
         """Admit a dead letter again. See `Runtime.requeue_input`."""
         return await self._runtime.requeue_input(self.session_id, input_id, steps=steps)
-
-

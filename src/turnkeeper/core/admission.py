@@ -33,7 +33,7 @@ Verdict = AcceptOutcome | TurnkeeperError
 """What the caller of one acceptance gets: an outcome to return, or an error to raise."""
 
 
-class Admission(Struct, frozen=True):
+class Admission(Struct, frozen=True, gc=False):
     """What was decided about one input of a batch."""
 
     input_id: InputId
@@ -42,17 +42,21 @@ class Admission(Struct, frozen=True):
     """The verdict holds only if the input's identity turns out to be new."""
 
 
-def decide_accepts(
-    session: ActiveSession, items: list[Input], context: Context
-) -> Decision:
+def decide_accepts(session: ActiveSession, items: list[Input], context: Context) -> Decision:
     """Admit the inputs that wait together, in order, and form a run after the last. [ADM-1..7]"""
     draft = Draft(session, context)
-    admissions = [_admit(draft, item) for item in items]
+    admitted = [_admit(draft, item) for item in items]
     if not draft.new:
-        return Decision(commit=None, members=session.members, report=admissions)
+        return Decision(commit=None, members=session.members, report=admitted)
     reordered = bool(draft.updates)
     staging.start_next(draft)
-    return draft.decide(bounded=True, checked=reordered, report=_final(draft, admissions))
+    report = [_admission(one) if type(one) is InputRecord else one for one in admitted]
+    return draft.decide(bounded=True, checked=reordered, report=report)
+
+
+def _admission(record: InputRecord) -> Admission:
+    """The admission of a new input, with the state in which it leaves this commit."""
+    return Admission(record.input_id, Accepted(record.input_id, record.policy, record.state))
 
 
 def decide_accept_and_run(
@@ -69,7 +73,8 @@ def decide_accept_and_run(
         raise NotReady(state, f"session {row.session_id!r} is {state} with work of its own")
     draft = Draft(session, context)
     if waiting is None:
-        verdict = _admit(draft, item).verdict
+        admitted = _admit(draft, item)
+        verdict = admitted.verdict if isinstance(admitted, Admission) else None
         if isinstance(verdict, TurnkeeperError):
             raise verdict
         if isinstance(verdict, Rejected):
@@ -82,19 +87,7 @@ def decide_accept_and_run(
     return draft.decide(bounded=waiting is None)
 
 
-def _final(draft: Draft, admissions: list[Admission]) -> list[Admission]:
-    """The admissions, with the states in which their inputs leave this commit."""
-    final = []
-    for admission in admissions:
-        record = draft.new.get(admission.input_id)
-        if record is not None and isinstance(admission.verdict, Accepted):
-            verdict = Accepted(record.input_id, record.policy, record.state)
-            admission = Admission(admission.input_id, verdict)
-        final.append(admission)
-    return final
-
-
-def _admit(draft: Draft, item: Input) -> Admission:
+def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     context = draft.context
     twin = _twin(draft, item)
     if twin is not None:
@@ -107,7 +100,7 @@ def _admit(draft: Draft, item: Input) -> Admission:
     draft.add(record)
     _supersede(draft, record)
     _settle(draft, record)
-    return Admission(record.input_id, Accepted(record.input_id, record.policy, record.state))
+    return record
 
 
 def _twin(draft: Draft, item: Input) -> InputRecord | None:
@@ -206,4 +199,4 @@ def _settle(draft: Draft, record: InputRecord) -> None:
             draft.notice(append_text(item), record.input_id)
         else:
             draft.append(Message("system_notice", append_text(item)), record.input_id)
-    draft.end(record, Ended(_S.CONSUMED))
+    draft.consume(record)

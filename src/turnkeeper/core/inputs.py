@@ -87,7 +87,7 @@ class ExternalOrigin(Struct, frozen=True, tag="external", tag_field="origin"):
 Origin = OperatorOrigin | PeerOrigin | FlowOrigin | SystemOrigin | ExternalOrigin
 
 
-class Visibility(Struct, frozen=True):
+class Visibility(Struct, frozen=True, gc=False):
     """Who gets to see an input."""
 
     transcript_eligible: bool = True
@@ -150,7 +150,7 @@ _DEFAULT_VISIBILITY = Visibility()
 
 
 class _Header(
-    Struct, frozen=True, kw_only=True, tag_field="input_type", forbid_unknown_fields=True
+    Struct, frozen=True, kw_only=True, tag_field="input_type", forbid_unknown_fields=True, gc=False
 ):
     """What every input carries beside its own fields."""
 
@@ -187,7 +187,7 @@ _OPERATOR = OperatorOrigin()
 _SYSTEM = SystemOrigin()
 
 
-class PromptInput(_Header, frozen=True, tag="prompt"):
+class PromptInput(_Header, frozen=True, tag="prompt", gc=False):
     """An operator's or user's prompt."""
 
     text: str
@@ -195,7 +195,7 @@ class PromptInput(_Header, frozen=True, tag="prompt"):
     own_fields: ClassVar[tuple[str, ...]] = ("text", "turn_metadata")
 
 
-class PeerInput(_Header, frozen=True, tag="peer"):
+class PeerInput(_Header, frozen=True, tag="peer", gc=False):
     """A message, request or response from another agent."""
 
     body: str
@@ -206,7 +206,7 @@ class PeerInput(_Header, frozen=True, tag="peer"):
         return PeerOrigin("unknown")
 
 
-class FlowStepInput(_Header, frozen=True, tag="flow_step"):
+class FlowStepInput(_Header, frozen=True, tag="flow_step", gc=False):
     """A step of an orchestrated flow."""
 
     step_id: str
@@ -218,7 +218,7 @@ class FlowStepInput(_Header, frozen=True, tag="flow_step"):
         return FlowOrigin("unknown")
 
 
-class ExternalEventInput(_Header, frozen=True, tag="external_event"):
+class ExternalEventInput(_Header, frozen=True, tag="external_event", gc=False):
     """A webhook, a connector's event, a schedule."""
 
     event_type: str
@@ -229,7 +229,7 @@ class ExternalEventInput(_Header, frozen=True, tag="external_event"):
         return ExternalOrigin(self.event_type)
 
 
-class ToolCallbackInput(_Header, frozen=True, tag="tool_callback"):
+class ToolCallbackInput(_Header, frozen=True, tag="tool_callback", gc=False):
     """The late result of an asynchronous tool, or a person's approval."""
 
     callback_kind: str
@@ -240,7 +240,7 @@ class ToolCallbackInput(_Header, frozen=True, tag="tool_callback"):
         return ExternalOrigin(self.callback_kind)
 
 
-class SystemGeneratedInput(_Header, frozen=True, tag="system_generated"):
+class SystemGeneratedInput(_Header, frozen=True, tag="system_generated", gc=False):
     """A notice by the system, e.g. the summary of a compaction."""
 
     generator: str
@@ -251,7 +251,7 @@ class SystemGeneratedInput(_Header, frozen=True, tag="system_generated"):
         return _SYSTEM
 
 
-class ProjectedInput(_Header, frozen=True, tag="projected"):
+class ProjectedInput(_Header, frozen=True, tag="projected", gc=False):
     """Made from a runtime event by a declared rule."""
 
     rule_id: str
@@ -369,10 +369,11 @@ def fingerprint(item: Input) -> bytes:
 def encode_body(item: Input) -> bytes:
     """The stored form of an input, without its id and idempotency key."""
     header: dict[str, Any] = {}
-    for name, default in _HEADER_DEFAULTS:
-        value = getattr(item, name)
-        if value is not default and value != default:
-            header[name] = value
+    if not _has_plain_header(item):
+        for name, default in _HEADER_DEFAULTS:
+            value = getattr(item, name)
+            if value is not default and value != default:
+                header[name] = value
     if type(item) is not PromptInput or item.source is not _OPERATOR:
         header["source"] = item.source
     return _encoder.encode((encode_own(item), to_us(item.timestamp), header))
@@ -446,7 +447,23 @@ def _is_plain_prompt(item: Any) -> bool:
                 and 0 < len(item.idempotency_key) <= config.KEY_MAX_CHARACTERS
             )
         )
-        and all(getattr(item, name) is default for name, default in _HEADER_DEFAULTS)
+        and _has_plain_header(item)
+    )
+
+
+def _has_plain_header(item: Any) -> bool:
+    """Whether every field of `_HEADER_DEFAULTS` is at its default."""
+    return (
+        item.durability is Durability.DURABLE
+        and item.visibility is _DEFAULT_VISIBILITY
+        and item.supersession_key is None
+        and item.correlation_id is None
+        and item.causation_id is None
+        and item.priority == 0
+        and item.not_before is None
+        and item.expires_at is None
+        and item.when_busy is WhenBusy.QUEUE
+        and item.trace_context is None
     )
 
 

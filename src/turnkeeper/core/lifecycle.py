@@ -142,7 +142,7 @@ TERMINATED_REASONS = frozenset(
 """Abandoned for one of these, a waiter hears `RuntimeTerminated`; else `Abandoned`."""
 
 
-class Ended(Struct, frozen=True):
+class Ended(Struct, frozen=True, gc=False):
     """How an input ended: its terminal outcome, as stored beside its state."""
 
     state: InputLifecycleState

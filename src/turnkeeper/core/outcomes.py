@@ -21,7 +21,7 @@ from turnkeeper.core.runs import RunResult
 # -- the outcome of an acceptance -----------------------------------------------------------------
 
 
-class Accepted(Struct, frozen=True, tag="accepted", tag_field="outcome"):
+class Accepted(Struct, frozen=True, tag="accepted", tag_field="outcome", gc=False):
     """The input is on disk."""
 
     input_id: InputId
@@ -32,7 +32,7 @@ class Accepted(Struct, frozen=True, tag="accepted", tag_field="outcome"):
     is_rejected = False
 
 
-class Deduplicated(Struct, frozen=True, tag="deduplicated", tag_field="outcome"):
+class Deduplicated(Struct, frozen=True, tag="deduplicated", tag_field="outcome", gc=False):
     """The key or id was seen before; nothing new was recorded.
 
     `input_id` is the id that the duplicate came with, `existing_id` the one that counts.
@@ -46,7 +46,7 @@ class Deduplicated(Struct, frozen=True, tag="deduplicated", tag_field="outcome")
     is_rejected = False
 
 
-class Rejected(Struct, frozen=True, tag="rejected", tag_field="outcome"):
+class Rejected(Struct, frozen=True, tag="rejected", tag_field="outcome", gc=False):
     """The input is invalid; nothing was recorded."""
 
     reason: str
@@ -60,30 +60,34 @@ AcceptOutcome = Accepted | Deduplicated | Rejected
 # -- the outcome of an input ----------------------------------------------------------------------
 
 
-class Completed(Struct, frozen=True, tag="completed", tag_field="outcome"):
+class Completed(Struct, frozen=True, tag="completed", tag_field="outcome", gc=False):
     """Consumed, with a result."""
 
     result: RunResult
 
 
-class CompletedWithoutResult(Struct, frozen=True, tag="completed_without_result", tag_field="outcome"):
+class CompletedWithoutResult(
+    Struct, frozen=True, tag="completed_without_result", tag_field="outcome", gc=False
+):
     """Consumed; its executor gave no result."""
 
 
-class Superseded(Struct, frozen=True, tag="superseded", tag_field="outcome"):
+class Superseded(Struct, frozen=True, tag="superseded", tag_field="outcome", gc=False):
     """Replaced by a newer input."""
 
     by: InputId | None
 
 
-class Abandoned(Struct, frozen=True, tag="abandoned", tag_field="outcome"):
+class Abandoned(Struct, frozen=True, tag="abandoned", tag_field="outcome", gc=False):
     """Given up."""
 
     reason: AbandonReason
     detail: str | None = None
 
 
-class RuntimeTerminated(Struct, frozen=True, tag="runtime_terminated", tag_field="outcome"):
+class RuntimeTerminated(
+    Struct, frozen=True, tag="runtime_terminated", tag_field="outcome", gc=False
+):
     """The session's life ended before the input's work did.
 
     With `input_still_active=True` only this Runtime let go: the input waits in the store.

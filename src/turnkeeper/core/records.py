@@ -4,6 +4,7 @@ A record is never changed once it is installed: whoever decides works on a copy.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -58,7 +59,7 @@ class InputRecord(Struct, kw_only=True, gc=False):
     updated_at_ms: int = 0
 
 
-class RunInProgress(Struct, frozen=True):
+class RunInProgress(Struct, frozen=True, gc=False):
     """The run that a session is in the middle of."""
 
     run_id: RunId
@@ -68,7 +69,7 @@ class RunInProgress(Struct, frozen=True):
     """The number of the run's next boundary."""
 
 
-class OpenTurn(Struct, frozen=True):
+class OpenTurn(Struct, frozen=True, gc=False):
     """A turn that has committed a checkpoint and not its end."""
 
     turn_id: RunId
@@ -76,7 +77,7 @@ class OpenTurn(Struct, frozen=True):
     """Its continuation waits until then."""
 
 
-class SessionRow(Struct, kw_only=True):
+class SessionRow(Struct, kw_only=True, gc=False):
     """One session's row."""
 
     session_id: SessionId
@@ -130,7 +131,7 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     result: bytes | None = None
 
 
-class Commit(Struct, kw_only=True):
+class Commit(Struct, kw_only=True, gc=False):
     """Everything that one decision changes in one session: all of it is written, or nothing.
 
     A store refuses it with `Fenced` unless `epoch`, `revision` and `run_id` are the session's;
@@ -173,7 +174,7 @@ class CommitResult(Struct, frozen=True, gc=False):
     first_event: int
 
 
-class Claim(Struct, kw_only=True):
+class Claim(Struct, kw_only=True, gc=False):
     """A session as its new owner finds it."""
 
     row: SessionRow
@@ -187,6 +188,14 @@ class Claim(Struct, kw_only=True):
     receipt_runs: frozenset[RunId] = frozenset()
     """Of the inputs' last runs those with any receipt."""
     created: bool = False
+
+
+_Row = TypeVar("_Row", InputRecord, SessionRow)
+
+
+def copied(row: _Row) -> _Row:
+    """A shallow copy of a row, to change. (`copy.copy` takes five times as long.)"""
+    return row.__copy__()  # type: ignore[attr-defined, no-any-return, unused-ignore]
 
 
 class StoredMessage(Struct, frozen=True):

@@ -4,7 +4,7 @@
 """
 
 from turnkeeper.core.events import EventCode
-from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState, Phase, RuntimeState
+from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState, Phase, RuntimeState
 from turnkeeper.core.operations import conclude
 from turnkeeper.core.outcomes import RecoveryReport
 from turnkeeper.core.records import Claim, InputRecord, OpenTurn
@@ -77,7 +77,7 @@ def _settle_applied(draft: Draft, claim: Claim, details: list[str]) -> None:
             continue
         run_id = record.last_run_id
         if run_id in claim.final_runs:
-            draft.end(draft.edit(record.input_id), Ended(_S.CONSUMED))
+            draft.consume(draft.edit(record.input_id))
         elif record.last_sequence is None:
             details.append(f"input {record.input_id} was applied, but no receipt says so")
             draft.abandon(record.input_id, AbandonReason.CORRUPT, "applied without a receipt")

@@ -19,7 +19,7 @@ ROLES: tuple[Role, ...] = ("user", "assistant", "system_notice", "tool")
 """Stored by position: append only."""
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """One message of a transcript.
 
     `data` is a framework's own bytes under a named, versioned `format`, returned unchanged.
@@ -64,7 +64,7 @@ class Boundary(StrEnum):
 BOUNDARIES: tuple[Boundary, ...] = tuple(Boundary)
 
 
-class StagedInput(Struct, frozen=True, kw_only=True):
+class StagedInput(Struct, frozen=True, kw_only=True, gc=False):
     """What one run is asked to do."""
 
     session_id: SessionId
@@ -83,7 +83,7 @@ class StagedInput(Struct, frozen=True, kw_only=True):
 RunPrimitive = StagedInput
 
 
-class RunResult(Struct, frozen=True):
+class RunResult(Struct, frozen=True, gc=False):
     """What a turn came to; durable, and the same for everyone who asks."""
 
     text: str = ""
@@ -93,7 +93,7 @@ class RunResult(Struct, frozen=True):
     tool_calls: int = 0
 
 
-class RunBoundaryReceipt(Struct, frozen=True):
+class RunBoundaryReceipt(Struct, frozen=True, gc=False):
     """The proof of one committed boundary."""
 
     run_id: RunId
@@ -105,7 +105,7 @@ class RunBoundaryReceipt(Struct, frozen=True):
     final: bool = True
 
 
-class ApplyOutput(Struct, frozen=True):
+class ApplyOutput(Struct, frozen=True, gc=False):
     """What an executor returns.
 
     `includes_input=True` says that `appends` already hold the primitive's user messages.
@@ -119,7 +119,7 @@ class ApplyOutput(Struct, frozen=True):
     includes_input: bool = False
 
 
-class Steered(Struct, frozen=True):
+class Steered(Struct, frozen=True, gc=False):
     """What a checkpoint hands out: inputs that came meanwhile, and notices to know of."""
 
     inputs: tuple[Input, ...] = ()
@@ -144,7 +144,7 @@ class StopRuntimeExecutor(Struct, frozen=True):
 RunControlCommand = CancelCurrentRun | StopRuntimeExecutor
 
 
-class Fence(Struct, frozen=True):
+class Fence(Struct, frozen=True, gc=False):
     """What another system may check before it lets a run act: larger epochs win."""
 
     epoch: int

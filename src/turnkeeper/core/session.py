@@ -10,7 +10,7 @@ Decides how decisions are put together. What is decided is in `admission`, `turn
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from copy import copy
+from functools import cache
 from typing import Any
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ from turnkeeper.config import Config
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import (
+    INPUT_TRANSITIONS,
     INTENT_PHASE,
     PHASE_STATE,
     TERMINAL,
@@ -27,7 +28,6 @@ from turnkeeper.core.lifecycle import (
     InputLifecycleState,
     Phase,
     RuntimeState,
-    check_input_step,
     check_runtime_step,
 )
 from turnkeeper.core.policy import Profile
@@ -40,10 +40,13 @@ from turnkeeper.core.records import (
     InputRecord,
     SessionRow,
     StepRecord,
+    copied,
 )
 from turnkeeper.core.runs import Message, RunBoundaryReceipt, RunPrimitive, RunResult, next_digest
+from turnkeeper.errors import InvalidTransition
 
 _S = InputLifecycleState
+CONSUMED = Ended(_S.CONSUMED)
 _INTENT_STATE = {intent: PHASE_STATE[phase] for intent, phase in INTENT_PHASE.items()}
 
 QueueEntry = tuple[int, int, int, InputId]
@@ -115,7 +118,7 @@ class Context(Struct, kw_only=True):
     profile: Profile
 
 
-class RunStart(Struct, frozen=True):
+class RunStart(Struct, frozen=True, gc=False):
     """The order to start a run, carried out once its staging is committed."""
 
     run_id: RunId
@@ -126,7 +129,7 @@ class RunStart(Struct, frozen=True):
     """The largest number of crashes that any of its inputs has met."""
 
 
-class Decision(Struct, kw_only=True):
+class Decision(Struct, kw_only=True, gc=False):
     """What was decided: the commit that makes it so, and the orders to carry out after it."""
 
     commit: Commit | None
@@ -167,7 +170,7 @@ class Draft:
     def __init__(self, session: ActiveSession, context: Context) -> None:
         self.session = session
         self.context = context
-        self.row = copy(session.row)
+        self.row = copied(session.row)
         self.new: dict[InputId, InputRecord] = {}
         self.updates: dict[InputId, InputRecord] = {}
         self.added: list[InputRecord] = []
@@ -196,7 +199,7 @@ class Draft:
         record = self.updates.get(input_id) or self.new.get(input_id)
         if record is None:
             old = self.session.inputs[input_id]
-            record = copy(old)
+            record = copied(old)
             record.updated_at_ms = max(old.updated_at_ms, self.context.now_ms)
             self.updates[input_id] = record
         return record
@@ -207,13 +210,18 @@ class Draft:
         self.events.append(Event(EventCode.INPUT_ACCEPTED, record.input_id))
 
     def move(
-        self, record: InputRecord, target: InputLifecycleState, code: EventCode | None, **detail: Any
+        self,
+        record: InputRecord,
+        target: InputLifecycleState,
+        code: EventCode | None,
+        detail: dict[str, Any] | None = None,
     ) -> None:
         """Take one step of the input machine, and note it. Refuses a step that no table has."""
-        check_input_step(record.state, target, record.input_id)
+        if target not in INPUT_TRANSITIONS[record.state]:
+            raise InvalidTransition(record.state, target, record.input_id)
         record.state = target
         if code is not None:
-            self.events.append(Event(code, record.input_id, None, detail or None))
+            self.events.append(Event(code, record.input_id, None, detail))
 
     def queue(self, record: InputRecord) -> None:
         """Put an accepted input into the queue."""
@@ -222,25 +230,32 @@ class Draft:
 
     def requeue(self, record: InputRecord, reason: str, due_at_ms: int | None = None) -> None:
         """Put a staged input back into the queue."""
-        self.move(record, _S.QUEUED, EventCode.INPUT_REQUEUED, reason=reason)
+        self.move(record, _S.QUEUED, EventCode.INPUT_REQUEUED, {"reason": reason})
         record.due_at_ms = due_at_ms
         self.added.append(record)
 
+    def members_to_edit(self) -> list[InputRecord]:
+        """The members of the run in progress or the open turn, to change."""
+        return [self.edit(input_id) for input_id in self.members]
+
+    def consume(self, record: InputRecord) -> None:
+        """Take the last step of an input whose work is done."""
+        record.ended = CONSUMED
+        self.move(record, _S.CONSUMED, EventCode.INPUT_CONSUMED)
+
     def end(self, record: InputRecord, ended: Ended) -> None:
-        """Take the last step of an input's life."""
+        """Take the last step of an input's life, if it is not done."""
         record.ended = ended
         match ended.state:
-            case _S.CONSUMED:
-                self.move(record, _S.CONSUMED, EventCode.INPUT_CONSUMED)
             case _S.SUPERSEDED:
-                self.move(record, _S.SUPERSEDED, EventCode.INPUT_SUPERSEDED, by=ended.by)
+                self.move(record, _S.SUPERSEDED, EventCode.INPUT_SUPERSEDED, {"by": ended.by})
             case _S.COALESCED:
-                self.move(record, _S.COALESCED, EventCode.INPUT_COALESCED, by=ended.by)
+                self.move(record, _S.COALESCED, EventCode.INPUT_COALESCED, {"by": ended.by})
             case _:
                 detail = {"reason": ended.reason and ended.reason.value}
                 if ended.detail is not None:
                     detail["detail"] = ended.detail
-                self.move(record, _S.ABANDONED, EventCode.INPUT_ABANDONED, **detail)
+                self.move(record, _S.ABANDONED, EventCode.INPUT_ABANDONED, detail)
 
     def abandon(
         self, input_id: InputId, reason: AbandonReason, detail: str | None = None
@@ -276,7 +291,12 @@ class Draft:
 
     def has_riders(self) -> bool:
         """Whether a queued input may wait for someone else's run."""
-        return self.session.riders > 0 or any(not _starts_run(record) for record in self.added)
+        if self.session.riders > 0:
+            return True
+        for record in self.added:
+            if not _starts_run(record):
+                return True
+        return False
 
     # -- transcript -----------------------------------------------------------------------------
 
@@ -351,19 +371,21 @@ class Draft:
     def _change_state(self, before: RuntimeState, after: RuntimeState) -> None:
         if before is not after:
             check_runtime_step(before, after, self.row.session_id)
-            self.event(EventCode.RUNTIME_STATE_CHANGED, source=before.value, target=after.value)
+            self.events.append(_state_changed(before, after))
 
     def _next_due(self) -> int | None:
         """The earliest time at which something of this session falls due."""
         row, now = self.row, self.context.now_ms
+        timed = self.session.timed > 0 or self._times_anything()
+        if not timed and row.open_turn is None and row.drain_until_ms is None:
+            return None
         dues = []
-        if self.session.timed or any(_is_timed(r) for r in self._changed()):
-            for record in self.active():
-                if record.state is _S.QUEUED:
-                    if record.expires_at_ms is not None and not record.attempt_count:
-                        dues.append(record.expires_at_ms)
-                    if record.due_at_ms is not None and record.due_at_ms > now:
-                        dues.append(record.due_at_ms)
+        for record in self.active() if timed else ():
+            if record.state is _S.QUEUED:
+                if record.expires_at_ms is not None and not record.attempt_count:
+                    dues.append(record.expires_at_ms)
+                if record.due_at_ms is not None and record.due_at_ms > now:
+                    dues.append(record.due_at_ms)
         turn = row.open_turn
         if turn is not None and turn.due_at_ms is not None and turn.due_at_ms > now:
             dues.append(turn.due_at_ms)
@@ -371,9 +393,20 @@ class Draft:
             dues.append(row.drain_until_ms)
         return min(dues, default=None)
 
-    def _changed(self) -> Iterator[InputRecord]:
-        yield from self.new.values()
-        yield from self.updates.values()
+    def _times_anything(self) -> bool:
+        for record in self.new.values():
+            if _is_timed(record):
+                return True
+        for record in self.updates.values():
+            if _is_timed(record):
+                return True
+        return False
+
+
+@cache
+def _state_changed(before: RuntimeState, after: RuntimeState) -> Event:
+    detail = {"source": before.value, "target": after.value}
+    return Event(EventCode.RUNTIME_STATE_CHANGED, None, None, detail)
 
 
 def _draft_order(record: InputRecord) -> tuple[int, int, float]:

@@ -158,9 +158,7 @@ def _aggregate(draft: Draft, group: list[InputRecord]) -> InputRecord:
     oldest = min(group, key=lambda record: record.place or float("inf"))
     items = [record.input for record in group if record.input is not None]
     assert newest.input is not None
-    merged = replace(
-        _merge(newest.input, items), id=draft.context.new_id(), idempotency_key=None
-    )
+    merged = replace(_merge(newest.input, items), id=draft.context.new_id(), idempotency_key=None)
     aggregate = InputRecord(
         input=merged,
         input_id=merged.id,

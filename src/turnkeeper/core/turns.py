@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from turnkeeper import config as limits
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId
-from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState
+from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState
 from turnkeeper.core.operations import conclude
 from turnkeeper.core.records import (
     NEW_PLACE,
@@ -28,6 +28,7 @@ from turnkeeper.core.runs import (
     Boundary,
     Message,
     RunBoundaryReceipt,
+    RunResult,
     Steered,
 )
 from turnkeeper.core.session import UNFINISHED_NOTICE, ActiveSession, Context, Decision, Draft
@@ -54,12 +55,25 @@ def output_refusal(output: object) -> str | None:
         return f"an executor returns an ApplyOutput, not {type(output).__name__}"
     if output.run_result is not None:
         try:
-            size = len(msgspec.msgpack.encode(output.run_result))
+            size = _result_size(output.run_result)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return f"the result cannot be stored: {error}"
         if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
             return f"the result is {size} bytes, over the limit"
     return appends_refusal(output.appends, output.snapshot)
+
+
+def _result_size(result: RunResult) -> int:
+    """An upper bound of a result's size in the store. Raises where it has no form there."""
+    if (
+        type(result.text) is str
+        and len(result.text) <= limits.TEXT_MAX_BYTES // 4
+        and result.text.isprintable()
+        and result.structured_output is None
+        and result.usage is None
+    ):
+        return 4 * len(result.text)
+    return len(msgspec.msgpack.encode(result))
 
 
 def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str | None:
@@ -68,7 +82,9 @@ def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str |
         if not isinstance(snapshot, bytes):
             return f"a snapshot is bytes, not {type(snapshot).__name__}"
         if len(snapshot) > limits.SNAPSHOT_MAX_BYTES:
-            return f"the snapshot is {len(snapshot)} bytes; the limit is {limits.SNAPSHOT_MAX_BYTES}"
+            return (
+                f"the snapshot is {len(snapshot)} bytes; the limit is {limits.SNAPSHOT_MAX_BYTES}"
+            )
     size = 0
     for message in appends:
         if (
@@ -97,21 +113,19 @@ def decide_finish(session: ActiveSession, output: ApplyOutput, context: Context)
     """The run succeeded: consume its inputs, and stage the next run with it. [FIN-1]"""
     draft = Draft(session, context)
     run = _run(draft)
-    _write(draft, output.appends, includes_input=output.includes_input)
+    members = draft.members_to_edit()
+    _write(draft, members, output.appends, includes_input=output.includes_input)
     mismatch = _receipt_mismatch(draft, output.receipt)
     if mismatch is not None:
         return decide_failure(session, mismatch, context)
-    _boundary(draft, Boundary.RUN_START, final=True)
+    _boundary(draft, members, Boundary.RUN_START, final=True)
     draft.snapshot = output.snapshot
     draft.result = output.run_result
-    for input_id in draft.members:
-        draft.end(draft.edit(input_id), _CONSUMED)
+    for record in members:
+        draft.consume(record)
     draft.events.append(Event(EventCode.RUN_COMPLETED, None, run.run_id))
     _hand_over_notices(draft)
     return _ended(draft, run)
-
-
-_CONSUMED = Ended(_S.CONSUMED)
 
 
 def _run(draft: Draft) -> RunInProgress:
@@ -120,13 +134,14 @@ def _run(draft: Draft) -> RunInProgress:
     return run
 
 
-def _write(draft: Draft, appends: Sequence[Message], *, includes_input: bool) -> None:
+def _write(
+    draft: Draft, members: list[InputRecord], appends: Sequence[Message], *, includes_input: bool
+) -> None:
     """Apply the members that no boundary has applied, and append what this one adds. [RUN-4]"""
-    for input_id in draft.members:
-        record = draft.edit(input_id)
+    for record in members:
         if record.state is _S.STAGED:
             if not includes_input and may_be_written(record) and record.input is not None:
-                draft.append(append_message(record.input), input_id)
+                draft.append(append_message(record.input), record.input_id)
             draft.move(record, _S.APPLIED, EventCode.INPUT_APPLIED)
             draft.move(record, _S.APPLIED_PENDING_CONSUMPTION, None)
     for message in appends:
@@ -142,7 +157,7 @@ def _receipt_mismatch(draft: Draft, own: RunBoundaryReceipt | None) -> str | Non
     return None
 
 
-def _boundary(draft: Draft, boundary: Boundary, *, final: bool) -> None:
+def _boundary(draft: Draft, members: list[InputRecord], boundary: Boundary, *, final: bool) -> None:
     """Prove what has been applied so far."""
     row, run = draft.row, _run(draft)
     draft.receipt = RunBoundaryReceipt(
@@ -154,14 +169,13 @@ def _boundary(draft: Draft, boundary: Boundary, *, final: bool) -> None:
         run.sequence,
         final,
     )
-    for input_id in draft.members:
-        record = draft.edit(input_id)
+    for record in members:
         record.last_run_id = run.run_id
         record.last_sequence = run.sequence
-    draft.events.append(
-        Event(EventCode.RUN_BOUNDARY_APPLIED, None, run.run_id, {"sequence": run.sequence})
-    )
-    row.run = RunInProgress(run.run_id, run.turn_id, run.started_at_ms, run.sequence + 1)
+    detail = {"sequence": run.sequence}
+    draft.events.append(Event(EventCode.RUN_BOUNDARY_APPLIED, None, run.run_id, detail))
+    if not final:
+        row.run = RunInProgress(run.run_id, run.turn_id, run.started_at_ms, run.sequence + 1)
 
 
 def _hand_over_notices(draft: Draft) -> None:
@@ -298,8 +312,9 @@ def decide_cancelled(
     spared = _spared(draft, cancellation)
     if output is not None and (output.appends or output.snapshot is not None) and not spared:
         marked = [replace(message, interrupted=True) for message in output.appends]
-        _write(draft, marked, includes_input=output.includes_input)
-        _boundary(draft, Boundary.RUN_START, final=False)
+        members = draft.members_to_edit()
+        _write(draft, members, marked, includes_input=output.includes_input)
+        _boundary(draft, members, Boundary.RUN_START, final=False)
         draft.snapshot = output.snapshot
         _hand_over_notices(draft)
     else:
@@ -353,8 +368,9 @@ def decide_checkpoint(
     """Commit a boundary inside the run, and hand out what was steered meanwhile. [OPEN-1]"""
     draft = Draft(session, context)
     run = _run(draft)
-    _write(draft, appends, includes_input=includes_input)
-    _boundary(draft, Boundary.RUN_CHECKPOINT, final=False)
+    members = draft.members_to_edit()
+    _write(draft, members, appends, includes_input=includes_input)
+    _boundary(draft, members, Boundary.RUN_CHECKPOINT, final=False)
     draft.snapshot = snapshot
     draft.row.open_turn = OpenTurn(run.turn_id)
     fresh = tuple([message for number, message in draft.notices if number > draft.handed])
@@ -365,14 +381,10 @@ def decide_checkpoint(
         taken = [stage(draft, r.input_id, run.run_id, run.turn_id) for r in steered(draft)]
         draft.members = (*draft.members, *[record.input_id for record in taken])
     inputs = tuple([record.input for record in taken if record.input is not None])
-    return draft.decide(
-        run_id=run.run_id, checked=bool(taken), report=Steered(inputs, fresh)
-    )
+    return draft.decide(run_id=run.run_id, checked=bool(taken), report=Steered(inputs, fresh))
 
 
-def decide_steps(
-    session: ActiveSession, steps: Sequence[StepRecord], context: Context
-) -> Decision:
+def decide_steps(session: ActiveSession, steps: Sequence[StepRecord], context: Context) -> Decision:
     """Record that durable steps of the run in progress began or ended. [STEP-1]"""
     draft = Draft(session, context)
     run = _run(draft)

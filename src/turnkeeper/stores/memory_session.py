@@ -86,11 +86,13 @@ class MemorySession:
         self._check_new(commit)
         growth = self._growth(commit)
         self._check_bound(commit, growth)
+        dead_letters = self._find_dead_letters(commit)
         new_inputs, input_updates, receipt = _stored_forms(commit)
         row = self._next_row(commit, growth)
         result = CommitResult(self._next_number, len(self._events) + 1)
         self._write_new_inputs(new_inputs)
         self._write_input_updates(input_updates)
+        self._inputs.update(dead_letters)
         self._write_receipt(receipt)
         self._write_messages(commit.appends)
         self._write_events(commit)
@@ -149,6 +151,20 @@ class MemorySession:
                 )
             growth += (record.state not in TERMINAL) - (number in self._active)
         return growth
+
+    def _find_dead_letters(self, commit: Commit) -> dict[int, InputRecord]:
+        """The ended inputs that learn of their successors, by number."""
+        found: dict[int, InputRecord] = {}
+        for record in commit.dead_letters:
+            number = self._numbers.get(record.input_id)
+            if number is None or number in self._active:
+                raise CommitFailed(
+                    f"session {self.row.session_id!r} has no ended input {record.input_id}",
+                    applied=False,
+                    permanent=True,
+                )
+            found[number] = replace(self._inputs[number], requeued_as=record.requeued_as)
+        return found
 
     def _check_bound(self, commit: Commit, growth: int) -> None:
         bound = commit.active_bound

@@ -3,7 +3,7 @@
 Decides how a file is opened and which faults are whose. It knows no table but `body`'s counter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,9 @@ class Database:
         self.writing = False
         """Whether the work in hand has begun to write: from then on a failure undoes the group."""
         self._cursor = connection.cursor()
+        self.execute: Callable[..., Iterator[Any]] = self._cursor.execute
+        """Run one statement with its parameters. Its rows are valid until the next one."""
         self._last_body = 0
-
-    def execute(self, statement: str, parameters: tuple[Any, ...] = ()) -> Iterator[Any]:
-        """Run one statement. Its rows are valid until the next one."""
-        return self._cursor.execute(statement, parameters)
 
     def row(self, statement: str, parameters: tuple[Any, ...]) -> Any:
         """The first row of a query, or None."""
@@ -68,7 +66,7 @@ class Database:
 
     def change(self, statement: str, parameters: tuple[Any, ...]) -> int:
         """Run one statement, and return how many rows it changed."""
-        self._cursor.execute(statement, parameters)
+        self.execute(statement, parameters)
         return self.connection.changes()
 
     def mint_body(self) -> int:
@@ -81,16 +79,17 @@ class Database:
     def begin(self) -> None:
         """Begin a transaction, and take the file's write lock with it."""
         self._last_body = 0
-        self._cursor.execute("BEGIN IMMEDIATE")
+        self.rollback()  # of one that could not be undone when it failed
+        self.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """Make the transaction durable."""
-        self._cursor.execute("COMMIT")
+        self.execute("COMMIT")
 
     def rollback(self) -> None:
         """Undo the transaction, unless SQLite has done so by itself."""
         if self.connection.in_transaction:
-            self._cursor.execute("ROLLBACK")
+            self.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the connection; the last one of a file copies its log back and removes it."""
@@ -123,5 +122,5 @@ def reading(what: str) -> Iterator[None]:
     """Turn SQLite's errors into `StoreError`: a store that cannot be read is no empty one."""
     try:
         yield
-    except apsw.Error as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
         raise StoreError(f"SQLite could not read {what}: {error}") from error

@@ -21,6 +21,7 @@ from turnkeeper.stores.sqlite_rows import (
     INPUT_COLUMNS,
     INPUT_SOURCE,
     SESSION_COLUMNS,
+    Row,
     pack_any_id,
     read_input,
     read_session,
@@ -42,6 +43,8 @@ _ACTIVE = (
     f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.state < 5"
     " ORDER BY i.number"
 )
+_ACTIVE_NUMBERS = "SELECT number FROM input WHERE session = ? AND state < 5 ORDER BY number"
+_INPUT = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _SNAPSHOT = "SELECT data FROM snapshot WHERE session = ? AND length(data) <= ?"
 _RECEIPTS = "SELECT max(final) FROM receipt WHERE run = ? AND session = ?"
 _WORKER = "SELECT 1 FROM worker WHERE id = ?"
@@ -108,11 +111,31 @@ def _alive(database: Database, lives: Lives, worker_id: str) -> bool:
 
 def _load_active(database: Database, found: Claim) -> None:
     """The active inputs; one that does not decode harms nothing but itself."""
-    for row in database.execute(_ACTIVE, (found.row.key,)):
+    session = found.row.key
+    try:
+        rows = list(database.execute(_ACTIVE, (session,)))
+    except UnicodeDecodeError:  # a text column; the whole page fails, so that each is read alone
+        rows = _rows_that_are_text(database, found)
+    for row in rows:
         try:
             found.inputs.append(read_input(row))
         except StoreError as error:
             found.corrupt.append((row[0], str(error)))
+    _load_receipts(database, found)
+
+
+def _rows_that_are_text(database: Database, found: Claim) -> list[Row]:
+    session = found.row.key
+    rows: list[Row] = []
+    for (number,) in list(database.execute(_ACTIVE_NUMBERS, (session,))):
+        try:
+            rows.append(database.existing(_INPUT, (session, number)))
+        except UnicodeDecodeError as error:
+            found.corrupt.append((number, f"the row of input number {number} is no text: {error}"))
+    return rows
+
+
+def _load_receipts(database: Database, found: Claim) -> None:
     runs = {run for record in found.inputs if (run := _applied_run(record)) is not None}
     final: set[RunId] = set()
     some: set[RunId] = set()

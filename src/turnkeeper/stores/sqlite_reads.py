@@ -111,7 +111,8 @@ class Reader:
             try:
                 return read(self, *arguments)
             finally:
-                self.connection.execute("ROLLBACK")
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
 
     # -- sessions and inputs ------------------------------------------------------------------
 

@@ -157,7 +157,8 @@ _unpack_rest = msgspec.msgpack.Decoder(_Rest).decode
 _CONSUMED = Ended(InputLifecycleState.CONSUMED)
 
 
-def _pack_rest(record: InputRecord) -> bytes | None:
+def pack_rest(record: InputRecord) -> bytes | None:
+    """The column of what few inputs have."""
     ended = record.ended
     ordinary = ended == _CONSUMED if record.state is InputLifecycleState.CONSUMED else ended is None
     if ordinary and record.requeued_as is None and not record.sources:
@@ -206,7 +207,7 @@ def changing_values(record: InputRecord, number: int, place: int) -> Parameters:
         record.attempt_count,
         record.failure_count,
         record.recovery_count,
-        _pack_rest(record),
+        pack_rest(record),
         record.updated_at_ms - record.created_at_ms,
     )
 

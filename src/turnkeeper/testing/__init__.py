@@ -11,6 +11,14 @@ from turnkeeper.testing.clock import (
     manual_environment,
     settle,
 )
+from turnkeeper.testing.executors import (
+    Behaviour,
+    Checkpoint,
+    FakeExecutor,
+    FakePlainExecutor,
+    Hang,
+    echo,
+)
 from turnkeeper.testing.faulty import (
     Fault,
     FaultyStore,
@@ -21,12 +29,18 @@ from turnkeeper.testing.faulty import (
 )
 
 __all__ = [
+    "Behaviour",
+    "Checkpoint",
+    "FakeExecutor",
+    "FakePlainExecutor",
     "Fault",
     "FaultyStore",
+    "Hang",
     "ManualClock",
     "ManualEnvironment",
     "ManualTimer",
     "Plan",
+    "echo",
     "fail_all",
     "fail_matching",
     "fail_nth",

@@ -10,11 +10,12 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, decide_accepts, duplicate
+from turnkeeper.core.admission import Admission, duplicate
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
 from turnkeeper.core.outcomes import (
+    Accepted,
     CompletionOutcome,
     RecoveryReport,
     RuntimeTerminated,
@@ -41,7 +42,7 @@ from turnkeeper.errors import (
 )
 from turnkeeper.executor import TurnExecutor
 from turnkeeper.worker import endings
-from turnkeeper.worker.commands import AcceptRequest, Command, asked
+from turnkeeper.worker.commands import Acceptance, AcceptRequest, Ask, Command, asked
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.run import Run, tell
 from turnkeeper.worker.settling import Settling
@@ -174,10 +175,10 @@ class SessionActor:
             return self.mailbox.popleft()
         run = self.run
         if run is not None and run.finished and self.retry_at is None:
-            return endings.end_of(self, run)
+            return endings.EndOfRun(self, run)
         if self.accepts:
             requests, self.accepts = self.accepts, None
-            return self._accept_together(requests)
+            return Acceptance(requests)
         if self.wake:
             self.wake = False
             return self._on_time()
@@ -194,7 +195,8 @@ class SessionActor:
             self._rest()
 
     def _take(self, command: Command) -> None:
-        context = self.services.context(self._may_start(command))
+        context = self.services.context()
+        context.may_start = self._may_start(command)
         try:
             decision = command.decide(self.session, context)
         except TurnkeeperError as error:
@@ -241,6 +243,8 @@ class SessionActor:
         before = len(self.session.inputs)
         evolve(self.session, decision, result)
         self.services.count_active(len(self.session.inputs) - before)
+        if command.requests is not None:
+            self._track_new(command.requests, decision)
         self._resolve(decision)
         if command.run is not None and self.run is command.run:
             self.run = None
@@ -275,25 +279,6 @@ class SessionActor:
         self.settling.failed(error)
 
     # -- acceptance ---------------------------------------------------------------------------------
-
-    def _accept_together(self, requests: list[AcceptRequest]) -> Command:
-        items = [request.item for request in requests]
-
-        def done(decision: Decision) -> None:
-            admissions: list[Admission] = decision.report
-            for request, admission in zip(requests, admissions, strict=True):
-                request.settle(admission)
-
-        def failed(error: BaseException) -> None:
-            for request in requests:
-                request.fail(error)
-
-        return Command(
-            lambda session, context: decide_accepts(session, items, context),
-            done,
-            failed,
-            requests=requests,
-        )
 
     def _duplicates(
         self, requests: list[AcceptRequest], decision: Decision, error: DuplicateKey
@@ -409,6 +394,12 @@ class SessionActor:
             self.completions = {}
         self.completions.setdefault(completion.input_id, []).append(completion)
 
+    def _track_new(self, requests: list[AcceptRequest], decision: Decision) -> None:
+        """Hold the handles of the inputs that this commit has admitted."""
+        for request, admission in zip(requests, decision.report, strict=True):
+            if request.completion is not None and type(admission.verdict) is Accepted:
+                self.track(request.completion)
+
     def _resolve(self, decision: Decision) -> None:
         commit = decision.commit
         if self.completions is None or commit is None:
@@ -515,7 +506,7 @@ class SessionActor:
         decide = decide_expire
         if row.drain_until_ms is not None and row.drain_until_ms <= self.services.now_ms():
             decide = decide_drain_timeout
-        return Command(decide, _nothing, self._try_later)
+        return Ask(decide, _nothing, self._try_later)
 
     def _try_later(self, _error: BaseException) -> None:
         """A start that nobody asked for did not work: it is tried again after a while."""
@@ -576,7 +567,13 @@ class SessionActor:
     def _stand_in_line(self) -> None:
         """There is queued work: wait for a place to run it, unless it waits for something else."""
         row = self.session.row
-        if self.in_line or self.held or row.paused or row.intent is not None or self.executor is None:
+        if (
+            self.in_line
+            or self.held
+            or row.paused
+            or row.intent is not None
+            or self.executor is None
+        ):
             return
         if self.zombies and self.config.on_zombie == "hold":
             return

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission
+from turnkeeper.core.admission import Admission, decide_accepts
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.session import ActiveSession, Context, Decision
 from turnkeeper.executor import TurnExecutor
+from turnkeeper.worker.completion import Completion
 
 if TYPE_CHECKING:
     from turnkeeper.worker.run import Run
@@ -16,13 +17,32 @@ Decide = Callable[[ActiveSession, Context], Decision]
 
 
 class Command:
-    """One decision to be taken about a session.
+    """One decision to be taken about a session."""
 
-    `done` is called after its commit, or at once if it needs none; `failed` if it was refused, or
-    if its commit was not made.
-    """
+    __slots__ = ()
 
-    __slots__ = ("decide", "done", "executor", "failed", "requests", "run")
+    run: "Run | None" = None
+    """The run whose end this is: its commit is tried again."""
+    executor: TurnExecutor | None = None
+    """Who executes the run that this starts, if not the session's own executor."""
+    requests: "list[AcceptRequest] | None" = None
+    """The acceptances that this takes together."""
+
+    def decide(self, session: ActiveSession, context: Context) -> Decision:
+        """Take the decision; change nothing."""
+        raise NotImplementedError
+
+    def done(self, decision: Decision) -> None:
+        """The decision is committed, or needed no commit."""
+
+    def failed(self, error: BaseException) -> None:
+        """It was refused, or its commit was not made."""
+
+
+class Ask(Command):
+    """A decision that somebody asked for, and is told of."""
+
+    __slots__ = ("_decide", "_done", "_failed", "executor")
 
     def __init__(
         self,
@@ -30,24 +50,48 @@ class Command:
         done: Callable[[Decision], None],
         failed: Callable[[BaseException], None],
         *,
-        run: "Run | None" = None,
         executor: TurnExecutor | None = None,
-        requests: "list[AcceptRequest] | None" = None,
     ) -> None:
-        self.decide = decide
-        self.done = done
-        self.failed = failed
-        self.run = run
-        """The run whose end this is: its commit is tried again."""
+        self._decide = decide
+        self._done = done
+        self._failed = failed
         self.executor = executor
-        """Who executes the run that this starts, if not the session's own executor."""
+
+    def decide(self, session: ActiveSession, context: Context) -> Decision:
+        return self._decide(session, context)
+
+    def done(self, decision: Decision) -> None:
+        self._done(decision)
+
+    def failed(self, error: BaseException) -> None:
+        self._failed(error)
+
+
+class Acceptance(Command):
+    """The inputs that wait together for their admission."""
+
+    __slots__ = ("requests",)
+
+    requests: "list[AcceptRequest]"
+
+    def __init__(self, requests: "list[AcceptRequest]") -> None:
         self.requests = requests
-        """The acceptances that this takes together."""
+
+    def decide(self, session: ActiveSession, context: Context) -> Decision:
+        return decide_accepts(session, [request.item for request in self.requests], context)
+
+    def done(self, decision: Decision) -> None:
+        for request, admission in zip(self.requests, decision.report, strict=True):
+            request.settle(admission)
+
+    def failed(self, error: BaseException) -> None:
+        for request in self.requests:
+            request.fail(error)
 
 
 def asked(future: "asyncio.Future[Any]", decide: Decide) -> Command:
     """A command whose asker waits for the decision's report."""
-    return Command(
+    return Ask(
         decide,
         lambda decision: _set_result(future, decision.report),
         lambda error: _set_error(future, error),
@@ -67,11 +111,18 @@ def _set_error(future: "asyncio.Future[Any]", error: BaseException) -> None:
 class AcceptRequest:
     """One input that waits for its acceptance."""
 
-    __slots__ = ("answer", "item")
+    __slots__ = ("answer", "completion", "item")
 
-    def __init__(self, item: Input, answer: "asyncio.Future[Admission]") -> None:
+    def __init__(
+        self,
+        item: Input,
+        answer: "asyncio.Future[Admission]",
+        completion: Completion | None = None,
+    ) -> None:
         self.item = item
         self.answer = answer
+        self.completion = completion
+        """The handle that the caller gets if its input is admitted."""
 
     def settle(self, admission: Admission) -> None:
         if not self.answer.done():

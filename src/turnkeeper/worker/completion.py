@@ -7,6 +7,7 @@ from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
 from turnkeeper.core.runs import RunResult
 from turnkeeper.errors import NotCompleted
+from turnkeeper.worker.inside import refuse_own_session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,8 +51,6 @@ class Completion:
         """
         if self._outcome is not None:
             return self._outcome
-        from turnkeeper.worker.run import refuse_own_session
-
         refuse_own_session(self.session_id, "wait for an input of its own session")
         if timeout is None:
             return await self._wait()

@@ -52,6 +52,8 @@ class Worker:
         self.config = config
         self.profile = profile
         self.environment = environment
+        self.now_ms = environment.clock.now_ms
+        self.monotonic = environment.clock.monotonic
         self.factory = factory
         self.worker_id = environment.new_id()
         self.tasks = Tasks()
@@ -74,14 +76,16 @@ class Worker:
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
         self._active = 0
+        self._context = Context(
+            now_ms=0,
+            new_id=environment.new_id,
+            commit_id=b"",
+            random=environment.random,
+            config=config,
+            profile=profile,
+        )
 
     # -- the world ----------------------------------------------------------------------------------
-
-    def now_ms(self) -> int:
-        return self.environment.clock.now_ms()
-
-    def monotonic(self) -> float:
-        return self.environment.clock.monotonic()
 
     def monotonic_at(self, at_ms: int) -> float:
         """The monotonic time at which the wall clock will show `at_ms`."""
@@ -90,20 +94,16 @@ class Worker:
     def commit_deadline(self) -> float:
         return self.monotonic() + self.config.commit_retry_seconds
 
-    def context(self, may_start: bool) -> Context:  # noqa: FBT001
-        """What a decision takes from outside its session."""
+    def context(self) -> Context:
+        """What a decision takes from outside its session; good until the next call."""
         self._commits += 1
-        return Context(
-            now_ms=self.environment.clock.now_ms(),
-            new_id=self.environment.new_id,
-            commit_id=self._commit_prefix + self._commits.to_bytes(8),
-            random=self.environment.random,
-            may_start=may_start,
-            suspicion_limit=self.slots.suspicion_limit(),
-            room=self.config.queue_per_runtime - self.active_inputs(),
-            config=self.config,
-            profile=self.profile,
-        )
+        context = self._context
+        context.now_ms = self.now_ms()
+        context.commit_id = self._commit_prefix + self._commits.to_bytes(8)
+        context.suspicion_limit = self.slots.suspicion_limit()
+        context.room = self.config.queue_per_runtime - self._active
+        context.may_start = False
+        return context
 
     def active_inputs(self) -> int:
         """Active inputs of all sessions in memory."""
@@ -500,4 +500,3 @@ def _seen(future: "asyncio.Future[Any]") -> None:
     """Whoever waits for this has heard of its error, or is gone."""
     if not future.cancelled():
         future.exception()
-

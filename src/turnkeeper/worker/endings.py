@@ -3,7 +3,6 @@
 While that commit fails, it is tried again and decided again; past its time the run is given up.
 """
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.lifecycle import AbandonReason
@@ -39,11 +38,25 @@ if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
 
 
-def end_of(actor: "SessionActor", run: Run) -> Command:
-    """The command that ends `run` in the store."""
-    return Command(
-        partial(_decide, run), partial(_done, actor, run), partial(_failed, actor, run), run=run
-    )
+class EndOfRun(Command):
+    """Ends `run` in the store."""
+
+    __slots__ = ("_actor", "run")
+
+    run: Run
+
+    def __init__(self, actor: "SessionActor", run: Run) -> None:
+        self._actor = actor
+        self.run = run
+
+    def decide(self, session: ActiveSession, context: Context) -> Decision:
+        return _decide(self.run, session, context)
+
+    def done(self, decision: Decision) -> None:
+        _done(self._actor, self.run, decision)
+
+    def failed(self, error: BaseException) -> None:
+        _failed(self._actor, self.run, error)
 
 
 def _decide(run: Run, session: ActiveSession, context: Context) -> Decision:

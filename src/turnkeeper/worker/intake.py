@@ -22,10 +22,10 @@ from turnkeeper.errors import (
 )
 from turnkeeper.executor import NOT_DONE
 from turnkeeper.worker import reading
-from turnkeeper.worker.commands import AcceptRequest, Command
+from turnkeeper.worker.commands import AcceptRequest, Ask
 from turnkeeper.worker.completion import Completion
+from turnkeeper.worker.inside import refuse_own_session
 from turnkeeper.worker.one_turn import OneTurn, Operation
-from turnkeeper.worker.run import refuse_own_session
 from turnkeeper.worker.steps import encode_result
 
 if TYPE_CHECKING:
@@ -40,7 +40,12 @@ async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> Accept
     """
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
     actor.accept(AcceptRequest(item, answer))
-    admission = await answer
+    return await _outcome(worker, actor, item, await answer)
+
+
+async def _outcome(
+    worker: "Worker", actor: "SessionActor", item: Input, admission: Admission
+) -> AcceptOutcome:
     verdict = admission.verdict
     if admission.refused:
         verdict = await _unless_known(worker, actor.session_id, item, verdict)
@@ -66,26 +71,26 @@ async def _unless_known(
 
 async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
     """Admit one input, and give a handle on the outcome of the one that counts. [COMP-2]"""
-    outcome = await accept(worker, actor, item)
-    match outcome:
-        case Rejected():
-            raise ValidationFailed(outcome.reason)
-        case Accepted():
-            return await handle(worker, actor.session_id, outcome.input_id)
-        case Deduplicated():
-            return await handle(worker, actor.session_id, outcome.existing_id)
+    outcome, completion = await accept_with_completion(worker, actor, item)
+    if completion is not None:
+        return completion
+    assert isinstance(outcome, Deduplicated)
+    return await handle(worker, actor.session_id, outcome.existing_id)
 
 
 async def accept_with_completion(
     worker: "Worker", actor: "SessionActor", item: Input
 ) -> tuple[AcceptOutcome, Completion | None]:
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-6]"""
-    outcome = await accept(worker, actor, item)
+    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+    request = AcceptRequest(item, answer, Completion(actor.session_id, item.id))
+    actor.accept(request)
+    outcome = await _outcome(worker, actor, item, await answer)
     match outcome:
+        case Accepted():
+            return outcome, request.completion
         case Rejected():
             raise ValidationFailed(outcome.reason)
-        case Accepted():
-            return outcome, await handle(worker, actor.session_id, outcome.input_id)
         case Deduplicated():
             completion = await handle(worker, actor.session_id, outcome.existing_id)
             return outcome, None if completion.outcome is not None else completion
@@ -128,14 +133,12 @@ async def accept_and_run(
     executor = OneTurn(op)
 
     def decide(session: ActiveSession, context: Context) -> Decision:
-        return decide_accept_and_run(
-            session, item, context, attended=actor.executor is not None
-        )
+        return decide_accept_and_run(session, item, context, attended=actor.executor is not None)
 
     def failed(error: BaseException) -> None:
         executor.settle(error, None)
 
-    actor.post(Command(decide, lambda _decision: None, failed, executor=executor))
+    actor.post(Ask(decide, lambda _decision: None, failed, executor=executor))
     try:
         return await executor.value
     except DuplicateKey as error:
@@ -143,7 +146,8 @@ async def accept_and_run(
         record = await reading.final_record(worker, actor.session_id, existing.input_id)
         outcome = record and await reading.stored_outcome(worker, actor.session_id, record)
         raise NotCompleted(
-            outcome, f"input {existing.input_id} of session {actor.session_id!r} has ended: {outcome}"
+            outcome,
+            f"input {existing.input_id} of session {actor.session_id!r} has ended: {outcome}",
         ) from None
     except asyncio.CancelledError:
         run = actor.run

@@ -30,8 +30,8 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.session import ActiveSession, Context, Decision
 from turnkeeper.core.turns import Cancellation, decide_end_open_turn
 from turnkeeper.errors import NotReady
-from turnkeeper.worker.commands import Command
-from turnkeeper.worker.run import is_inside
+from turnkeeper.worker.commands import Ask
+from turnkeeper.worker.inside import is_inside
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
@@ -153,7 +153,7 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
             future.set_exception(error)
 
     deferred = is_inside(actor.session_id)
-    actor.post(Command(lambda session, context: decide_intent(session, intent, context), done, failed))
+    actor.post(Ask(lambda session, context: decide_intent(session, intent, context), done, failed))
     if deferred:
         # The asker is the run that this waits for: it hears of the intent only.
         future.add_done_callback(_forget_error)

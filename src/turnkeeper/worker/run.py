@@ -6,41 +6,28 @@ for the session is decided in the core.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.ids import SessionId
 from turnkeeper.core.runs import (
     ApplyOutput,
     CancelCurrentRun,
     Fence,
     Message,
     RunControlCommand,
-    StopRuntimeExecutor,
     Steered,
+    StopRuntimeExecutor,
 )
 from turnkeeper.core.session import RunStart
 from turnkeeper.core.turns import Cancellation
-from turnkeeper.errors import RunEnded, StoreError, WouldDeadlock
+from turnkeeper.errors import RunEnded, StoreError
 from turnkeeper.executor import Turn, TurnExecutor
+from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
+from turnkeeper.worker.tasks import start
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
-
-_inside: ContextVar[tuple[SessionId, ...]] = ContextVar("turnkeeper_inside", default=())
-
-
-def is_inside(session_id: SessionId) -> bool:
-    """Whether the caller is this session's own run or `control`."""
-    return session_id in _inside.get()
-
-
-def refuse_own_session(session_id: SessionId, what: str) -> None:
-    """Raise `WouldDeadlock` where a session's run would wait for its own session. [CTL-5]"""
-    if is_inside(session_id):
-        raise WouldDeadlock(f"a turn of session {session_id!r} cannot {what}: it would wait for ever")
 
 
 class Ending(Enum):
@@ -120,14 +107,14 @@ class Run:
 
     def begin(self) -> None:
         """Start the task. The executor is called once the event loop gets to it."""
-        self._task = self.actor.services.tasks.spawn(self._drive(), f"run {self.run_id}")
+        self._task = start(self._drive(), self.start.run_id)
 
     async def _drive(self) -> None:
         if self.finished:
             return
         self.called = True
         actor = self.actor
-        _inside.set((*_inside.get(), actor.session_id))
+        entered(actor.session_id)
         output: ApplyOutput | None = None
         error: BaseException | None = None
         try:
@@ -297,7 +284,7 @@ def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlComma
     """Call an executor's `control` in a task of its own, bounded by the interrupt's grace."""
 
     async def control() -> None:
-        _inside.set((*_inside.get(), actor.session_id))
+        entered(actor.session_id)
         try:
             async with asyncio.timeout(actor.config.interrupt_grace_seconds):
                 await executor.control(command)

@@ -80,7 +80,7 @@ class Settling:
         self._next_try = None
         self._tries += 1
         if self._void is None:
-            self._void = Draft(self._actor.session, self._actor.services.context(False)).decide()
+            self._void = Draft(self._actor.session, self._actor.services.context()).decide()
         assert self._void.commit is not None
         self._send(self._void.commit, self._void_answered)
         self._arm()

@@ -75,9 +75,7 @@ class StepBook:
     async def _load(self) -> dict[str, StepRecord]:
         if self._known is None:
             actor = self._run.actor
-            steps = await actor.services.store.load_steps(
-                actor.session_id, self._run.start.turn_id
-            )
+            steps = await actor.services.store.load_steps(actor.session_id, self._run.start.turn_id)
             self._run.require_alive()
             self._known = {step.key: step for step in steps}
         return self._known
@@ -90,7 +88,9 @@ class StepBook:
         try:
             result = msgspec.msgpack.encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise TypeError(f"the result of step {key!r} has no form in MessagePack: {error}") from None
+            raise TypeError(
+                f"the result of step {key!r} has no form in MessagePack: {error}"
+            ) from None
         if len(result) > config.PAYLOAD_MAX_BYTES:
             raise ValidationFailed(
                 f"the result of step {key!r} is {len(result)} bytes; "

@@ -6,6 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 
+def start(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+    """Run `coroutine` as a task that the caller holds until it has ended: a run, by the thousand."""
+    return asyncio.get_running_loop().create_task(coroutine, name=name)
+
+
 class Tasks:
     """The tasks of one owner."""
 

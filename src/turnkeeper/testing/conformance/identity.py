@@ -74,9 +74,10 @@ class IdentityAndKeys(Chapter):
         """Case, spaces and Unicode forms tell keys apart, up to the longest key. [STO-3]"""
         keys = ["k", "K", "k ", " k", "0", "00", "é", "e\u0301", "😀", "'; --", "%", "x" * 200]
         owner = await Owner.of(store)
-        records = await owner.accept(*(prompt(key, key=key) for key in keys))
-        for key, record in zip(keys, records, strict=True):
+        for key in keys:
+            (record,) = await owner.accept(prompt(key, key=key))
             assert await store.find_input("session", key=key) == record
+        assert [r.key for r in await store.load_inputs("session")] == keys
 
     async def test_inputs_without_a_key_never_meet(self, store: Store) -> None:
         """No key is no identity: the same text may be said twice."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from turnkeeper.core.events import Event, EventCode
@@ -11,6 +12,7 @@ from turnkeeper.core.policy import ApplyMode, ConsumePoint, PolicyDecision, Queu
 from turnkeeper.core.records import STEERED_LANE
 from turnkeeper.core.runs import Message
 from turnkeeper.environment import new_id
+from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
 from turnkeeper.testing.conformance.chapter import Chapter, all_inputs, reopened
 from turnkeeper.testing.conformance.drafts import (
@@ -123,6 +125,33 @@ class Inputs(Chapter):
             (record,) = await owner.accept(prompt())
             await owner.commit(input_updates=[replace(record, state=state)])
             assert (await owner.stored(record)).state is state
+
+    async def test_a_dead_letter_learns_of_its_successor(self, store: Store) -> None:
+        """Only `requeued_as` of an ended input changes: not its end, nor how many are active. Its
+        history stays; an input that has not ended is no dead letter. [DEAD-1]
+        """
+        owner = await Owner.of(store)
+        dead, other = await owner.accept(prompt("dead", key="k"), prompt("other"))
+        end = Ended(_S.ABANDONED, reason=AbandonReason.NON_RETRYABLE, detail="no")
+        dead = replace(dead, state=_S.ABANDONED, ended=end)
+        await owner.commit(
+            input_updates=[dead],
+            events=[Event(EventCode.INPUT_ABANDONED, dead.input_id, None, {"reason": "x"})],
+        )
+        history = await store.load_history("session", dead.input_id)
+        new = record_of(prompt("again"))
+        event = Event(EventCode.INPUT_REQUEUED, dead.input_id, None, {"requeued_as": new.input_id})
+        letter = replace(dead, requeued_as=new.input_id, attempt_count=9, ended=None)
+        await owner.commit(new_inputs=[new], dead_letters=[letter], events=[event])
+        assert await owner.stored(dead) == replace(dead, requeued_as=new.input_id)
+        assert await store.find_input("session", key="k") == await owner.stored(dead)
+        assert owner.row.active == 2
+        assert await store.load_history("session", dead.input_id) == history
+        assert (await store.load_events("session"))[-1].event.input_id == dead.input_id
+        for wrong in (replace(other, requeued_as=new.input_id), record_of(prompt("unknown"))):
+            with pytest.raises(CommitFailed):
+                await owner.commit(dead_letters=[wrong])
+        assert await owner.stored(other) == other
 
 
 class Paging(Chapter):

@@ -1,0 +1,29 @@
+"""Who is asking: a session's own run or `control`, or somebody outside.
+
+Decides what a turn may not wait for: its own session.
+"""
+
+from contextvars import ContextVar
+
+from turnkeeper.core.ids import SessionId
+from turnkeeper.errors import WouldDeadlock
+
+_inside: ContextVar[tuple[SessionId, ...]] = ContextVar("turnkeeper_inside", default=())
+
+
+def entered(session_id: SessionId) -> None:
+    """This task, and those that it starts, belong to a run or `control` of the session."""
+    _inside.set((*_inside.get(), session_id))
+
+
+def is_inside(session_id: SessionId) -> bool:
+    """Whether the caller is this session's own run or `control`."""
+    return session_id in _inside.get()
+
+
+def refuse_own_session(session_id: SessionId, what: str) -> None:
+    """Raise `WouldDeadlock` where a session's run would wait for its own session. [CTL-5]"""
+    if is_inside(session_id):
+        raise WouldDeadlock(
+            f"a turn of session {session_id!r} cannot {what}: it would wait for ever"
+        )

@@ -1,0 +1,122 @@
+"""What tests share: a store of each kind, a world whose time stands still, waiting without luck."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turnkeeper import Runtime
+from turnkeeper.store import Store
+from turnkeeper.stores.memory import MemoryStore
+from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environment, settle
+
+# The shipped suite's assertions show their values, as those of the tests here do.
+pytest.register_assert_rewrite("turnkeeper.testing.conformance")
+
+PATIENCE_SECONDS = 10.0
+"""How long a condition may take to come true: never reached by a test that passes."""
+
+WaitUntil = Callable[..., Awaitable[Any]]
+
+
+async def until(
+    condition: Callable[[], Any], what: str = "", *, patience_seconds: float = PATIENCE_SECONDS
+) -> Any:
+    """Wait until `condition()` (plain or async) is true, and give what it gave."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience_seconds
+    rounds = 0
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        if loop.time() > end:
+            pytest.fail(f"waited {patience_seconds} s in vain: {what or condition}")
+        rounds += 1
+        # First the loop's own turns, then some rest for the threads of a store on disk.
+        await asyncio.sleep(0 if rounds < 50 else 0.001)
+
+
+async def quiet(runtime: Runtime) -> None:
+    """Wait until nothing of `runtime` is on its way to its store, and the loop has settled."""
+    worker = runtime.worker
+
+    def at_rest() -> bool:
+        in_flight = any(actor.in_flight is not None for actor in worker.actors.values())
+        return not in_flight and not worker._loading
+
+    await settle()
+    while not at_rest():
+        await until(at_rest, "the store has answered everything")
+        await settle()
+
+
+@pytest.fixture
+def wait_until() -> WaitUntil:
+    """Wait for a condition, never for a time: a coroutine function of that condition."""
+    return until
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of store that this test runs on; each test of `store` runs on each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store(store_kind: str, tmp_path: Path) -> Store:
+    """A new store, closed: a Runtime opens it. It keeps its rows for a second Runtime."""
+    return MemoryStore() if store_kind == "memory" else SqliteStore(tmp_path / "turns.db")
+
+
+@pytest.fixture
+async def open_store(store: Store) -> AsyncIterator[Store]:
+    """`store`, held open: a test reads it before, between and after its Runtimes."""
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that stands still until the test advances it."""
+    return ManualClock()
+
+
+@pytest.fixture
+def environment(clock: ManualClock) -> ManualEnvironment:
+    """A world on `clock`, the same in each run of a test."""
+    return manual_environment(1, clock=clock)
+
+
+@pytest.fixture
+def pass_time(clock: ManualClock) -> Callable[[Runtime, float], Awaitable[None]]:
+    """Moves time, timer by timer; between them the store answers and the loop settles.
+
+    `await pass_time(runtime, seconds)`. Not for a store that withholds an answer for ever.
+    """
+
+    async def pass_time(runtime: Runtime, seconds: float) -> None:
+        end = clock.monotonic() + seconds
+        while True:
+            await quiet(runtime)
+            now, timer = clock.monotonic(), clock.next_timer
+            if timer is None or timer > end:
+                clock.advance(max(0.0, end - now))
+                return await quiet(runtime)
+            clock.advance(max(0.0, timer - now))
+
+    return pass_time
+
+
+@pytest.fixture
+def new_environment(clock: ManualClock) -> Callable[[], ManualEnvironment]:
+    """Further worlds on `clock`, whose ids differ: one for each Runtime on a shared store."""
+    seeds = iter(range(2, 1_000))
+    return lambda: manual_environment(next(seeds), clock=clock)
