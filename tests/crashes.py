@@ -1,8 +1,10 @@
 """How a test kills a Runtime without killing itself, and waits without hanging."""
 
 import asyncio
+from typing import Any
 
-from turnkeeper import Completion, CompletionOutcome, Runtime
+from turnkeeper import Completion, Config, Environment, Runtime, Store, StoredMessage
+from turnkeeper.core.outcomes import CompletionOutcome
 
 PATIENCE_SECONDS = 10.0
 
@@ -37,3 +39,18 @@ async def crash_in(runtime: Runtime, started: asyncio.Event) -> None:
 async def ended(completion: Completion) -> CompletionOutcome:
     """The outcome, or a failure of the test in a while."""
     return await completion.wait(timeout=PATIENCE_SECONDS)
+
+
+def serving(store: Store, executor: object, environment: Environment, **settings: Any) -> Runtime:
+    """A Runtime, not yet entered, in which `executor` serves every session."""
+    return Runtime(
+        store,
+        agent=lambda _session_id: executor,
+        config=Config(**settings),
+        environment=environment,
+    )
+
+
+def said(messages: list[StoredMessage]) -> list[tuple[str, str]]:
+    """Of each message its role and content."""
+    return [(stored.message.role, stored.message.content) for stored in messages]

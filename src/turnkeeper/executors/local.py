@@ -268,9 +268,13 @@ def load_engine(weights: Path, threads: int) -> Any:
         params.n_threads_http = 1
         params.hostnames = [f"{folder}/engine.sock"]
         try:
-            return xllamacpp.Server(params)
+            engine = xllamacpp.Server(params)
         except RuntimeError as error:
             raise LocalModelError(f"the weights {weights} cannot be loaded: {error}") from error
+    # An engine that is destroyed before its own loop has begun waits for that loop for ever: it is
+    # handed out once it has answered.
+    engine.handle_completions({"prompt": ".", "max_tokens": 1})
+    return engine
 
 
 @cache

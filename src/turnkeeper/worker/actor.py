@@ -230,6 +230,8 @@ class SessionActor:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if self.in_flight is not in_flight:
             return  # it was settled meanwhile by a commit that conflicts with it
+        if error is not None and self.settling is not None:
+            return  # it may have lost against that commit, whose answer says so
         if error is not None:
             self._refused(in_flight, error)
             self.step()
@@ -240,6 +242,7 @@ class SessionActor:
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
         self.in_flight = None
+        self.settling = None
         before = len(self.session.inputs)
         evolve(self.session, decision, result)
         self.services.count_active(len(self.session.inputs) - before)
@@ -312,7 +315,10 @@ class SessionActor:
         if self.zombies and self.config.on_zombie == "hold":
             return False
         if row.run is not None:
-            return command.run is not None and self.services.may_keep_slot(self)
+            ended = command.run
+            if ended is None or (ended.commit_lost and ended.executor is self.executor):
+                return False
+            return self.services.may_keep_slot(self)
         return self.has_slot or self.services.take_slot(self)
 
     def free_slot(self) -> None:
@@ -585,7 +591,8 @@ class SessionActor:
         now = self.services.monotonic()
         if self.rested_at is None:
             self.rested_at = now
-        if now - self.rested_at >= self.config.passivation_seconds and not self.completions:
+        rested = now - self.rested_at >= self.config.passivation_seconds
+        if rested and not self.completions and not self.zombies:
             self.gone = True
             self.services.passivate(self)
             return

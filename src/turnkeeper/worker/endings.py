@@ -63,8 +63,9 @@ def _decide(run: Run, session: ActiveSession, context: Context) -> Decision:
     """The decision that this end asks for: one row per way in which a run ends. [FIN-1..6]"""
     one_turn = isinstance(run.executor, OneTurn)
     if run.commit_lost:
-        if run.late_cancellation is not None:
-            return decide_cancelled(session, run.late_cancellation, None, context)
+        cancellation = run.cancellation or run.late_cancellation
+        if cancellation is not None:
+            return decide_cancelled(session, cancellation, None, context)
         return decide_withdrawn(session, "commit_failed", context, started=True)
     if run.ending is Ending.INTERRUPTED and run.cancellation is not None:
         output = run.output if output_refusal(run.output) is None else None

@@ -1,0 +1,117 @@
+"""What the tests of the rules share: a Runtime that always ends, and waiting with a bound."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from turnkeeper import (
+    Completion,
+    Config,
+    InputLifecycleState,
+    InputState,
+    Profile,
+    PromptInput,
+    Runtime,
+)
+from turnkeeper.core.outcomes import CompletionOutcome
+from turnkeeper.store import Store
+from turnkeeper.testing import FakeExecutor, ManualEnvironment
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 10.0
+"""Of the machine's own time: never reached by a test that passes."""
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """The awaitable's value; a test whose wait would never end fails instead."""
+    return await asyncio.wait_for(awaitable, PATIENCE_SECONDS)
+
+
+async def outcome(handle: Completion) -> CompletionOutcome:
+    """How the handle's input ended."""
+    return await soon(handle.wait())
+
+
+async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until a question to the store is answered with yes."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not await condition():
+            await asyncio.sleep(0)
+
+
+async def while_time_passes(
+    environment: ManualEnvironment, awaitable: Awaitable[T], *, step_seconds: float = 0.25
+) -> T:
+    """The awaitable's value; what it waits for may need time, so time moves."""
+    task = asyncio.ensure_future(awaitable)
+    end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while not task.done():
+        if asyncio.get_running_loop().time() > end:
+            task.cancel()
+            pytest.fail(f"waited in vain for {awaitable!r}")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.0005)
+        if not task.done():
+            environment.clock.advance(step_seconds)
+    return task.result()
+
+
+@asynccontextmanager
+async def running(
+    store: Store,
+    environment: ManualEnvironment,
+    agent: FakeExecutor | Callable[[str], Any] | None = None,
+    *,
+    config: Config | None = None,
+    profile: Profile | None = None,
+) -> AsyncIterator[Runtime]:
+    """A Runtime in a world whose time stands still; at the end it closes, however much hangs."""
+    factory = (lambda _session_id: agent) if isinstance(agent, FakeExecutor) else agent
+    runtime = Runtime(
+        store, agent=factory, config=config, profile=profile, environment=environment
+    )
+    await runtime.__aenter__()
+    try:
+        yield runtime
+    finally:
+        await while_time_passes(environment, runtime.close(drain_seconds=0.0))
+
+
+def prompt(environment: ManualEnvironment, text: str = "hello", **header: Any) -> PromptInput:
+    """A prompt with the world's next id."""
+    return PromptInput(text, id=environment.new_id(), **header)
+
+
+async def state_of(runtime: Runtime, session_id: str, input_id: str) -> InputState:
+    """All that is stored of an input that is there."""
+    state = await runtime.input_state(session_id, input_id)
+    assert state is not None
+    return state
+
+
+async def reaches(
+    runtime: Runtime, session_id: str, input_id: str, state: InputLifecycleState
+) -> InputState:
+    """Wait until the stored input is in `state`."""
+
+    async def there() -> bool:
+        return (await state_of(runtime, session_id, input_id)).current_state is state
+
+    await becomes(there)
+    return await state_of(runtime, session_id, input_id)
+
+
+async def transcript_of(runtime: Runtime, session_id: str) -> list[tuple[str, str]]:
+    """The transcript as (role, content)."""
+    return [(m.message.role, m.message.content) for m in await runtime.transcript(session_id)]
+
+
+async def codes_of(runtime: Runtime, session_id: str) -> list[str]:
+    """The codes of all events so far."""
+    envelopes = await runtime.worker.store.load_events(session_id, after=0, limit=1_000)
+    return [envelope.event.code for envelope in envelopes]
