@@ -160,7 +160,7 @@ async def test_what_is_no_answer_is_a_failure(store: Store, environment: ManualE
 async def test_a_commit_writes_each_user_message_once(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """User messages not written yet, then the output's; `includes_input` leaves them out. [RUN-4]"""
+    """The user messages, then the output's; `includes_input` leaves the former out. [RUN-4]"""
     own = ApplyOutput(
         appends=(Message("user", "as I read it"), Message("assistant", "b")), includes_input=True
     )
@@ -493,7 +493,7 @@ async def test_a_turn_is_dead_once_its_run_is_over(
 async def test_messages_come_back_as_they_were_given(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """Role, content, and a framework's bytes under their format; nothing is ever changed. [RUN-13]"""
+    """Role, content, a framework's bytes under their format; nothing changes later. [RUN-13]"""
     given = (
         Message("assistant", "", format="framework/2", data=bytes(range(256))),
         Message("tool", "ü\u0000😀"),

@@ -26,8 +26,6 @@ def decide_recovery(
     row = draft.row
     details = [f"input number {number} does not decode: {why}" for number, why in claim.corrupt]
     before = len(session.inputs)
-    if claim.created:
-        draft.event(EventCode.TOPOLOGY_RUNTIME_CREATED)
     stranded = row.run is not None
     crashed = stranded and charge
     row.run = None
@@ -44,13 +42,12 @@ def decide_recovery(
         abandoned = sum(1 for r in draft.updates.values() if r.state is _S.ABANDONED)
         requeued = sum(1 for r in draft.updates.values() if r.state is _S.QUEUED)
         report = RecoveryReport(before, requeued, abandoned, tuple(details))
-        if not claim.created:
-            draft.event(
-                EventCode.RUNTIME_RECOVERED,
-                recovered=before,
-                requeued=requeued,
-                abandoned=abandoned,
-            )
+        draft.event(
+            EventCode.RUNTIME_RECOVERED,
+            recovered=before,
+            requeued=requeued,
+            abandoned=abandoned,
+        )
     else:
         report = RecoveryReport(before, 0, 0, tuple(details))
     start_next(draft)

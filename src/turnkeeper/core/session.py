@@ -57,6 +57,7 @@ class ActiveSession:
     """What a worker keeps of one session: its row and its active inputs. Nothing terminal."""
 
     __slots__ = (
+        "created",
         "handed",
         "inputs",
         "members",
@@ -70,6 +71,8 @@ class ActiveSession:
 
     def __init__(self, row: SessionRow) -> None:
         self.row = row
+        self.created = False
+        """Its first commit is still to come, and says so."""
         self.inputs: dict[InputId, InputRecord] = {}
         self.queue: list[QueueEntry] = []
         self.riders = 0
@@ -143,6 +146,9 @@ class Decision(Struct, kw_only=True, gc=False):
     """What the asker is told, once the commit is made."""
 
 
+_CREATED = Event(EventCode.TOPOLOGY_RUNTIME_CREATED)
+
+
 class Draft:
     """A decision in the making: copies of what changes, over a session that does not."""
 
@@ -175,7 +181,7 @@ class Draft:
         self.updates: dict[InputId, InputRecord] = {}
         self.added: list[InputRecord] = []
         self.dead_letters: list[InputRecord] = []
-        self.events: list[Event] = []
+        self.events: list[Event] = [_CREATED] if session.created else []
         self.appends: list[Append] = []
         self.steps: list[StepRecord] = []
         self.members = session.members
@@ -191,16 +197,20 @@ class Draft:
 
     def peek(self, input_id: InputId) -> InputRecord:
         """The record as this draft has it, to read."""
-        record = self.updates.get(input_id) or self.new.get(input_id)
-        return record or self.session.inputs[input_id]
+        if input_id in self.updates:
+            return self.updates[input_id]
+        return self.new.get(input_id) or self.session.inputs[input_id]
 
     def edit(self, input_id: InputId) -> InputRecord:
         """The record as this draft has it, to change."""
-        record = self.updates.get(input_id) or self.new.get(input_id)
+        record = self.updates.get(input_id)
+        if record is None and self.new:
+            record = self.new.get(input_id)
         if record is None:
             old = self.session.inputs[input_id]
             record = copied(old)
-            record.updated_at_ms = max(old.updated_at_ms, self.context.now_ms)
+            if self.context.now_ms > old.updated_at_ms:
+                record.updated_at_ms = self.context.now_ms
             self.updates[input_id] = record
         return record
 
@@ -283,6 +293,10 @@ class Draft:
                 if record.state is _S.QUEUED:
                     yield record
             return
+        if not self.session.queue and len(self.added) == 1:
+            if self.added[0].state is _S.QUEUED:
+                yield self.added[0]
+            return
         waiting = {entry[3]: self.peek(entry[3]) for entry in self.session.queue}
         waiting |= {record.input_id: record for record in self.added}
         yield from sorted(
@@ -334,9 +348,12 @@ class Draft:
         `bounded`: it admits inputs. `via`: a state that the session passes through on its way.
         """
         session, row, context = self.session, self.row, self.context
-        self._change_state(session.state, via or runtime_state(row))
+        before, after = runtime_state(session.row), runtime_state(row)
         if via is not None:
-            self._change_state(via, runtime_state(row))
+            self._change_state(before, via)
+            self._change_state(via, after)
+        elif before is not after:
+            self._change_state(before, after)
         row.due_at_ms = self._next_due()
         row.noticed = self.notices[0][0] if self.notices else 0
         commit = Commit(
@@ -432,6 +449,7 @@ def evolve(session: ActiveSession, decision: Decision, result: CommitResult) -> 
     commit = decision.commit
     if commit is None:
         return
+    session.created = False
     row = commit.session
     row.revision = commit.revision + 1
     row.last_commit = commit.commit_id

@@ -54,8 +54,7 @@ def start_next(draft: Draft) -> None:
 
 def _suspect(draft: Draft, members: list[InputRecord]) -> bool:
     """Whether these have met too many crashes to run beside what runs now. [FIN-5]"""
-    crashes = max([record.recovery_count for record in members])
-    draft.held = crashes > draft.context.suspicion_limit
+    draft.held = _crashes(members) > draft.context.suspicion_limit
     return draft.held
 
 
@@ -95,6 +94,8 @@ def _form_run(draft: Draft) -> list[InputRecord]:
         return _coalesce(draft, riders)
     if starter.turn_id is not None:
         return [record for record in draft.queued() if record.turn_id == starter.turn_id]
+    if not riders and not _coalesces(starter):
+        return [starter]
     return _coalesce(draft, [*riders, starter])
 
 
@@ -128,6 +129,10 @@ def _scope(record: InputRecord) -> tuple[Any, ...] | None:
     elif isinstance(item, PeerInput) and isinstance(item.convention, PeerRequest):
         scope = (item.source, item.convention.request_id, item.convention.intent)
     return (record.kind, record.lane, scope)
+
+
+def _coalesces(record: InputRecord) -> bool:
+    return record.policy is not None and record.policy.queue_mode is QueueMode.COALESCE
 
 
 def _coalesce(draft: Draft, members: list[InputRecord]) -> list[InputRecord]:
@@ -267,21 +272,32 @@ def _begin(
             session_id=row.session_id,
             boundary=Boundary.RUN_START,
             appends=tuple([append_message(r.input) for r in unwritten if r.input is not None]),
-            context_appends=tuple([message for _, message in draft.notices]),
+            context_appends=tuple([m for _, m in draft.notices]) if draft.notices else (),
             contributing_input_ids=draft.members,
             inputs=inputs,
             turn_metadata=_turn_metadata(inputs),
             continuation=continuation,
         ),
         first_attempt=turn_id == run_id,
-        suspicion=max([record.recovery_count for record in members], default=0),
+        suspicion=_crashes(members),
     )
+
+
+def _crashes(members: list[InputRecord]) -> int:
+    worst = 0
+    for record in members:
+        if record.recovery_count > worst:
+            worst = record.recovery_count
+    return worst
+
+
+_WITH_METADATA = (PromptInput, FlowStepInput)
 
 
 def _turn_metadata(inputs: tuple[Input, ...]) -> dict[str, Any] | None:
     """The newest member's metadata that has any."""
     for item in reversed(inputs):
-        if isinstance(item, PromptInput | FlowStepInput) and item.turn_metadata is not None:
+        if isinstance(item, _WITH_METADATA) and item.turn_metadata is not None:
             return item.turn_metadata
     return None
 

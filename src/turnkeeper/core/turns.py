@@ -98,9 +98,10 @@ def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str |
         if (message.format is None) is not (message.data is None):
             return "a Message has both format and data, or neither"
         try:
+            (message.format or "").encode()
             size += len(message.content.encode()) + len(message.data or b"")
         except UnicodeEncodeError as error:
-            return f"a Message's content is no valid text: {error}"
+            return f"a Message's content or format is no valid text: {error}"
     if size > limits.APPENDS_MAX_BYTES:
         return f"the appended messages are {size} bytes; the limit is {limits.APPENDS_MAX_BYTES}"
     return None
@@ -154,6 +155,8 @@ def _receipt_mismatch(draft: Draft, own: RunBoundaryReceipt | None) -> str | Non
         return None
     if own.conversation_digest != draft.row.digest:
         return "the executor's conversation digest is not the committed transcript's"
+    if own.message_count not in (0, draft.row.message_count):
+        return f"the executor's receipt counts {own.message_count} messages, not {draft.row.message_count}"
     return None
 
 

@@ -34,7 +34,7 @@ from turnkeeper.core.records import (
 )
 from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed, StoreError
-from turnkeeper.store import Hint
+from turnkeeper.store import Answer, Hint
 from turnkeeper.stores import sqlite_ownership as ownership
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_database import connect_reader, reading
@@ -46,7 +46,7 @@ GROUP_MAX = 1_000
 READER_THREADS = 2
 
 T = TypeVar("T")
-_Item = tuple[asyncio.Future[Any], Work]
+_Item = tuple[Answer[Any], Work]
 
 
 class SqliteStore:
@@ -120,7 +120,7 @@ class SqliteStore:
 
     # -- the single write of a session -----------------------------------------------------------
 
-    def commit(self, session_id: SessionId, commit: Commit) -> asyncio.Future[CommitResult]:
+    def commit(self, session_id: SessionId, commit: Commit) -> Answer[CommitResult]:
         return self._opened().submit(make_commit, session_id, commit)
 
     # -- reads ---------------------------------------------------------------------------------
@@ -190,12 +190,12 @@ class SqliteStore:
 
     def claim(
         self, session_id: SessionId, worker_id: str, *, create: bool, at_ms: int
-    ) -> asyncio.Future[Claim | None]:
+    ) -> Answer[Claim | None]:
         opened = self._opened()
         work = partial(ownership.claim, create=create, at_ms=at_ms)
         return opened.submit(work, opened.engine.lives, session_id, worker_id)
 
-    def release(self, session_id: SessionId, worker_id: str) -> asyncio.Future[None]:
+    def release(self, session_id: SessionId, worker_id: str) -> Answer[None]:
         return self._opened().submit(ownership.release, session_id, worker_id)
 
     async def join(self, worker_id: str, lease_seconds: float) -> None:
@@ -256,13 +256,13 @@ class _Open:
 
     # -- on the event loop ----------------------------------------------------------------------
 
-    def submit(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
         """Hand one work to the writer, with all others of this turn of the loop."""
-        future: asyncio.Future[T] = self.loop.create_future()
+        answer: Answer[T] = Answer()
         if not self._waiting:
             self.loop.call_soon(self._hand_over)
-        self._waiting.append((future, (function, arguments)))
-        return future
+        self._waiting.append((answer, (function, arguments)))
+        return answer
 
     def _hand_over(self) -> None:
         if self._waiting:
@@ -270,13 +270,11 @@ class _Open:
             self._waiting = []
 
     def _settle(self, group: list[_Item], outcomes: list[Any]) -> None:
-        for (future, _), outcome in zip(group, outcomes, strict=True):
-            if future.done():
-                continue  # its caller was cancelled meanwhile; what was written stays written
+        for (answer, _), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+                answer.settle(None, outcome)
             else:
-                future.set_result(outcome)
+                answer.settle(outcome)
         if self._hints:
             self._hint(group, outcomes)
 

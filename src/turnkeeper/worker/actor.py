@@ -6,7 +6,6 @@ that is decided is decided in the core; what a failed commit means is decided in
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +40,13 @@ from turnkeeper.errors import (
     ValidationFailed,
 )
 from turnkeeper.executor import TurnExecutor
+from turnkeeper.store import Answer
 from turnkeeper.worker import endings
 from turnkeeper.worker.commands import Acceptance, AcceptRequest, Ask, Command, asked
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.run import Run, tell
 from turnkeeper.worker.settling import Settling
+from turnkeeper.worker.tasks import hand_in
 
 if TYPE_CHECKING:
     from turnkeeper.config import Config
@@ -216,17 +217,12 @@ class SessionActor:
         assert decision.commit is not None
         in_flight = InFlight(command, decision, self.services.commit_deadline())
         self.in_flight = in_flight
-        try:
-            answer: Awaitable[CommitResult] = self.services.store.commit(
-                self.session_id, decision.commit
-            )
-            future = asyncio.ensure_future(answer)
-        except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
-            self._refused(in_flight, error)
-            return
-        future.add_done_callback(partial(self._answered, in_flight))
+        answered = partial(self._answered, in_flight)
+        hand_in(self.services.store, self.session_id, decision.commit, answered)
 
-    def _answered(self, in_flight: InFlight, future: "asyncio.Future[CommitResult]") -> None:
+    def _answered(
+        self, in_flight: InFlight, future: "Answer[CommitResult] | asyncio.Future[CommitResult]"
+    ) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if self.in_flight is not in_flight:
             return  # it was settled meanwhile by a commit that conflicts with it

@@ -67,7 +67,7 @@ class Worker:
         """Dead letters that are being requeued, so that it is done once."""
         self.closing = False
         self.store_error: str | None = None
-        self._loading: dict[SessionId, asyncio.Future[SessionActor | None]] = {}
+        self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
         self._uncharged: set[RunId] = set()
         self._heap: list[tuple[float, int, SessionActor]] = []
         self._timer: Timer | None = None
@@ -223,39 +223,35 @@ class Worker:
     async def _load_once(
         self, session_id: SessionId, *, create: bool, owned: bool
     ) -> SessionActor | None:
-        """Load a session, or join the load that is under way."""
+        """Load a session, or join the load that is under way, which no single caller can stop."""
         if self.closing:
             raise RuntimeClosed
-        loading = self._loading.get(session_id)
-        if loading is not None:
-            actor = await asyncio.shield(loading)
-            if actor is not None or not create:
-                return actor
+        waiting = self._loading.get(session_id)
+        joined = waiting is not None
+        if waiting is None:
+            waiting = self._loading[session_id] = []
+            load = self._load(session_id, create=create, owned=owned)
+            self.tasks.spawn(load, f"load {session_id}")
+        waiter: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
+        waiting.append(waiter)
+        actor = await waiter
+        if actor is None and joined and create:
             return await self._load_once(session_id, create=create, owned=owned)
-        future: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
-        self._loading[session_id] = future
-        self.tasks.spawn(
-            self._load(session_id, future, create=create, owned=owned), f"load {session_id}"
-        )
-        return await asyncio.shield(future)
+        return actor
 
-    async def _load(
-        self,
-        session_id: SessionId,
-        future: "asyncio.Future[SessionActor | None]",
-        *,
-        create: bool,
-        owned: bool,
-    ) -> None:
+    async def _load(self, session_id: SessionId, *, create: bool, owned: bool) -> None:
+        actor = error = None
         try:
             actor = await self._claim(session_id, create=create, owned=owned)
-        except (Exception, asyncio.CancelledError) as error:
-            self._loading.pop(session_id, None)
-            future.set_exception(error)
-        else:
-            self._loading.pop(session_id, None)
-            future.set_result(actor)
+        except (Exception, asyncio.CancelledError) as raised:
+            error = raised
+        for waiter in self._loading.pop(session_id):
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(actor)
+            else:
+                waiter.set_exception(error)
 
     async def _claim(
         self, session_id: SessionId, *, create: bool, owned: bool
@@ -270,6 +266,7 @@ class Worker:
         if claim is None:
             return None
         session = load(claim.row, claim.inputs, claim.snapshot)
+        session.created = claim.created
         await self._load_notices(session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
@@ -298,8 +295,7 @@ class Worker:
     def _needs_recovery(self, session: ActiveSession, claim: Claim) -> bool:
         row = session.row
         return bool(
-            claim.created
-            or claim.corrupt
+            claim.corrupt
             or session.inputs
             or row.run is not None
             or row.intent is not None
@@ -480,7 +476,7 @@ class Worker:
         self.closing = True
         actors = list(self.actors.values())
         waits: list[Any] = [unregister(actor, drain_seconds) for actor in actors]
-        loading = list(self._loading.values())
+        loading = [f for waiting in self._loading.values() for f in waiting]
         if loading:
             await asyncio.wait(loading)
             waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]
@@ -488,15 +484,9 @@ class Worker:
         self._ended = True
         self._set_timer()
         self.live.close()
-        await self.tasks.cancel()
+        await self.tasks.cancel(self.config.interrupt_grace_seconds)
         self._heap.clear()
         try:
             await self.store.leave(self.worker_id)
         finally:
             await self.store.close()
-
-
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Whoever waits for this has heard of its error, or is gone."""
-    if not future.cancelled():
-        future.exception()

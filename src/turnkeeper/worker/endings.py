@@ -74,7 +74,7 @@ def _decide(run: Run, session: ActiveSession, context: Context) -> Decision:
         step = run.unknown_step or getattr(run.error, "key", "")
         reason = AbandonReason.OUTCOME_UNKNOWN
         return decide_failure(session, f"step {step!r}", context, final=reason)
-    if run.output is not None:
+    if run.output is not None and run.ending is not Ending.TIME_LIMIT:
         refusal = run.refused or output_refusal(run.output)
         if refusal is None:
             return decide_finish(session, run.output, context)

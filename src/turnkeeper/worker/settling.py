@@ -6,7 +6,6 @@ the first one was not and never will be; if it is fenced by the first one, that 
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.records import Commit, CommitResult
@@ -18,11 +17,11 @@ from turnkeeper.errors import (
     Overloaded,
     Stale,
 )
+from turnkeeper.store import Answer
+from turnkeeper.worker.tasks import Answered, hand_in
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import InFlight, SessionActor
-
-Answered = Callable[["asyncio.Future[CommitResult]"], None]
 
 
 class Settling:
@@ -82,20 +81,14 @@ class Settling:
         if self._void is None:
             self._void = Draft(self._actor.session, self._actor.services.context()).decide()
         assert self._void.commit is not None
-        self._send(self._void.commit, self._void_answered)
+        self._hand_in(self._void.commit, self._void_answered)
         self._arm()
 
-    def _send(self, commit: Commit, answered: Answered) -> None:
+    def _hand_in(self, commit: Commit, answered: Answered) -> None:
         actor = self._actor
-        future: asyncio.Future[CommitResult]
-        try:
-            future = asyncio.ensure_future(actor.services.store.commit(actor.session_id, commit))
-        except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
-            future = asyncio.get_running_loop().create_future()
-            future.set_exception(error)
-        future.add_done_callback(answered)
+        hand_in(actor.services.store, actor.session_id, commit, answered)
 
-    def _void_answered(self, future: "asyncio.Future[CommitResult]") -> None:
+    def _void_answered(self, future: "Answer[CommitResult] | asyncio.Future[CommitResult]") -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if self._actor.settling is not self:
             return
@@ -106,14 +99,14 @@ class Settling:
         elif isinstance(error, Fenced):
             commit = self._in_flight.decision.commit
             if commit is not None and error.last_commit == commit.commit_id:
-                self._send(commit, self._replayed)
+                self._hand_in(commit, self._replayed)
             else:
                 self._abandon()
         else:
             self._next_try = self._actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
             self._arm()
 
-    def _replayed(self, future: "asyncio.Future[CommitResult]") -> None:
+    def _replayed(self, future: "Answer[CommitResult] | asyncio.Future[CommitResult]") -> None:
         """The commit was made after all: its replay gives what it minted."""
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         actor = self._actor

@@ -1,14 +1,33 @@
 """The one place that makes tasks: each has a name and an owner that joins it."""
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from turnkeeper.core.ids import SessionId
+from turnkeeper.core.records import Commit, CommitResult
+from turnkeeper.store import Answer, Store
 
 
 def start(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
     """Run `coroutine` as a task that the caller holds until it has ended: a run, by the thousand."""
     return asyncio.get_running_loop().create_task(coroutine, name=name)
+
+
+Answered = Callable[["Answer[CommitResult] | asyncio.Future[CommitResult]"], None]
+
+
+def hand_in(store: Store, session_id: SessionId, commit: Commit, answered: Answered) -> None:
+    """Hand `commit` to the store, and call `answered` when it has ended, however that may be."""
+    try:
+        answer = store.commit(session_id, commit)
+    except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
+        answer = Answer()
+        answer.settle(None, error)
+    if isinstance(answer, Answer):
+        answer.then(answered)
+    else:
+        asyncio.ensure_future(answer).add_done_callback(answered)
 
 
 class Tasks:
@@ -24,17 +43,12 @@ class Tasks:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def join(self) -> None:
-        """Wait until every task is done."""
-        while self._tasks:
-            with suppress(Exception):
-                await asyncio.wait(self._tasks)
-
-    async def cancel(self) -> None:
-        """Cancel every task, and wait until it is done."""
+    async def cancel(self, patience_seconds: float) -> None:
+        """Cancel every task, and wait until it is done, or has shown that it does not obey."""
         for task in self._tasks:
             task.cancel()
-        await self.join()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience_seconds)
 
     def __len__(self) -> int:
         return len(self._tasks)
