@@ -9,7 +9,7 @@ the product: only ratios, counts and sizes are judged.
     subjects    floor and product, opened alike
     drivers     the clients: one and the same code for both
     pairs       alternated pairs and timed runs
-    counting    shims that count syncs, bytes, rows, commits and callbacks, in untimed runs
+    counting    shims that count syncs, bytes, rows, commits, callbacks and calls, untimed
     report      figures, bars, the table, the verdict
 
 The other modules are the benches.

@@ -6,10 +6,13 @@ connection, an event loop, a wrapped store. Nothing of this is on the path of a 
 
 import asyncio
 import os
+import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -61,12 +64,12 @@ class _CountingFile(apsw.VFSFile):
         self._is_wal = text.endswith("-wal")
         self._counts = counts
 
-    def xSync(self, flags: int) -> None:
+    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite names it
         """Count, and sync."""
         self._counts["syncs"] += 1
         super().xSync(flags)
 
-    def xWrite(self, data: Any, offset: int) -> None:
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802 - SQLite names it
         """Count, and write."""
         self._counts["wal_bytes" if self._is_wal else "other_bytes"] += len(data)
         super().xWrite(data, offset)
@@ -80,7 +83,7 @@ class _CountingVFS(apsw.VFS):
         self._counts = counts
         super().__init__("counting", self._base, makedefault=True)
 
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite names it
         """A counted file."""
         return _CountingFile(self._base, name, flags, self._counts)
 
@@ -146,6 +149,37 @@ def counted_connections() -> Iterator[Connections]:
         yield connections
     finally:
         apsw.connection_hooks.remove(opened)
+
+
+class Calls(Struct):
+    """Python functions that were called, and coroutines that were resumed."""
+
+    on_loop: int = 0
+    """By the thread that counts."""
+    elsewhere: int = 0
+    """By threads that were started meanwhile."""
+
+
+@contextmanager
+def counted_calls() -> Iterator[Calls]:
+    """Count calls of Python functions, in this thread and in those that are started meanwhile."""
+    calls = Calls()
+
+    def here(_frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            calls.on_loop += 1
+
+    def there(_frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call":
+            calls.elsewhere += 1
+
+    threading.setprofile(there)
+    sys.setprofile(here)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
 
 
 class CountingStore:

@@ -1,4 +1,4 @@
-"""Commits, syncs, rows, written bytes and event-loop callbacks per turn, counted in untimed runs.
+"""Commits, syncs, rows, bytes, callbacks and Python calls per turn, counted in untimed runs.
 
 Counts do not depend on the machine as times do; a change of theirs says what a change of the
 figures beside them comes from.
@@ -8,20 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
-from turnkeeper.stores.sqlite import SqliteStore
+from msgspec.structs import replace
 
 from benchmarks.counting import (
+    Calls,
     CountingLoop,
     CountingStore,
+    counted_calls,
     counted_connections,
     counted_files,
 )
 from benchmarks.drivers import Load, burst, chain, sequential, turn
-from benchmarks.pairs import fresh, run
+from benchmarks.pairs import fresh, run, run_default
 from benchmarks.report import Bar, Figure, Spread
-from benchmarks.subjects import Subject, clerk, open_floor
+from benchmarks.subjects import Subject, clerk, open_floor, open_product
 from benchmarks.workload import Scale
 from turnkeeper import Runtime
+from turnkeeper.stores.sqlite import SqliteStore
+
+_CALLS_SESSIONS = 200
+"""Counting calls is slow, and a call count hardly depends on how many sessions there are."""
 
 
 class _Counts(Struct, kw_only=True):
@@ -48,7 +54,35 @@ def run_counts(scale: Scale, directory: Path) -> list[Figure]:
         store = CountingStore(SqliteStore(str(fresh(directory))))
         product = _count(Runtime(store, agent=clerk), load, turns, scale, store)
         figures += _figures(name, floor, product)
+        figures += _call_figures(name, load, scale, directory)
     return figures
+
+
+def _call_figures(name: str, load: Load, scale: Scale, directory: Path) -> list[Figure]:
+    """How many Python functions are called per turn: what a hot path is made of."""
+    small = replace(scale, sessions=min(scale.sessions, _CALLS_SESSIONS))
+    turns = small.sequential_turns if name == "sequential" else small.sessions * small.turns
+    sides = [
+        run_default(_calls(opener(fresh(directory)), load, small))
+        for opener in (open_floor, open_product)
+    ]
+    return [
+        Figure(
+            name=f"{name}: Python calls per turn, {where}",
+            floor=Spread.of([getattr(sides[0], field) / turns]),
+            product=Spread.of([getattr(sides[1], field) / turns]),
+        )
+        for field, where in (("on_loop", "event loop"), ("elsewhere", "other threads"))
+    ]
+
+
+async def _calls(subject: Subject, load: Load, scale: Scale) -> Calls:
+    with counted_calls() as calls:
+        async with subject:
+            before = replace(calls)
+            await load(subject, scale)
+            after = replace(calls)
+    return Calls(after.on_loop - before.on_loop, after.elsewhere - before.elsewhere)
 
 
 def _count(

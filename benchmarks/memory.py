@@ -121,18 +121,14 @@ async def _at_rest(scale: Scale, path: Path) -> float:
         await asyncio.sleep(1.0)
         with _traced() as growth:
             await _touch_all(runtime, one_turn, scale.memory_sessions)
-            return await _lowest(growth) / scale.memory_sessions
+            bound = _AT_REST_BYTES * scale.memory_sessions
+            return await _settled(growth, bound) / scale.memory_sessions
 
 
-async def _lowest(growth: Callable[[], int]) -> int:
-    """What is left once memory has stopped to fall."""
+async def _settled(growth: Callable[[], int], bound: int) -> int:
+    """What is left once it is below `bound`, or once the time for that is over."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _REST_LIMIT_SECONDS
-    lowest = growth()
-    falling = True
-    while falling and loop.time() < until:
+    while (left := growth()) > bound and loop.time() < until:  # noqa: ASYNC110 - memory gives no sign
         await asyncio.sleep(1.0)
-        now = growth()
-        falling = now < lowest * 0.98
-        lowest = min(lowest, now)
-    return lowest
+    return left

@@ -13,7 +13,6 @@ from typing import Any
 
 import apsw
 from msgspec import Struct
-from turnkeeper.stores.sqlite import SqliteStore
 
 from benchmarks.floor import Floor, FloorTurn, open_file, write
 from benchmarks.pairs import fresh, run_default
@@ -28,6 +27,7 @@ from turnkeeper.core.session import ActiveSession, Context, Decision, evolve, lo
 from turnkeeper.core.turns import decide_finish
 from turnkeeper.environment import system_environment
 from turnkeeper.store import Store
+from turnkeeper.stores.sqlite import SqliteStore
 
 _GROUPS = (1, 10, 100, 500)
 _WORKER = "00000000-0000-7000-8000-000000000001"

@@ -1,12 +1,41 @@
 """How a test kills a Runtime without killing itself, and waits without hanging."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from turnkeeper import Completion, Config, Environment, Runtime, Store, StoredMessage
+from world import while_time_passes
+
+from turnkeeper import Completion, Config, Runtime, Store, StoredMessage
 from turnkeeper.core.outcomes import CompletionOutcome
+from turnkeeper.testing import ManualEnvironment
 
 PATIENCE_SECONDS = 10.0
+
+
+def runtime_of(
+    store: Store, executor: object, environment: ManualEnvironment, **settings: Any
+) -> Runtime:
+    """A Runtime, not yet entered, in which `executor` serves every session."""
+    return Runtime(
+        store,
+        agent=lambda _session_id: executor,
+        config=Config(**settings),
+        environment=environment,
+    )
+
+
+@asynccontextmanager
+async def serving(
+    store: Store, executor: object, environment: ManualEnvironment, **settings: Any
+) -> AsyncIterator[Runtime]:
+    """Such a Runtime for a while; it closes at the end, whatever hangs in it."""
+    runtime = await runtime_of(store, executor, environment, **settings).__aenter__()
+    try:
+        yield runtime
+    finally:
+        await while_time_passes(environment, runtime.close(drain_seconds=0.0))
 
 
 async def crash(runtime: Runtime) -> None:
@@ -22,17 +51,18 @@ async def crash(runtime: Runtime) -> None:
         actor.gone = True
         actor.in_flight = None
         actor.settling = None
-    for task in worker.tasks._tasks:
-        task.cancel()
-    await worker.tasks.join()
+        if actor.run is not None:
+            actor.run.finished = True
+            if actor.run._task is not None:
+                actor.run._task.cancel()
+    await worker.tasks.cancel(PATIENCE_SECONDS)
     await worker.store.leave(worker.worker_id)
     await worker.store.close()
 
 
 async def crash_in(runtime: Runtime, started: asyncio.Event) -> None:
     """Crash once a run has come as far as `started`."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await started.wait()
+    await asyncio.wait_for(started.wait(), PATIENCE_SECONDS)
     await crash(runtime)
 
 
@@ -41,14 +71,17 @@ async def ended(completion: Completion) -> CompletionOutcome:
     return await completion.wait(timeout=PATIENCE_SECONDS)
 
 
-def serving(store: Store, executor: object, environment: Environment, **settings: Any) -> Runtime:
-    """A Runtime, not yet entered, in which `executor` serves every session."""
-    return Runtime(
-        store,
-        agent=lambda _session_id: executor,
-        config=Config(**settings),
-        environment=environment,
-    )
+async def codes(runtime: Runtime, session_id: str = "s") -> list[str]:
+    """The codes of a session's events so far."""
+    return [e.event.code for e in await runtime.worker.store.load_events(session_id, limit=1_000)]
+
+
+async def failed(runtime: Runtime, times: int = 1, session_id: str = "s") -> bool:
+    """Whether that many attempts have failed, and the Runtime knows that they are stored."""
+    actor = runtime.worker.actors.get(session_id)
+    if actor is not None and actor.in_flight is not None:
+        return False
+    return (await codes(runtime, session_id)).count("run.failed") >= times
 
 
 def said(messages: list[StoredMessage]) -> list[tuple[str, str]]:

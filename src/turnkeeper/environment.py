@@ -51,7 +51,7 @@ class SystemClock:
 
 
 _POOL_BYTES = 4_096
-_TAIL_DIGITS = 15
+_TAIL_DIGITS = 16
 
 
 class Uuid7:
@@ -85,7 +85,7 @@ class Uuid7:
             start, end = 0, _TAIL_DIGITS
         self._offset = end
         tail = self._pool[start:end]
-        return f"{self._prefix}{self._sequence:03x}-8{tail[:3]}-{tail[3:]}"
+        return f"{self._prefix}{self._sequence:03x}-8{tail[1:4]}-{tail[4:]}"
 
     def _begin(self, at_ms: int) -> None:
         digits = f"{at_ms:012x}"

@@ -3,7 +3,8 @@
 Decides where arguments are checked and which session is meant. Everything else is below.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from turnkeeper.core.outcomes import (
     Accepted,
     AcceptOutcome,
     CancelReport,
+    CloseReport,
     DestroyReport,
     InputState,
     InterruptReport,
@@ -40,7 +42,7 @@ from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import as_factory, as_turn_executor
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.worker import intake, operating, reading
+from turnkeeper.worker import inside, intake, operating, reading
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.dispatcher import Worker
@@ -50,7 +52,7 @@ from turnkeeper.worker.one_turn import Operation
 
 
 def as_store(store: Store | str | Path) -> Store:
-    """A store object as it is; a path or `sqlite:///PATH` as a `SqliteStore`. [API-1]"""
+    """A store object as it is; a path or `sqlite:///PATH` as a `SqliteStore`. [API-2]"""
     if not isinstance(store, str | Path):
         return store
     text = str(store)
@@ -74,7 +76,7 @@ class Runtime:
     `store`: a store object, a path, or `sqlite:///PATH`. `agent`: an `@agent`, or a factory
     `(session_id) -> executor`; without one, executors are attached per session. It is an async
     context manager: the store is opened on entering and closed on leaving, and with an agent
-    everything unfinished is recovered by itself. [API-1]
+    everything unfinished is recovered by itself. [API-2]
 
     Raises `SchemaMismatch` or `StoreError` on entering, where the store cannot be opened.
     """
@@ -116,18 +118,23 @@ class Runtime:
     ) -> None:
         await self.close()
 
-    async def close(self, *, drain_seconds: float | None = None) -> None:
-        """Start no run any more, let those in progress finish, release every session. [OPS-9]
+    async def close(self, *, drain_seconds: float | None = None) -> CloseReport:
+        """Start no run any more, let those in progress finish, release every session. [OPS-10]
 
         `drain_seconds`: what all runs together get, 0 or more; `Config.close_drain_seconds` by
         default. Runs that are then unfinished are cancelled, and charged to nobody. Inside a
-        session's own turn it returns at once, and acts when that turn has ended.
+        session's own turn it returns at once, deferred, and acts when that turn has ended. It
+        goes to its end even if the caller is cancelled, and a second call waits for that end.
         """
         worker = self._worker
-        if worker is None or worker.closing:
-            return
+        if worker is None:
+            return CloseReport()
         drain = self._config.close_drain_seconds if drain_seconds is None else drain_seconds
-        await worker.close(drain)
+        closed = worker.begin_close(drain)
+        if any(session_id in worker.actors for session_id in inside.sessions()):
+            return CloseReport(deferred=True)
+        await asyncio.shield(closed)
+        return CloseReport()
 
     def session(self, session_id: SessionId) -> "Session":
         """The session of this name, known or not. Raises `ValidationFailed` for an illegal id."""
@@ -144,7 +151,7 @@ class Runtime:
         return worker
 
     async def _registered(self, session_id: SessionId) -> SessionActor:
-        """The actor of a session that is registered here, or `SessionNotFound`. [ADM-2]"""
+        """The actor of a session that is registered here, or `SessionNotFound`. [ADM-11]"""
         actor = self.worker.actors.get(session_id)
         if actor is not None and not actor.gone and actor.unregistering is None:
             return actor
@@ -168,14 +175,14 @@ class Runtime:
     # -- registration ---------------------------------------------------------------------------------
 
     async def register_session(self, session_id: SessionId) -> None:
-        """Own a session, made if it is unknown, opened anew if it was stopped. [API-2]
+        """Own a session, made if it is unknown, opened anew if it was stopped. [OPS-12]
 
         Raises `NotReady("destroyed")` for a destroyed one.
         """
         await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
 
     async def ensure_session_with_executor(self, session_id: SessionId, executor: object) -> None:
-        """Register a session and attach `executor`, unless one is attached already. [API-3]"""
+        """Register a session and attach `executor`, unless one is attached already. [OPS-12]"""
         made = as_turn_executor(executor)
         actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
         if actor.executor is None:
@@ -183,20 +190,20 @@ class Runtime:
             actor.attach(made)
 
     async def attach(self, session_id: SessionId, executor: object) -> None:
-        """Register a session and have `executor` run it from the next run on. [API-3]"""
+        """Register a session and have `executor` run it from the next run on. [OPS-13]"""
         made = as_turn_executor(executor)
         actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
         self.worker.executors[session_id] = made
         actor.attach(made)
 
     async def detach(self, session_id: SessionId) -> None:
-        """Take the executor away; a run in progress ends as it will. [API-3]"""
+        """Take the executor away; a run in progress ends as it will. [OPS-13]"""
         actor = await self._registered(session_id)
         self.worker.executors.pop(session_id, None)
         actor.executor = None
 
     async def unregister_session(self, session_id: SessionId) -> UnregisterReport:
-        """Let a session go: nothing durable is lost, whoever registers it next goes on. [OPS-8]"""
+        """Let a session go: nothing durable is lost, whoever registers it next goes on. [OPS-8..9]"""
         actor = self.worker.actors.get(check_session_id(session_id))
         if actor is None or actor.gone:
             try:
@@ -211,7 +218,7 @@ class Runtime:
         if actor is not None and not actor.gone:
             return actor.unregistering is None
         row = await self.worker.store.load_session(session_id)
-        return row is not None and row.worker_id == self.worker.worker_id
+        return row is not None and self.worker.serves(row)
 
     # -- inputs -----------------------------------------------------------------------------------------
 
@@ -226,7 +233,7 @@ class Runtime:
     async def accept_input_with_completion(
         self, session_id: SessionId, item: Input
     ) -> tuple[AcceptOutcome, Completion | None]:
-        """As `accept_input`, with a handle; None for the duplicate of an ended input. [COMP-6]
+        """As `accept_input`, with a handle; None for the duplicate of an ended input. [COMP-4]
 
         Raises `ValidationFailed` besides, for an invalid input.
         """
@@ -234,7 +241,7 @@ class Runtime:
         return await intake.accept_with_completion(self.worker, actor, item)
 
     async def accept_input_and_run(self, session_id: SessionId, item: Input, op: Operation) -> Any:
-        """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn. [API-7]
+        """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn. [API-5..6]
 
         Returns `op`'s value once its output is committed. Raises `NotReady` unless the session is
         idle with nothing else active and no executor, `ValidationFailed` for an invalid input or a
@@ -247,7 +254,7 @@ class Runtime:
     async def submit(
         self, session_id: SessionId, item: Input | str, *, key: str | None = None, **header: Any
     ) -> Completion:
-        """Admit an input, or text as a prompt; the session is made on first use. [API-4]
+        """Admit an input, or text as a prompt; the session is made on first use. [API-10]
 
         `key`: the idempotency key, 1 to 200 characters. `header`: further header fields of a
         prompt. Raises `ValidationFailed`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing
@@ -298,7 +305,7 @@ class Runtime:
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         row = await self._row(session_id)
-        if row.worker_id != worker.worker_id:
+        if not worker.serves(row):
             raise SessionNotFound(session_id)
         return runtime_state(row)
 
@@ -307,7 +314,7 @@ class Runtime:
         return _session_state(await self._row(session_id))
 
     async def sessions(self, *, after: SessionId = "", limit: int = 100) -> list[SessionState]:
-        """Known sessions in the order of their ids, from the first one past `after`. [LIM-15]
+        """Known sessions in the order of their ids, from the first one past `after`. [LIM-19]
 
         `limit`: 1 to 1,000.
         """
@@ -338,7 +345,7 @@ class Runtime:
         return [input_state(record, ()) for record in records]
 
     async def result(self, session_id: SessionId, input_id: InputId) -> RunResult | None:
-        """The result of a consumed input, or None while there is none. [COMP-7]"""
+        """The result of a consumed input, or None while there is none. [COMP-9]"""
         await self._row(session_id)
         record = await reading.final_record(self.worker, session_id, input_id)
         if record is None:
@@ -363,11 +370,11 @@ class Runtime:
         return await self.worker.store.load_messages(session_id, after=after, limit=_page(limit))
 
     async def handle(self, session_id: SessionId, input_id: InputId) -> Completion:
-        """A handle on any input of any known session. [COMP-5]"""
+        """A handle on any input of any known session. [COMP-8]"""
         return await intake.handle(self.worker, check_session_id(session_id), input_id)
 
     def events(self, session_id: SessionId, after: int = 0) -> AsyncIterator[EventEnvelope]:
-        """Durable events past number `after`, then each new one as it is committed. [EVT-3]
+        """Durable events past number `after`, then each new one as it is committed. [EVT-2]
 
         Ends when the Runtime closes. Raises `SessionNotFound`, or `EventsPruned(first)`.
         """
@@ -381,7 +388,7 @@ class Runtime:
         return self.worker.live.follow(check_session_id(session_id))
 
     async def health(self) -> Health:
-        """How this Runtime is doing. What is not measured says so. [API-6]"""
+        """How this Runtime is doing. What is not measured says so. [API-8]"""
         return await measure(self.worker)
 
     # -- control ------------------------------------------------------------------------------------------
@@ -417,13 +424,13 @@ class Runtime:
         return report
 
     async def stop_runtime(self, session_id: SessionId) -> StopReport:
-        """End all work; registering again opens the session anew. [OPS-4]"""
+        """End all work; registering again opens the session anew. [OPS-3..4]"""
         report = await operating.operate(await self._known(session_id), Intent.STOP)
         assert isinstance(report, StopReport)
         return report
 
     async def destroy_runtime(self, session_id: SessionId) -> DestroyReport:
-        """End all work for ever; results and keys stay readable. [OPS-3]"""
+        """End all work for ever; results and keys stay readable. [OPS-4]"""
         report = await operating.operate(await self._known(session_id), Intent.DESTROY)
         assert isinstance(report, DestroyReport)
         return report
@@ -483,11 +490,11 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self.session_id!r})"
 
-    async def submit(
+    def submit(
         self, item: Input | str, *, key: str | None = None, **header: Any
-    ) -> Completion:
-        """Admit an input, or text as a prompt: on disk when this returns. See `Runtime.submit`."""
-        return await self._runtime.submit(self.session_id, item, key=key, **header)
+    ) -> Coroutine[Any, Any, Completion]:
+        """Admit an input, or text as a prompt: on disk when awaited. See `Runtime.submit`."""
+        return self._runtime.submit(self.session_id, item, key=key, **header)
 
     async def attach(self, executor: object) -> None:
         """Have `executor` run this session from the next run on. See `Runtime.attach`."""

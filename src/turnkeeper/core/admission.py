@@ -62,7 +62,7 @@ def _admission(record: InputRecord) -> Admission:
 def decide_accept_and_run(
     session: ActiveSession, item: Input, context: Context, *, attended: bool
 ) -> Decision:
-    """Admit one input and stage it alone, or stage the one that waits for just that. [API-7]"""
+    """Admit one input and stage it alone, or stage the one that waits for just that. [API-6]"""
     row = session.row
     waiting = session.inputs.get(item.id) or next(
         (r for r in session.inputs.values() if r.key is not None and r.key == item.idempotency_key),

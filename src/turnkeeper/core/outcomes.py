@@ -243,6 +243,12 @@ class UnregisterReport(Struct, frozen=True):
     deferred: bool = False
 
 
+class CloseReport(Struct, frozen=True):
+    """Whether the Runtime is closed, or will be once the asking run has ended."""
+
+    deferred: bool = False
+
+
 class RecoveryReport(Struct, frozen=True):
     """What a claim found and did."""
 

@@ -38,7 +38,8 @@ def decide_recovery(
         _drop_ephemeral(draft)
         _adopt_accepted(draft)
     conclude(draft)
-    if draft.events:
+    # A stranded run alone is news: of an open turn, nothing else may have changed.
+    if draft.events or stranded:
         abandoned = sum(1 for r in draft.updates.values() if r.state is _S.ABANDONED)
         requeued = sum(1 for r in draft.updates.values() if r.state is _S.QUEUED)
         report = RecoveryReport(before, requeued, abandoned, tuple(details))

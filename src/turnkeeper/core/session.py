@@ -72,7 +72,7 @@ class ActiveSession:
     def __init__(self, row: SessionRow) -> None:
         self.row = row
         self.created = False
-        """Its first commit is still to come, and says so."""
+        """Nothing was committed to it yet: the first commit says that it was made."""
         self.inputs: dict[InputId, InputRecord] = {}
         self.queue: list[QueueEntry] = []
         self.riders = 0

@@ -53,7 +53,7 @@ def start_next(draft: Draft) -> None:
 
 
 def _suspect(draft: Draft, members: list[InputRecord]) -> bool:
-    """Whether these have met too many crashes to run beside what runs now. [FIN-5]"""
+    """Whether these have met too many crashes to run beside what runs now. [REC-8]"""
     draft.held = _crashes(members) > draft.context.suspicion_limit
     return draft.held
 

@@ -53,7 +53,13 @@ def output_refusal(output: object) -> str | None:
     """Why an executor's output cannot be committed, or None. [RUN-7]"""
     if type(output) is not ApplyOutput:
         return f"an executor returns an ApplyOutput, not {type(output).__name__}"
+    if type(output.appends) not in (tuple, list):
+        return f"appends are a tuple or list of Messages, not {type(output.appends).__name__}"
+    if output.receipt is not None and type(output.receipt) is not RunBoundaryReceipt:
+        return f"a receipt is a RunBoundaryReceipt, not {type(output.receipt).__name__}"
     if output.run_result is not None:
+        if type(output.run_result) is not RunResult:
+            return f"a result is a RunResult, not {type(output.run_result).__name__}"
         try:
             size = _result_size(output.run_result)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -71,9 +77,15 @@ def _result_size(result: RunResult) -> int:
         and result.text.isprintable()
         and result.structured_output is None
         and result.usage is None
+        and type(result.turns) is type(result.tool_calls) is int
     ):
         return 4 * len(result.text)
-    return len(msgspec.msgpack.encode(result))
+    stored = msgspec.msgpack.encode(result)
+    _result_decoder.decode(stored)
+    return len(stored)
+
+
+_result_decoder = msgspec.msgpack.Decoder(RunResult)
 
 
 def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str | None:
@@ -401,7 +413,7 @@ def decide_steps(session: ActiveSession, steps: Sequence[StepRecord], context: C
 def decide_end_open_turn(
     session: ActiveSession, cancellation: Cancellation, context: Context
 ) -> Decision:
-    """Interrupt a turn that has committed a checkpoint and has no run just now. [OPEN-5]"""
+    """Interrupt a turn that has committed a checkpoint and has no run just now. [OPEN-7]"""
     draft = Draft(session, context)
     if not cancellation.requeue:
         give_up(draft, draft.members, AbandonReason.CANCELLED, cancellation.reason)

@@ -425,7 +425,7 @@ class SessionActor:
                 completion.resolve(outcome)
 
     def terminate_completions(self, reason: str) -> None:
-        """Tell everyone who waits here that this Runtime lets go of the session. [COMP-4]"""
+        """Tell everyone who waits here that this Runtime lets go of the session. [COMP-7]"""
         waiting, self.completions = self.completions, None
         outcome: CompletionOutcome = RuntimeTerminated(reason, input_still_active=True)
         for completions in (waiting or {}).values():
@@ -449,7 +449,7 @@ class SessionActor:
     # -- the end ------------------------------------------------------------------------------------------
 
     def let_go(self, reason: str) -> None:
-        """Drop the session from memory, its rows as they are, for the next claim. [FAIL-5]"""
+        """Drop the session from memory, its rows as they are, for the next claim. [FAIL-4]"""
         if self.gone:
             return
         self.gone = True
@@ -483,7 +483,7 @@ class SessionActor:
             self.unregistering.set_result(None)
 
     def leave(self, reason: str) -> None:
-        """Forget the session in good order: nothing of it is in flight. [OPS-8]"""
+        """Forget the session in good order: nothing of it is in flight. [OPS-9]"""
         self.gone = True
         if self.has_slot:
             self.services.release_slot(self)
@@ -583,12 +583,11 @@ class SessionActor:
             self.services.stand_in_line(self)
 
     def _fall_asleep(self) -> None:
-        """Nothing is pending: leave memory after a while. [REC-9]"""
+        """Nothing is pending: leave memory after a while. [REC-13]"""
         now = self.services.monotonic()
-        if self.rested_at is None:
+        if self.rested_at is None or self.completions or self.zombies:
             self.rested_at = now
-        rested = now - self.rested_at >= self.config.passivation_seconds
-        if rested and not self.completions and not self.zombies:
+        if now - self.rested_at >= self.config.passivation_seconds:
             self.gone = True
             self.services.passivate(self)
             return

@@ -16,7 +16,7 @@ from turnkeeper.core.lifecycle import Phase
 from turnkeeper.core.operations import decide_reopen
 from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
-from turnkeeper.core.records import Claim
+from turnkeeper.core.records import Claim, SessionRow
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, Context, load
 from turnkeeper.environment import Environment, Timer
@@ -25,11 +25,12 @@ from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.commands import Command
+from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.operating import unregister
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.slots import Slots
-from turnkeeper.worker.tasks import Tasks
+from turnkeeper.worker.tasks import Tasks, start
 
 _log = logging.getLogger("turnkeeper")
 
@@ -62,6 +63,8 @@ class Worker:
         self.actors: dict[SessionId, SessionActor] = {}
         self.executors: dict[SessionId, TurnExecutor] = {}
         """Executors that were attached by hand: kept while their session is out of memory."""
+        self.let_go: set[SessionId] = set()
+        """Sessions that this worker owns and gave up: not found here before the next claim."""
         self.zombies: dict[RunId, SessionId] = {}
         self.requeues: dict[tuple[SessionId, InputId], asyncio.Future[Accepted]] = {}
         """Dead letters that are being requeued, so that it is done once."""
@@ -258,15 +261,16 @@ class Worker:
     ) -> SessionActor | None:
         if owned:
             row = await self.store.load_session(session_id)
-            if row is None or row.worker_id != self.worker_id:
+            if row is None or not self.serves(row):
                 return None
         claim = await self.store.claim(
             session_id, self.worker_id, create=create, at_ms=self.now_ms()
         )
         if claim is None:
             return None
+        self.let_go.discard(session_id)
         session = load(claim.row, claim.inputs, claim.snapshot)
-        session.created = claim.created
+        session.created = claim.row.revision == 0
         await self._load_notices(session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
@@ -277,8 +281,13 @@ class Worker:
                 await self._recover(actor, claim)
             except BaseException:
                 actor.let_go("the recovery failed")
+                self.let_go.discard(session_id)
                 raise
         return actor
+
+    def serves(self, row: SessionRow) -> bool:
+        """Whether a session is registered here: owned, and not let go since. [FAIL-4]"""
+        return row.worker_id == self.worker_id and row.session_id not in self.let_go
 
     async def _load_notices(self, session: ActiveSession) -> None:
         """The notices that no committed run was handed."""
@@ -343,7 +352,7 @@ class Worker:
         actor.wake = executor is not None
 
     def remake_executor(self, actor: SessionActor) -> None:
-        """Make a new executor after a backoff; one that was attached by hand is gone. [FAIL-4]"""
+        """Make a new executor after a backoff; one that was attached by hand is gone. [FAIL-3]"""
         self.executors.pop(actor.session_id, None)
         if self.factory is None:
             return
@@ -365,13 +374,15 @@ class Worker:
     # -- sessions go ----------------------------------------------------------------------------------
 
     def passivate(self, actor: SessionActor) -> None:
-        """A session at rest leaves memory; this worker goes on owning it. [REC-9]"""
+        """A session at rest leaves memory; this worker goes on owning it. [REC-13]"""
         self.actors.pop(actor.session_id, None)
 
     def forget(self, actor: SessionActor, reason: str) -> None:
         """A session that is let go leaves memory; with a factory it is claimed again later."""
         self.report(f"session {actor.session_id!r} is let go: {reason}")
         self._drop(actor)
+        self.let_go.add(actor.session_id)
+        self.executors.pop(actor.session_id, None)
         if actor.session.row.run is not None:
             self._uncharged.add(actor.session.row.run.run_id)
         if self.factory is None or self.closing:
@@ -379,7 +390,7 @@ class Worker:
         self.claim_again(actor.session_id, self.config.backoff_first_seconds)
 
     def claim_again(self, session_id: SessionId, delay: float) -> None:
-        """Claim a session that was let go, by itself, with a growing backoff. [FAIL-6]"""
+        """Claim a session that was let go, by itself, with a growing backoff. [FAIL-4]"""
 
         async def claim() -> None:
             try:
@@ -418,7 +429,7 @@ class Worker:
         self.tasks.spawn(again(), f"reload {actor.session_id}")
 
     def unregistered(self, actor: SessionActor) -> None:
-        """A session in good order is released to whoever wants it. [OPS-8]"""
+        """A session in good order is released to whoever wants it. [OPS-9]"""
         actor.gone = True
 
         async def release() -> None:
@@ -441,7 +452,7 @@ class Worker:
     # -- life -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the store, begin this worker's life, and recover what is unfinished. [REC-8]"""
+        """Open the store, begin this worker's life, and recover what is unfinished. [REC-12]"""
         await self.store.open()
         try:
             await self.store.join(self.worker_id, self.config.lease_seconds)
@@ -471,9 +482,18 @@ class Worker:
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
 
-    async def close(self, drain_seconds: float) -> None:
-        """Let every run finish within the bound, release all sessions, and end. [OPS-9]"""
-        self.closing = True
+    def begin_close(self, drain_seconds: float) -> asyncio.Task[None]:
+        """Take nothing new from now on, and close in a task of its own: the asker may be a run."""
+        if self._closed is None:
+            self.closing = True
+            self._closed = start(self._close(drain_seconds), f"close {self.worker_id}")
+        return self._closed
+
+    _closed: asyncio.Task[None] | None = None
+
+    async def _close(self, drain_seconds: float) -> None:
+        """Let every run finish within the bound, release all sessions, and end. [OPS-10]"""
+        left()
         actors = list(self.actors.values())
         waits: list[Any] = [unregister(actor, drain_seconds) for actor in actors]
         loading = [f for waiting in self._loading.values() for f in waiting]

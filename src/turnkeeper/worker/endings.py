@@ -105,7 +105,7 @@ def _done(actor: "SessionActor", run: Run, decision: Decision) -> None:
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:
     """The run's result could not be kept: its executor may know things that the store does not.
-    [FAIL-4]"""
+    [FAIL-2]"""
     if actor.executor is run.executor:
         actor.drop_executor("commit failed")
         actor.services.remake_executor(actor)
@@ -116,7 +116,7 @@ def _stop_executor(actor: "SessionActor", run: Run) -> None:
 
 
 def _failed(actor: "SessionActor", run: Run, error: BaseException) -> None:
-    """The end's commit was not made: try again, give the run up, or let the session go. [FAIL-3]"""
+    """The end's commit was not made: try again, give the run up, or let the session go. [FAIL-1..2]"""
     now = actor.services.monotonic()
     if run.failing_since is None:
         run.failing_since = now
@@ -136,7 +136,7 @@ def _failed(actor: "SessionActor", run: Run, error: BaseException) -> None:
 
 
 def tell_one_turn(run: Run, error: TurnkeeperError | None) -> None:
-    """Tell the caller of `accept_input_and_run` how its turn ended. [API-7]"""
+    """Tell the caller of `accept_input_and_run` how its turn ended. [API-6]"""
     executor = run.executor
     if not isinstance(executor, OneTurn):
         return
@@ -163,7 +163,7 @@ def _one_turn_error(run: Run) -> TurnkeeperError | None:
 
 
 def is_store_error(run: Run) -> bool:
-    """Whether the executor failed because the store did: that is charged to nobody. [FAIL-2]"""
+    """Whether the executor failed because the store did: that is charged to nobody. [FIN-6]"""
     return isinstance(run.error, StoreError)
 
 

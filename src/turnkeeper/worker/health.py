@@ -31,7 +31,7 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 async def measure(worker: "Worker") -> Health:
-    """Ask the store for a row, and count. [API-6]"""
+    """Ask the store for a row, and count. [API-8]"""
     store = "ok"
     try:
         await worker.store.load_sessions(limit=1)

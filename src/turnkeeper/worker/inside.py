@@ -12,8 +12,21 @@ _inside: ContextVar[tuple[SessionId, ...]] = ContextVar("turnkeeper_inside", def
 
 
 def entered(session_id: SessionId) -> None:
-    """This task, and those that it starts, belong to a run or `control` of the session."""
-    _inside.set((*_inside.get(), session_id))
+    """This task, and those that it starts, belong to a run or `control` of the session.
+
+    To that one alone: whoever set the run off is not waiting in it.
+    """
+    _inside.set((session_id,))
+
+
+def left() -> None:
+    """This task belongs to no run, though one has set it off."""
+    _inside.set(())
+
+
+def sessions() -> tuple[SessionId, ...]:
+    """The sessions whose run or `control` the caller is."""
+    return _inside.get()
 
 
 def is_inside(session_id: SessionId) -> bool:

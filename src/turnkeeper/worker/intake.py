@@ -70,7 +70,7 @@ async def _unless_known(
 
 
 async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
-    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-2]"""
+    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-5]"""
     outcome, completion = await accept_with_completion(worker, actor, item)
     if completion is not None:
         return completion
@@ -81,11 +81,14 @@ async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Comple
 async def accept_with_completion(
     worker: "Worker", actor: "SessionActor", item: Input
 ) -> tuple[AcceptOutcome, Completion | None]:
-    """Admit one input; the handle is None where a duplicate's original has ended. [COMP-6]"""
+    """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
     request = AcceptRequest(item, answer, Completion(actor.session_id, item.id))
     actor.accept(request)
-    outcome = await _outcome(worker, actor, item, await answer)
+    admission = await answer
+    if type(admission.verdict) is Accepted:
+        return admission.verdict, request.completion
+    outcome = await _outcome(worker, actor, item, admission)
     match outcome:
         case Accepted():
             return outcome, request.completion
@@ -97,7 +100,7 @@ async def accept_with_completion(
 
 
 async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> Completion:
-    """A handle on any input of any known session. [COMP-5]
+    """A handle on any input of any known session. [COMP-8]
 
     Raises `SessionNotFound` or `ValidationFailed` where there is no such input.
     """
@@ -128,7 +131,7 @@ async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> 
 async def accept_and_run(
     worker: "Worker", actor: "SessionActor", item: Input, op: Operation
 ) -> Any:
-    """Admit one input and run its turn with `op`; gives `op`'s value once it is committed. [API-7]"""
+    """Admit one input and run its turn with `op`; gives `op`'s value once it is committed. [API-5..6]"""
     refuse_own_session(actor.session_id, "run another turn")
     executor = OneTurn(op)
 
@@ -204,7 +207,7 @@ async def _requeue(
 async def _told_steps(
     worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, Any]
 ) -> list[StepRecord]:
-    """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-2]"""
+    """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-4]"""
     recorded = [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)
     open_steps = {step.key: step for step in recorded if not step.done and step.arguments}
     unknown = sorted(set(open_steps) - set(steps))

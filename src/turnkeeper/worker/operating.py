@@ -8,7 +8,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent
+from turnkeeper.core.lifecycle import InputLifecycleState, Intent
 from turnkeeper.core.operations import (
     OperationReport,
     decide_cancel_queued,
@@ -29,7 +29,7 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.core.session import ActiveSession, Context, Decision
 from turnkeeper.core.turns import Cancellation, decide_end_open_turn
-from turnkeeper.errors import NotReady
+from turnkeeper.errors import NotReady, ValidationFailed
 from turnkeeper.worker.commands import Ask
 from turnkeeper.worker.inside import is_inside
 
@@ -42,8 +42,8 @@ async def interrupt(
 ) -> InterruptReport:
     """End the run in progress, and only that one. [CTL-1]"""
     cancellation = Cancellation(reason, requeue)
-    if actor.run is not None and actor.run.finished:
-        # Its end is being committed: the answer must not wait for that.
+    if actor.run is not None:
+        # Nothing is to be committed: the answer must not wait for the store. [CTL-8]
         return _interrupt_run(actor, cancellation, run_id)
     report = InterruptReport(None, InterruptEffect.NO_RUN)
 
@@ -78,12 +78,12 @@ def _interrupt_run(
 
 async def cancel_input(actor: "SessionActor", input_id: InputId) -> CancelReport:
     """Give up one input: at once if it waits, by an interrupt if it is being worked on. [CTL-6]"""
-    effect = CancelEffect.ALREADY_TERMINAL
+    effect: CancelEffect | None = None
 
     def decide(session: ActiveSession, context: Context) -> Decision:
         nonlocal effect
         record = session.inputs.get(input_id)
-        if record is None or record.state in TERMINAL:
+        if record is None:
             return _unchanged(session)
         if record.state is InputLifecycleState.QUEUED:
             effect = CancelEffect.CANCELLED
@@ -101,7 +101,11 @@ async def cancel_input(actor: "SessionActor", input_id: InputId) -> CancelReport
         return _unchanged(session)
 
     await actor.ask(decide)
-    return CancelReport(input_id, effect)
+    if effect is not None:
+        return CancelReport(input_id, effect)
+    if await actor.services.store.find_input(actor.session_id, input_id=input_id) is None:
+        raise ValidationFailed(f"session {actor.session_id!r} has no input {input_id!r}")
+    return CancelReport(input_id, CancelEffect.ALREADY_TERMINAL)
 
 
 def _unchanged(session: ActiveSession) -> Decision:
@@ -182,6 +186,7 @@ def concluded(actor: "SessionActor", report: OperationReport) -> None:
     if isinstance(report, RespawnReport):
         actor.services.replace_executor(actor)
     else:
+        actor.services.executors.pop(actor.session_id, None)
         actor.drop_executor(actor.state.value)
 
 

@@ -63,7 +63,7 @@ async def stored_outcome(
 
 
 async def follow_outcome(worker: "Worker", completion: "Completion") -> CompletionOutcome:
-    """Wait through the store for an input that this worker does not run. [COMP-5]"""
+    """Wait through the store for an input that this worker does not run. [COMP-2]"""
     session_id = completion.session_id
     async for _ in changes(worker, session_id):
         record = await final_record(worker, session_id, completion.input_id)
@@ -78,7 +78,7 @@ async def follow_outcome(worker: "Worker", completion: "Completion") -> Completi
 async def follow_events(
     worker: "Worker", session_id: SessionId, after: int
 ) -> AsyncIterator[EventEnvelope]:
-    """Durable events past number `after`, and then each new one as it is committed. [EVT-3]"""
+    """Durable events past number `after`, and then each new one as it is committed. [EVT-2]"""
     if await worker.store.load_session(session_id) is None:
         raise SessionNotFound(session_id)
     async for _ in changes(worker, session_id):

@@ -110,8 +110,8 @@ class Run:
         self._task = start(self._drive(), self.start.run_id)
 
     async def _drive(self) -> None:
-        if self.finished:
-            return
+        if self.finished or self.ending is Ending.INTERRUPTED:
+            return  # `_obey` ends it: the executor is never called [CTL-10]
         self.called = True
         actor = self.actor
         entered(actor.session_id)
@@ -143,7 +143,7 @@ class Run:
     # -- being asked to end -----------------------------------------------------------------------
 
     def interrupt(self, cancellation: Cancellation) -> None:
-        """Somebody asked for the run's end: from now on nothing that it returns is a result. [CTL-1]
+        """Somebody asked for the run's end: from now on nothing that it returns is a result. [CTL-3]
 
         It is carried out in the event loop's next turn, outside the step that decided it.
         """

@@ -39,7 +39,7 @@ class Settling:
         self._void: Decision | None = None
 
     def failed(self, error: BaseException) -> None:
-        """The store refused the commit, or failed. [FAIL-1]"""
+        """The store refused the commit, or failed. [FAIL-5]"""
         self._error = error
         match error:
             case Fenced():

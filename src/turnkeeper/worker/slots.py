@@ -87,7 +87,7 @@ class Slots:
         return held
 
     def suspicion_limit(self) -> int:
-        """The most crashes that an input may have met to run now. [FIN-5]"""
+        """The most crashes that an input may have met to run now. [REC-8]"""
         if self._isolated:
             return 0
         return 1 if self._suspects else UNSUSPECTED

@@ -1,0 +1,1 @@
+"""Programs that show Turnkeeper at work. Each runs offline, and a test runs each."""
