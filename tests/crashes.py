@@ -87,3 +87,28 @@ async def failed(runtime: Runtime, times: int = 1, session_id: str = "s") -> boo
 def said(messages: list[StoredMessage]) -> list[tuple[str, str]]:
     """Of each message its role and content."""
     return [(stored.message.role, stored.message.content) for stored in messages]
+
+
+async def quiet(runtime: Runtime) -> None:
+    """Wait until no commit is on its way: then time may move without the store seeming slow."""
+    end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while True:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        worker = runtime._worker
+        busy = worker is not None and any(
+            actor.in_flight is not None for actor in worker.actors.values()
+        )
+        if not busy and not (worker is not None and worker._loading):
+            return
+        assert asyncio.get_running_loop().time() < end, "a commit does not come back"
+        await asyncio.sleep(0.0005)
+
+
+async def pass_seconds(runtime: Runtime, environment: ManualEnvironment, seconds: float) -> None:
+    """Move time in small steps, the store keeping up with each."""
+    await quiet(runtime)
+    while seconds > 0:
+        environment.clock.advance(min(seconds, 1.0))
+        seconds -= 1.0
+        await quiet(runtime)

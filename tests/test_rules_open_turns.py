@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from crashes import crash_in, ended, failed, runtime_of, said, serving
+from crashes import crash_in, ended, failed, pass_seconds, runtime_of, said, serving
+from world import while_time_passes
 
 from turnkeeper import (
     Abandoned,
@@ -148,7 +149,7 @@ async def test_a_continuation_finishes_an_open_turn(
         handle = await session.submit("hello")
         for times in (1, 2):
             await wait_until(lambda times=times: failed(runtime, times))
-            environment.clock.advance(60)
+            await pass_seconds(runtime, environment, 60)
         assert await ended(handle) == Completed(RunResult("two"))
         state = await state_of(session, handle.input_id)
         assert (state.attempt_count, state.failure_count) == (3, 2)
@@ -224,7 +225,7 @@ async def test_what_was_handed_out_and_not_applied_goes_back(
         record = await open_store.find_input("s", input_id=callback.id)
         assert record is not None
         assert record.turn_id is None
-    environment.clock.advance(60)
+    await pass_seconds(runtime, environment, 60)
     await ended(await runtime.handle("s", callback.id))
     await ended(await runtime.handle("s", handle.input_id))
     state = await state_of(runtime.session("s"), callback.id)
@@ -251,7 +252,7 @@ async def test_while_a_turn_is_open_the_queue_waits_and_control_does_not(
         await session.resume()
         assert len(fake.calls) == 1
         assert (await state_of(session, later.input_id)).current_state == "queued"
-        environment.clock.advance(60)
+        await pass_seconds(runtime, environment, 60)
         await ended(handle)
         await ended(later)
     assert fake.texts == ["hello", "hello", "later"]
@@ -281,10 +282,8 @@ async def test_where_others_are_requeued_an_open_turn_is_continued_uncharged(
         session = runtime.session("s")
         handle = await session.submit("hello")
         await asyncio.wait_for(hang.started.wait(), 10)
-        ending = asyncio.create_task(end(runtime, session))
-        await environment.clock.pass_time(10)
-        await environment.clock.pass_time(10)
-        await asyncio.wait_for(ending, 10)
+        await while_time_passes(environment, end(runtime, session))
+        await pass_seconds(runtime, environment, 10)
         assert await ended(await runtime.handle("s", handle.input_id)) == Completed(
             RunResult("two")
         )
@@ -302,7 +301,7 @@ async def test_an_open_turn_that_is_given_up_says_so(
         session = runtime.session("s")
         handle = await session.submit("hello")
         await wait_until(lambda: failed(runtime))
-        environment.clock.advance(60)
+        await pass_seconds(runtime, environment, 60)
         outcome = await ended(handle)
         assert isinstance(outcome, Abandoned)
         assert outcome.reason is AbandonReason.RETRY_BUDGET_EXCEEDED
@@ -332,7 +331,7 @@ async def test_operations_that_abandon_end_an_open_turn(
         await wait_until(lambda: failed(runtime))
         if verb == "retire":
             await session.retire(drain_timeout=0.1)
-            environment.clock.advance(0.2)
+            await pass_seconds(runtime, environment, 0.2)
         else:
             await getattr(session, verb)()
         await ended(handle)
@@ -373,7 +372,7 @@ async def test_a_turn_has_at_most_one_final_receipt(
         handle = await session.submit(PromptInput("hello"))
         for times in (1, 2):
             await wait_until(lambda times=times: failed(runtime, times))
-            environment.clock.advance(60)
+            await pass_seconds(runtime, environment, 60)
         await ended(handle)
         assert (await state_of(session, handle.input_id)).current_state == ending
         finals = [await session.receipt(turn.run_id) for turn in fake.turns]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from crashes import crash_in, ended, failed, runtime_of, said, serving
+from crashes import crash_in, ended, failed, pass_seconds, runtime_of, said, serving
 
 from turnkeeper import (
     Abandoned,
@@ -395,7 +395,7 @@ async def test_a_run_is_asked_one_staged_input(
         await session.submit(progress)
         handle = await session.submit(step)
         await wait_until(lambda: failed(runtime))
-        environment.clock.advance(60)
+        await pass_seconds(runtime, environment, 60)
         await ended(handle)
     _, first, second = fake.calls
     assert (first.session_id, first.boundary, first.continuation) == ("s", "run_start", False)
@@ -426,11 +426,11 @@ async def test_a_run_over_its_time_limit_is_cancelled_and_has_failed(
     async with serving(store, fake, environment, **settings) as runtime:
         handle = await runtime.session("s").submit("hi")
         await asyncio.wait_for(hang.started.wait(), 10)
-        await environment.clock.pass_time(6.9)
+        await pass_seconds(runtime, environment, 6.9)
         assert not fake.commands
-        await environment.clock.pass_time(0.2)
+        await pass_seconds(runtime, environment, 0.2)
         assert fake.commands
-        await environment.clock.pass_time(5)
+        await pass_seconds(runtime, environment, 5)
         outcome = await ended(handle)
         assert isinstance(outcome, Abandoned)
         assert outcome.reason is AbandonReason.RETRY_BUDGET_EXCEEDED
@@ -455,7 +455,7 @@ async def test_a_turn_is_dead_once_its_run_is_over(
         if how == "given up":
             await asyncio.wait_for(hang.started.wait(), 10)
             await runtime.session("s").interrupt()
-            await environment.clock.pass_time(10)
+            await pass_seconds(runtime, environment, 10)
         await ended(handle)
         turn = fake.turns[0]
         events = await store.load_events("s")

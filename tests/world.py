@@ -72,9 +72,7 @@ async def running(
 ) -> AsyncIterator[Runtime]:
     """A Runtime in a world whose time stands still; at the end it closes, however much hangs."""
     factory = (lambda _session_id: agent) if isinstance(agent, FakeExecutor) else agent
-    runtime = Runtime(
-        store, agent=factory, config=config, profile=profile, environment=environment
-    )
+    runtime = Runtime(store, agent=factory, config=config, profile=profile, environment=environment)
     await runtime.__aenter__()
     try:
         yield runtime

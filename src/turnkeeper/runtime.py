@@ -150,9 +150,13 @@ class Runtime:
             raise RuntimeClosed
         return worker
 
+    def _in_memory(self, session_id: SessionId) -> SessionActor | None:
+        """The session's actor, if it has one; what is no text has none. [ID-1]"""
+        return self.worker.actors.get(session_id) if isinstance(session_id, str) else None
+
     async def _registered(self, session_id: SessionId) -> SessionActor:
         """The actor of a session that is registered here, or `SessionNotFound`. [ADM-11]"""
-        actor = self.worker.actors.get(session_id)
+        actor = self._in_memory(session_id)
         if actor is not None and not actor.gone and actor.unregistering is None:
             return actor
         check_session_id(session_id)
@@ -160,7 +164,7 @@ class Runtime:
 
     async def _known(self, session_id: SessionId) -> SessionActor:
         """The actor of any session in the store, or `SessionNotFound`."""
-        actor = self.worker.actors.get(session_id)
+        actor = self._in_memory(session_id)
         if actor is not None and not actor.gone and actor.unregistering is None:
             return actor
         check_session_id(session_id)

@@ -16,6 +16,7 @@ from turnkeeper.core.inputs import (
     append_text,
     fingerprint,
     kind_of,
+    UNFIT,
     refusal,
 )
 from turnkeeper.core.lifecycle import Ended, InputLifecycleState
@@ -89,10 +90,11 @@ def decide_accept_and_run(
 
 def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     context = draft.context
+    if not isinstance(item.id, str):
+        return Admission("", Rejected(f"id is UUID text, not {item.id!r:.50}"))
     twin = _twin(draft, item)
     if twin is not None:
-        same = _fingerprint(twin) == fingerprint(item)
-        return Admission(item.id, Deduplicated(item.id, twin.input_id, same))
+        return Admission(item.id, Deduplicated(item.id, twin.input_id, _same(item, twin)))
     refused = _refuse(draft, item, context)
     if refused is not None:
         return Admission(item.id, refused, refused=True)
@@ -125,7 +127,15 @@ def _fingerprint(record: InputRecord) -> bytes | None:
 def duplicate(item: Input, existing: InputRecord) -> Deduplicated:
     """What the caller of an input is told whose identity belongs to `existing`. [ADM-1]"""
     named = existing.requeued_as or existing.input_id
-    return Deduplicated(item.id, named, _fingerprint(existing) == fingerprint(item))
+    return Deduplicated(item.id, named, _same(item, existing))
+
+
+def _same(item: Input, existing: InputRecord) -> bool:
+    """Whether a repeated identity came with the same kind and own fields."""
+    try:
+        return _fingerprint(existing) == fingerprint(item)
+    except UNFIT:
+        return False  # it has no stored form, and what is stored has one
 
 
 def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:

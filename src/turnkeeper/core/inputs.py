@@ -6,10 +6,12 @@ Decides what a valid input is and how it is encoded. Knows nothing of sessions, 
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from math import isfinite
 from typing import Any, ClassVar
+from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -18,6 +20,7 @@ from msgspec.structs import force_setattr
 from turnkeeper import config
 from turnkeeper.core.ids import InputId, is_uuid_text
 from turnkeeper.environment import from_us, new_id, to_ms, to_us, utc_now
+from turnkeeper.errors import ValidationFailed
 
 
 class Kind(StrEnum):
@@ -56,29 +59,33 @@ class WhenBusy(StrEnum):
     REJECT = "reject"
 
 
-class OperatorOrigin(Struct, frozen=True, tag="operator", tag_field="origin"):
+class _Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of an input: a misspelt field is refused, not ignored. [INP-1]"""
+
+
+class OperatorOrigin(_Part, frozen=True, tag="operator", tag_field="origin"):
     """The operator or user of the agent."""
 
 
-class PeerOrigin(Struct, frozen=True, tag="peer", tag_field="origin"):
+class PeerOrigin(_Part, frozen=True, tag="peer", tag_field="origin"):
     """Another agent."""
 
     peer_id: str
     runtime_id: str | None = None
 
 
-class FlowOrigin(Struct, frozen=True, tag="flow", tag_field="origin"):
+class FlowOrigin(_Part, frozen=True, tag="flow", tag_field="origin"):
     """A step of an orchestrated flow."""
 
     flow_id: str
     step_index: int = 0
 
 
-class SystemOrigin(Struct, frozen=True, tag="system", tag_field="origin"):
+class SystemOrigin(_Part, frozen=True, tag="system", tag_field="origin"):
     """The system itself."""
 
 
-class ExternalOrigin(Struct, frozen=True, tag="external", tag_field="origin"):
+class ExternalOrigin(_Part, frozen=True, tag="external", tag_field="origin"):
     """A webhook, connector or schedule."""
 
     source_name: str
@@ -87,7 +94,7 @@ class ExternalOrigin(Struct, frozen=True, tag="external", tag_field="origin"):
 Origin = OperatorOrigin | PeerOrigin | FlowOrigin | SystemOrigin | ExternalOrigin
 
 
-class Visibility(Struct, frozen=True, gc=False):
+class Visibility(_Part, frozen=True, gc=False):
     """Who gets to see an input."""
 
     transcript_eligible: bool = True
@@ -96,18 +103,18 @@ class Visibility(Struct, frozen=True, gc=False):
     """Whether it may be shown to an operator."""
 
 
-class TraceContext(Struct, frozen=True):
+class TraceContext(_Part, frozen=True):
     """W3C trace context, handed through to the executor and the events."""
 
     traceparent: str
     tracestate: str | None = None
 
 
-class PeerMessage(Struct, frozen=True, tag="message", tag_field="convention"):
+class PeerMessage(_Part, frozen=True, tag="message", tag_field="convention"):
     """A plain message between agents."""
 
 
-class PeerRequest(Struct, frozen=True, tag="request", tag_field="convention"):
+class PeerRequest(_Part, frozen=True, tag="request", tag_field="convention"):
     """A request that expects responses under the same `request_id`."""
 
     request_id: str
@@ -122,7 +129,7 @@ class ProgressPhase(StrEnum):
     PARTIAL_RESULT = "partial_result"
 
 
-class ResponseProgress(Struct, frozen=True, tag="response_progress", tag_field="convention"):
+class ResponseProgress(_Part, frozen=True, tag="response_progress", tag_field="convention"):
     """News of a request in progress: it never starts a run of its own."""
 
     request_id: str
@@ -137,7 +144,7 @@ class TerminalStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class ResponseTerminal(Struct, frozen=True, tag="response_terminal", tag_field="convention"):
+class ResponseTerminal(_Part, frozen=True, tag="response_terminal", tag_field="convention"):
     """The last response to a request."""
 
     request_id: str
@@ -147,6 +154,8 @@ class ResponseTerminal(Struct, frozen=True, tag="response_terminal", tag_field="
 Convention = PeerMessage | PeerRequest | ResponseProgress | ResponseTerminal
 
 _DEFAULT_VISIBILITY = Visibility()
+_DURABILITIES = frozenset(Durability)
+_WHEN_BUSY = frozenset(WhenBusy)
 
 
 class _Header(
@@ -178,6 +187,11 @@ class _Header(
     def __post_init__(self) -> None:
         if self.source is UNSET:
             force_setattr(self, "source", self._natural_source())
+        # Text is taken for the enum that it names; one that names none is refused at admission.
+        if type(self.durability) is str and self.durability in _DURABILITIES:
+            force_setattr(self, "durability", Durability(self.durability))
+        if type(self.when_busy) is str and self.when_busy in _WHEN_BUSY:
+            force_setattr(self, "when_busy", WhenBusy(self.when_busy))
 
     def _natural_source(self) -> Origin:
         return _OPERATOR
@@ -411,21 +425,43 @@ _NOT_DERIVED_KINDS = frozenset(
 _NOT_DERIVED_ORIGINS = (OperatorOrigin, PeerOrigin, ExternalOrigin)
 
 
+def check_input(item: object) -> None:
+    """Raise `ValidationFailed` for what is no input at all. [INP-1]"""
+    if type(item) not in _CLASS_CODE:
+        name = type(item).__name__
+        raise ValidationFailed(f"an input is one of the seven kinds, not {name}: {item!r:.100}")
+
+
 def refusal(item: Input, now_ms: int) -> str | None:
     """Why this input is invalid, or None if it may be admitted. [ADM-3]"""
     cls = type(item)
-    if cls not in _CLASS_CODE:
-        return f"an input is one of the seven kinds, not {cls.__name__}"
     if not is_uuid_text(item.id):
         return f"input id {item.id!r} is not UUID text in lower case"
     if cls is PromptInput and _is_plain_prompt(item):
         return None
     try:
-        msgspec.convert(msgspec.to_builtins(item, builtin_types=(datetime,)), cls)
-        encode_body(item)
-        return _own_refusal(item) or _header_refusal(item, now_ms)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = payload_refusal(_PARTS[cls](item)[2])
+        if reason is None:
+            msgspec.convert(msgspec.to_builtins(item, builtin_types=_KEPT_AS_THEY_ARE), cls)
+            reason = _own_refusal(item) or _header_refusal(item, now_ms)
+        if reason is None:
+            decode_body(encode_body(item), item.id, item.idempotency_key)
+        return reason
+    except UNFIT as error:
         return f"input {item.id}: {error}"
+
+
+_KEPT_AS_THEY_ARE = (datetime, bytes, bytearray, UUID, Decimal)
+"""Not to be turned into text on the way to the check of types: they are no text."""
+UNFIT = (
+    msgspec.MsgspecError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What a field raises that is not what it should be. One bad input fails alone. [ADM-16]"""
 
 
 def _is_plain_prompt(item: Any) -> bool:
@@ -468,7 +504,10 @@ def _has_plain_header(item: Any) -> bool:
 
 
 def _own_refusal(item: Input) -> str | None:
-    texts, names, payload = _PARTS[type(item)](item)
+    texts, names, _ = _PARTS[type(item)](item)
+    for name, text in (*texts, *names):
+        if not _is_unicode(text):
+            return f"{name} is no valid text: it holds half a surrogate pair"
     for name, text in texts:
         size = len(text.encode())
         if size > config.TEXT_MAX_BYTES:
@@ -476,10 +515,18 @@ def _own_refusal(item: Input) -> str | None:
         if not text:
             return f"{name} is empty"
     for name, text in names:
-        text.encode()
         if not 1 <= len(text) <= config.NAME_MAX_CHARACTERS:
             return f"{name} has 1 to {config.NAME_MAX_CHARACTERS} characters, not {len(text)}"
-    return payload_refusal(payload)
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text has a form in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def payload_refusal(payload: Any) -> str | None:
@@ -553,8 +600,12 @@ def _header_refusal(item: Input, now_ms: int) -> str | None:
     limit = config.KEY_MAX_CHARACTERS
     for name in ("idempotency_key", "supersession_key", "correlation_id", "causation_id"):
         value = getattr(item, name)
-        if value is not None and not 1 <= len(value) <= limit:
+        if value is None:
+            continue
+        if not 1 <= len(value) <= limit:
             return f"{name} has 1 to {limit} characters, not {len(value)}"
+        if not _is_unicode(value):
+            return f"{name} is no valid text: it holds half a surrogate pair"
     if not 0 <= item.priority <= config.PRIORITY_MAX:
         return f"priority is 0 to {config.PRIORITY_MAX}, not {item.priority}"
     if item.when_busy not in (WhenBusy.QUEUE, WhenBusy.REJECT):

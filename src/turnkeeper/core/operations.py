@@ -84,7 +84,6 @@ def decide_intent(session: ActiveSession, intent: Intent, context: Context) -> D
         _require(row.phase is not Phase.DESTROYED, row.session_id, row.phase)
     row.intent = max(intent, row.intent) if row.intent is not None else intent
     report = conclude(draft)
-    start_next(draft)
     return draft.decide(checked=report is not None, report=report)
 
 

@@ -288,7 +288,8 @@ class SessionActor:
         existing = {new[index].input_id: record for index, record in error.duplicates}
         rest = []
         for request in requests:
-            record = existing.get(request.item.id)
+            item_id = request.item.id
+            record = existing.get(item_id) if isinstance(item_id, str) else None
             if record is None:
                 rest.append(request)
                 continue
@@ -308,6 +309,8 @@ class SessionActor:
             return False
         if self.executor is None and command.executor is None:
             return False
+        if row.intent is not None:
+            return False  # a respawn's next run is the new executor's
         if self.zombies and self.config.on_zombie == "hold":
             return False
         if row.run is not None:

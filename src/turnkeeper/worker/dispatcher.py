@@ -27,7 +27,7 @@ from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.commands import Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
-from turnkeeper.worker.operating import unregister
+from turnkeeper.worker.operating import conclusion, unregister
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.slots import Slots
 from turnkeeper.worker.tasks import Tasks, start
@@ -219,6 +219,9 @@ class Worker:
                 continue
             if actor is None:
                 raise SessionNotFound(session_id)
+            if reopen and actor.session.row.intent is not None:
+                await conclusion(actor, actor.session.row.intent)
+                continue
             if reopen:
                 await self._reopen(actor)
             return actor

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from turnkeeper.core.admission import Admission, Verdict, decide_accept_and_run, duplicate
 from turnkeeper.core.dead_letters import decide_requeue
 from turnkeeper.core.ids import InputId, SessionId
-from turnkeeper.core.inputs import Input
+from turnkeeper.core.inputs import Input, check_input
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.records import InputRecord, StepRecord
@@ -38,6 +38,7 @@ async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> Accept
 
     Raises `NotReady`, `Overloaded`, `SessionNotFound`, or `CommitFailed`; then nothing was recorded.
     """
+    check_input(item)
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
     actor.accept(AcceptRequest(item, answer))
     return await _outcome(worker, actor, item, await answer)
@@ -82,6 +83,7 @@ async def accept_with_completion(
     worker: "Worker", actor: "SessionActor", item: Input
 ) -> tuple[AcceptOutcome, Completion | None]:
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
+    check_input(item)
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
     request = AcceptRequest(item, answer, Completion(actor.session_id, item.id))
     actor.accept(request)
@@ -132,6 +134,7 @@ async def accept_and_run(
     worker: "Worker", actor: "SessionActor", item: Input, op: Operation
 ) -> Any:
     """Admit one input and run its turn with `op`; gives `op`'s value once it is committed. [API-5..6]"""
+    check_input(item)
     refuse_own_session(actor.session_id, "run another turn")
     executor = OneTurn(op)
 

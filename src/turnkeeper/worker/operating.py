@@ -31,7 +31,7 @@ from turnkeeper.core.session import ActiveSession, Context, Decision
 from turnkeeper.core.turns import Cancellation, decide_end_open_turn
 from turnkeeper.errors import NotReady, ValidationFailed
 from turnkeeper.worker.commands import Ask
-from turnkeeper.worker.inside import is_inside
+from turnkeeper.worker.inside import is_inside, refuse_own_session
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
@@ -142,8 +142,11 @@ _REPORT: dict[Intent, type[OperationReport]] = {
 async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
     """Stop, destroy or respawn: commit the intent, wait for the run, commit the effect. [OPS-3..6]"""
     future: asyncio.Future[OperationReport] = asyncio.get_running_loop().create_future()
+    noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def done(decision: Decision) -> None:
+        if not noted.done():
+            noted.set_result(None)
         if actor.operators is None:
             actor.operators = []
         actor.operators.append((intent, future))
@@ -153,14 +156,17 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
             actor.run.withdraw(intent.name.lower(), actor.config.interrupt_grace_seconds)
 
     def failed(error: BaseException) -> None:
-        if not future.done():
-            future.set_exception(error)
+        for waiting in (noted, future):
+            if not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # one of the two is not waited for
 
     deferred = is_inside(actor.session_id)
     actor.post(Ask(lambda session, context: decide_intent(session, intent, context), done, failed))
     if deferred:
         # The asker is the run that this waits for: it hears of the intent only.
         future.add_done_callback(_forget_error)
+        await noted
         return _REPORT[intent](0, deferred=True)
     return await asyncio.shield(future)
 
@@ -168,6 +174,15 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
 def _forget_error(future: "asyncio.Future[OperationReport]") -> None:
     if not future.cancelled():
         future.exception()
+
+
+async def conclusion(actor: "SessionActor", intent: Intent) -> None:
+    """Wait until an intent that is stored has been concluded, or the session let go. [OPS-6]"""
+    refuse_own_session(actor.session_id, "wait until it has been stopped")
+    future: asyncio.Future[OperationReport] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(_forget_error)
+    actor.operators = [*(actor.operators or ()), (intent, future)]
+    await asyncio.wait([future])
 
 
 def concluded(actor: "SessionActor", report: OperationReport) -> None:

@@ -1,0 +1,89 @@
+"""The examples run as they stand, and what the README shows is one of them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+QUICKSTART_LINES = 25
+
+
+def run(example: str, folder: Path, *arguments: str, seconds: float = 60.0) -> list[str]:
+    """The lines that an example prints when it is run in `folder`; it must end well and quietly."""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / example), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout.splitlines()
+
+
+def test_every_example_is_run_here() -> None:
+    """An example that no test of this file names does not ship."""
+    here = Path(__file__).read_text("utf-8")
+    found = sorted(p.name for p in EXAMPLES.glob("*.py") if p.name != "__init__.py")
+    assert [name for name in found if f'run("{name}"' not in here] == []
+
+
+def test_quickstart_does_nothing_twice(tmp_path: Path) -> None:
+    """The second run of the program finds the order done, and does not do it again."""
+    assert run("quickstart.py", tmp_path) == ["Booked: two tickets."]
+    store = tmp_path / "orders.db"
+    assert store.is_file()
+    assert run("quickstart.py", tmp_path) == ["Booked: two tickets."]
+
+
+def test_the_readme_shows_the_quickstart() -> None:
+    """The README's library example is the tested file, and is short."""
+    source = (EXAMPLES / "quickstart.py").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert blocks == [source.partition('"""\n\n')[2]]
+    assert len(source.splitlines()) <= QUICKSTART_LINES
+
+
+def test_a_durable_step_is_taken_once(tmp_path: Path) -> None:
+    """Two attempts, one charge, and the second attempt gets the first one's receipt."""
+    first, second, *rest = run("durable_steps.py", tmp_path)
+    assert first.split()[2:] == second.split()[2:]
+    assert first.split()[1] != second.split()[1]
+    assert first.endswith("holds receipt-1, charges so far: 1")
+    assert rest == ["Booked and paid, receipt-1.", "attempts: 2, failures: 1", "charged once"]
+
+
+def test_an_approval_reaches_the_running_turn(tmp_path: Path) -> None:
+    """The callback is handed out at a checkpoint, and stands in the transcript where it came."""
+    assert run("approval.py", tmp_path) == [
+        "Sent, Ada approved.",
+        "1 user: 'a letter to the landlord'",
+        "2 assistant: 'Draft: a letter to the landlord.'",
+        '3 user: \'approval\\n{"by":"Ada"}\'',
+        "4 assistant: 'Sent, Ada approved.'",
+    ]
+
+
+def test_an_interrupt_ends_an_endless_call(tmp_path: Path) -> None:
+    """It is quick, its input says why it was given up, and the next one is answered."""
+    effect, delay, following = run("interrupt.py", tmp_path)
+    assert effect == "cancelling: cancelled, takes too long"
+    milliseconds = re.fullmatch(r"ended ([0-9.]+) ms after the interrupt", delay)
+    assert milliseconds is not None
+    assert float(milliseconds[1]) < 1_000
+    assert following == "Found out: tomorrow's high water."
+
+
+@pytest.mark.parametrize("question", ["Name three fruits."])
+def test_the_local_chat_remembers(tmp_path: Path, question: str) -> None:
+    """A real model answers, and its second run finds the first one's messages."""
+    asked, answer, kept = run("local_chat.py", tmp_path, question)
+    assert asked == f"> {question}"
+    assert len(answer.split()) > 3
+    assert kept == "[2 messages in chat.db]"
+    assert run("local_chat.py", tmp_path, question)[-1] == "[4 messages in chat.db]"
