@@ -1,9 +1,12 @@
 """The examples run as they stand, and what the README shows is one of them."""
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +90,20 @@ def test_the_local_chat_remembers(tmp_path: Path, question: str) -> None:
     assert len(answer.split()) > 3
     assert kept == "[2 messages in chat.db]"
     assert run("local_chat.py", tmp_path, question)[-1] == "[4 messages in chat.db]"
+
+
+async def test_the_tutorial_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each block prints what the page says, in one session of `python -m asyncio`."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == page.count("```python")
+    names: dict[str, Any] = {}
+    for source, printed in blocks:
+        code = compile(source, "tutorial.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        running = eval(code, names)
+        if inspect.isawaitable(running):
+            await running
+        assert capsys.readouterr().out == printed

@@ -187,7 +187,7 @@ async def test_every_attempt_has_a_run_id_and_a_turn_keeps_its_first_as_its_turn
             assert record is not None
             turn_ids.add(record.turn_id)
             if attempt < 3:
-                await pass_time(runtime, 60)
+                await pass_time(runtime, attempt)
         await completion.wait(10)
         run_ids = [turn.run_id for turn in fake.turns]
         assert len(set(run_ids)) == 3
@@ -195,7 +195,7 @@ async def test_every_attempt_has_a_run_id_and_a_turn_keeps_its_first_as_its_turn
         assert turn_ids == {run_ids[0]}
 
 
-# -- inputs -----------------------------------------------------------------------------------------
+# -- inputs --------------------------------------------------------------------------------------
 
 NOW = datetime(2025, 6, 15, 15, 6, 40, 123456, tzinfo=UTC)
 HEADER: dict[str, Any] = {
@@ -340,6 +340,35 @@ async def test_a_field_of_a_wrong_type_is_refused_and_hurts_no_neighbour(
         assert [state.input_id for state in await runtime.inputs(ADA)] == [one.id for one in good]
 
 
+async def test_a_bad_id_and_a_bad_twin_hurt_no_neighbour(store: Store) -> None:
+    """Accepts that are taken together: one that has no sensible identity or body. [ADM-16]"""
+    async with Runtime(store) as runtime:
+        await runtime.register_session(ADA)
+        items: list[Any] = [
+            PromptInput("one", idempotency_key="k"),
+            PromptInput("no id", id=["a"]),  # type: ignore[arg-type]
+            ExternalEventInput("twin", object(), idempotency_key="k"),
+            PromptInput("half", idempotency_key="\ud800"),
+            PromptInput("two"),
+        ]
+        for again in (False, True):
+            outcomes = await asyncio.wait_for(
+                asyncio.gather(
+                    *[runtime.accept_input(ADA, item) for item in items], return_exceptions=True
+                ),
+                10,
+            )
+            first = "Deduplicated" if again else "Accepted"
+            assert [type(outcome).__name__ for outcome in outcomes] == [
+                first,
+                "Rejected",
+                "Deduplicated",
+                "Rejected",
+                first,
+            ]
+        assert [state.input.text for state in await runtime.inputs(ADA)] == ["one", "two"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("item", ["text", None, 7, {"input_type": "prompt"}, object(), PromptInput])
 async def test_what_is_no_input_is_refused(store: Store, item: Any) -> None:
     """It raises `ValidationFailed`, and the session goes on. [INP-1] [API-9]"""
@@ -417,7 +446,8 @@ def test_an_input_is_frozen_and_its_header_keyword_only() -> None:
 @pytest.mark.parametrize("field", ["durability", "when_busy"])
 def test_a_word_of_the_header_may_be_given_as_text(field: str) -> None:
     """The semantics write `when_busy="queue"`: text means its enum, also for what is decided.
-    [INP-3]"""
+    [INP-3]
+    """
     words = {
         "durability": ("ephemeral", Durability.EPHEMERAL),
         "when_busy": ("reject", WhenBusy.REJECT),

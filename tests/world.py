@@ -36,6 +36,13 @@ async def outcome(handle: Completion) -> CompletionOutcome:
     return await soon(handle.wait())
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something in memory is so."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+
+
 async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until a question to the store is answered with yes."""
     async with asyncio.timeout(PATIENCE_SECONDS):

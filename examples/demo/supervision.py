@@ -110,10 +110,13 @@ class WorkerProcess:
     async def _read(self) -> None:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
-            self._journal.write(**json.loads(line))
+            try:
+                self._journal.write(**json.loads(line))
+            except (TypeError, ValueError):
+                self._journal.write("trouble", text=f"a line that is none: {line!r:.100}")
         if not self._ending:
             said = self._errors.read_text("utf-8", "replace").strip()
-            self._journal.break_off(f"the worker is gone\n{said[-2_000:]}")
+            self._journal.break_off(f"{said[-2_000:]}\nthe worker is gone".strip())
 
     def ask(self, request: str, **fields: Any) -> None:
         """Send one request. What comes of it stands in the journal."""
@@ -123,7 +126,7 @@ class WorkerProcess:
     async def kill(self) -> None:
         """SIGKILL, unless it is gone already; then read what it had still written."""
         self._ending = True
-        if self._process.returncode is None:
+        if not self._reader.done():
             self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
         await self._reader

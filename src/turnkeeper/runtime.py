@@ -13,7 +13,7 @@ from turnkeeper import config as limits
 from turnkeeper.config import Config
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
-from turnkeeper.core.inputs import Input, PromptInput
+from turnkeeper.core.inputs import Input, PromptInput, check_input, refusal
 from turnkeeper.core.lifecycle import Intent, RuntimeState
 from turnkeeper.core.operations import decide_reset
 from turnkeeper.core.outcomes import (
@@ -266,21 +266,27 @@ class Runtime:
         """
         worker = self.worker
         made = self._made(item, key, header)
-        actor = worker.actors.get(session_id)
+        actor = self._in_memory(session_id)
         if actor is None or actor.gone or actor.unregistering is not None:
-            actor = await worker.acquire(check_session_id(session_id), create=True)
+            actor = await self._made_on_first_use(check_session_id(session_id), made)
         return await intake.submit(worker, actor, made)
+
+    async def _made_on_first_use(self, session_id: SessionId, item: Input) -> SessionActor:
+        """The session's actor; an invalid input makes no session. [ADM-3] [ADM-11]"""
+        reason = refusal(item, self.worker.now_ms())
+        try:
+            return await self.worker.acquire(session_id, create=reason is None)
+        except SessionNotFound:
+            if reason is None:
+                raise
+            raise ValidationFailed(reason) from None
 
     def _made(self, item: Input | str, key: str | None, header: dict[str, Any]) -> Input:
         if isinstance(item, str):
             environment = self._environment
-            return PromptInput(
-                item,
-                id=environment.new_id(),
-                timestamp=from_ms(environment.clock.now_ms()),
-                idempotency_key=key,
-                **header,
-            )
+            made = {"id": environment.new_id(), "timestamp": from_ms(environment.clock.now_ms())}
+            return PromptInput(item, idempotency_key=key, **{**made, **header})
+        check_input(item)
         if key is not None or header:
             raise ValidationFailed("key and header fields go with text; an input has its own")
         return item
@@ -305,7 +311,7 @@ class Runtime:
     async def runtime_state(self, session_id: SessionId) -> RuntimeState:
         """The state of a session that is registered here. Raises `SessionNotFound`."""
         worker = self.worker
-        actor = worker.actors.get(session_id)
+        actor = self._in_memory(session_id)
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         row = await self._row(session_id)

@@ -39,13 +39,16 @@ class Answer(Generic[T]):
         self._done = False
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._callback: Callable[[Answer[T]], None] | None = None
+        self._callback: Callable[[T | None, BaseException | None], None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
 
-    def then(self, callback: "Callable[[Answer[T]], None]") -> None:
-        """Call `callback` once, when the end is known; it must not raise."""
+    def then(self, callback: "Callable[[T | None, BaseException | None], None]") -> None:
+        """Call `callback` once with the value and the error, when the end is known.
+
+        It must not raise.
+        """
         if self._done:
-            asyncio.get_running_loop().call_soon(callback, self)
+            asyncio.get_running_loop().call_soon(callback, self._value, self._error)
         else:
             self._callback = callback
 
@@ -56,7 +59,7 @@ class Answer(Generic[T]):
         self._done, self._value, self._error = True, value, error
         callback, self._callback = self._callback, None
         if callback is not None:
-            callback(self)
+            callback(value, error)
         for waiter in self._waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
@@ -64,14 +67,6 @@ class Answer(Generic[T]):
     def done(self) -> bool:
         """Whether the end is known."""
         return self._done
-
-    def cancelled(self) -> bool:
-        """Never: whoever stops waiting for a write does not take it back."""
-        return False
-
-    def exception(self) -> BaseException | None:
-        """The error that it ended with, if any."""
-        return self._error
 
     def result(self) -> T:
         """What it ended with. Raises the error that it ended with instead."""

@@ -10,16 +10,16 @@ from msgspec import Struct
 from turnkeeper.core import staging
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import (
+    UNFIT,
     Durability,
     Input,
     WhenBusy,
     append_text,
     fingerprint,
     kind_of,
-    UNFIT,
     refusal,
 )
-from turnkeeper.core.lifecycle import Ended, InputLifecycleState
+from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
 from turnkeeper.core.records import InputRecord
@@ -179,6 +179,19 @@ def _record(draft: Draft, item: Input, context: Context) -> InputRecord:
         created_at_ms=now,
         updated_at_ms=now,
     )
+
+
+def adopt(draft: Draft, record: InputRecord) -> None:
+    """Decide about an accepted input that nobody has decided about, as if it came now. [REC-7]"""
+    if staging.is_expired(record, draft.context.now_ms):
+        draft.abandon(record.input_id, AbandonReason.EXPIRED)
+        return
+    profile = draft.context.profile
+    record = draft.edit(record.input_id)
+    record.policy = profile.decide(record.kind, running=draft.row.run is not None)
+    record.priority = profile.priority(record.kind, record.priority)
+    _supersede(draft, record)
+    _settle(draft, record)
 
 
 def _supersede(draft: Draft, record: InputRecord) -> None:

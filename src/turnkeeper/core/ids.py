@@ -22,6 +22,15 @@ def is_uuid_text(value: object) -> bool:
     return isinstance(value, str) and _UUID(value) is not None
 
 
+def is_unicode(text: str) -> bool:
+    """Whether text has a form in UTF-8, hence in a store: half a surrogate pair has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_session_id(session_id: object) -> SessionId:
     """Return `session_id`, or raise `ValidationFailed` with the rule that it breaks. [ID-1]"""
     limit = config.SESSION_ID_MAX_CHARACTERS

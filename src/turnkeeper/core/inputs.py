@@ -18,7 +18,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import force_setattr
 
 from turnkeeper import config
-from turnkeeper.core.ids import InputId, is_uuid_text
+from turnkeeper.core.ids import InputId, is_unicode, is_uuid_text
 from turnkeeper.environment import from_us, new_id, to_ms, to_us, utc_now
 from turnkeeper.errors import ValidationFailed
 
@@ -506,7 +506,7 @@ def _has_plain_header(item: Any) -> bool:
 def _own_refusal(item: Input) -> str | None:
     texts, names, _ = _PARTS[type(item)](item)
     for name, text in (*texts, *names):
-        if not _is_unicode(text):
+        if not is_unicode(text):
             return f"{name} is no valid text: it holds half a surrogate pair"
     for name, text in texts:
         size = len(text.encode())
@@ -518,15 +518,6 @@ def _own_refusal(item: Input) -> str | None:
         if not 1 <= len(text) <= config.NAME_MAX_CHARACTERS:
             return f"{name} has 1 to {config.NAME_MAX_CHARACTERS} characters, not {len(text)}"
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether text has a form in UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def payload_refusal(payload: Any) -> str | None:
@@ -604,7 +595,7 @@ def _header_refusal(item: Input, now_ms: int) -> str | None:
             continue
         if not 1 <= len(value) <= limit:
             return f"{name} has 1 to {limit} characters, not {len(value)}"
-        if not _is_unicode(value):
+        if not is_unicode(value):
             return f"{name} is no valid text: it holds half a surrogate pair"
     if not 0 <= item.priority <= config.PRIORITY_MAX:
         return f"priority is 0 to {config.PRIORITY_MAX}, not {item.priority}"

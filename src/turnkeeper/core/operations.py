@@ -141,7 +141,7 @@ def decide_cancel_queued(session: ActiveSession, input_id: InputId, context: Con
 def decide_expire(session: ActiveSession, context: Context) -> Decision:
     """Give up the queued inputs whose time is over, and start what has fallen due. [ORD-5]"""
     draft = Draft(session, context)
-    for record in list(draft.queued()):
+    for record in list(draft.queued()) if session.timed else ():
         if is_expired(record, context.now_ms):
             draft.abandon(record.input_id, AbandonReason.EXPIRED)
     expired = bool(draft.updates)

@@ -3,6 +3,7 @@
 `running` is never believed: a run in the row is the run of a process that is gone.
 """
 
+from turnkeeper.core.admission import adopt
 from turnkeeper.core.events import EventCode
 from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState, Phase, RuntimeState
 from turnkeeper.core.operations import conclude
@@ -35,13 +36,14 @@ def decide_recovery(
         _settle_applied(draft, claim, details)
         _settle_staged(draft, crashed=crashed)
         _charge_crash(draft, crashed=crashed)
+        _shorten_backoffs(draft)
         _drop_ephemeral(draft)
         _adopt_accepted(draft)
     conclude(draft)
     # A stranded run alone is news: of an open turn, nothing else may have changed.
     if draft.events or stranded:
         abandoned = sum(1 for r in draft.updates.values() if r.state is _S.ABANDONED)
-        requeued = sum(1 for r in draft.updates.values() if r.state is _S.QUEUED)
+        requeued = sum(1 for event in draft.events if event.code is EventCode.INPUT_REQUEUED)
         report = RecoveryReport(before, requeued, abandoned, tuple(details))
         draft.event(
             EventCode.RUNTIME_RECOVERED,
@@ -52,7 +54,7 @@ def decide_recovery(
     else:
         report = RecoveryReport(before, 0, 0, tuple(details))
     start_next(draft)
-    if not draft.events:
+    if not draft.events and not draft.updates:
         return Decision(commit=None, members=session.members, report=report)
     via = RuntimeState.RECOVERING if stranded else None
     return draft.decide(checked=bool(draft.updates), via=via, report=report)
@@ -107,9 +109,6 @@ def _charge_crash(draft: Draft, *, crashed: bool) -> None:
     turn = draft.row.open_turn
     if turn is None:
         return
-    latest = draft.context.now_ms + round(draft.context.config.backoff_max_seconds * 1_000)
-    if turn.due_at_ms is not None and turn.due_at_ms > latest:
-        draft.row.open_turn = OpenTurn(turn.turn_id, latest)
     if not crashed:
         return
     members: list[InputRecord] = [draft.edit(input_id) for input_id in draft.members]
@@ -129,12 +128,21 @@ def _drop_ephemeral(draft: Draft) -> None:
 
 def _adopt_accepted(draft: Draft) -> None:
     """Inputs that nobody has decided about yet are decided about now. [REC-7]"""
-    profile = draft.context.profile
     for record in list(draft.active()):
         if record.state is _S.ACCEPTED:
-            changed = draft.edit(record.input_id)
-            changed.policy = profile.decide(record.kind, running=False)
-            draft.queue(changed)
+            adopt(draft, record)
+
+
+def _shorten_backoffs(draft: Draft) -> None:
+    """A backoff that was stored under another clock does not outlast the largest. [FIN-3]"""
+    latest = draft.context.now_ms + round(draft.context.config.backoff_max_seconds * 1_000)
+    turn = draft.row.open_turn
+    if turn is not None and turn.due_at_ms is not None and turn.due_at_ms > latest:
+        draft.row.open_turn = OpenTurn(turn.turn_id, latest)
+    for record in list(draft.active()):
+        # Once an input was attempted, only a backoff puts it off.
+        if record.attempt_count and record.due_at_ms is not None and record.due_at_ms > latest:
+            draft.edit(record.input_id).due_at_ms = latest
 
 
 def _refresh_members(draft: Draft) -> None:

@@ -411,12 +411,10 @@ class Draft:
         return min(dues, default=None)
 
     def _times_anything(self) -> bool:
-        for record in self.new.values():
-            if _is_timed(record):
-                return True
-        for record in self.updates.values():
-            if _is_timed(record):
-                return True
+        for changed in (self.new, self.updates):
+            for record in changed.values():
+                if record.due_at_ms is not None or record.expires_at_ms is not None:
+                    return True
         return False
 
 
@@ -433,10 +431,6 @@ def _draft_order(record: InputRecord) -> tuple[int, int, float]:
 
 def _starts_run(record: InputRecord) -> bool:
     return record.policy is None or record.policy.starts_run
-
-
-def _is_timed(record: InputRecord) -> bool:
-    return record.due_at_ms is not None or record.expires_at_ms is not None
 
 
 def queue_entry(record: InputRecord) -> QueueEntry:
@@ -479,7 +473,8 @@ def evolve(session: ActiveSession, decision: Decision, result: CommitResult) -> 
 
 
 def _uninstall(session: ActiveSession, old: InputRecord) -> None:
-    session.timed -= _is_timed(old)
+    if old.due_at_ms is not None or old.expires_at_ms is not None:
+        session.timed -= 1
     if old.state is _S.QUEUED:
         del session.queue[bisect_left(session.queue, queue_entry(old))]
         session.riders -= not _starts_run(old)
@@ -490,7 +485,8 @@ def _install(session: ActiveSession, record: InputRecord) -> None:
         session.inputs.pop(record.input_id, None)
         return
     session.inputs[record.input_id] = record
-    session.timed += _is_timed(record)
+    if record.due_at_ms is not None or record.expires_at_ms is not None:
+        session.timed += 1
     if record.state is _S.QUEUED:
         insort(session.queue, queue_entry(record))
         session.riders += not _starts_run(record)

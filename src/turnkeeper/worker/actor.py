@@ -32,6 +32,7 @@ from turnkeeper.core.session import (
 )
 from turnkeeper.core.turns import appends_refusal, decide_checkpoint, decide_steps
 from turnkeeper.errors import (
+    CommitFailed,
     DuplicateKey,
     NotReady,
     RunEnded,
@@ -40,7 +41,6 @@ from turnkeeper.errors import (
     ValidationFailed,
 )
 from turnkeeper.executor import TurnExecutor
-from turnkeeper.store import Answer
 from turnkeeper.worker import endings
 from turnkeeper.worker.commands import Acceptance, AcceptRequest, Ask, Command, asked
 from turnkeeper.worker.completion import Completion
@@ -192,7 +192,12 @@ class SessionActor:
             if command is None:
                 break
             self._take(command)
-        if not self.gone:
+        if self.gone:
+            return
+        run = self.run
+        if run is not None and not run.begun:
+            self._begin_run()
+        if self.in_flight is None or self.armed is None:
             self._rest()
 
     def _take(self, command: Command) -> None:
@@ -221,18 +226,16 @@ class SessionActor:
         hand_in(self.services.store, self.session_id, decision.commit, answered)
 
     def _answered(
-        self, in_flight: InFlight, future: "Answer[CommitResult] | asyncio.Future[CommitResult]"
+        self, in_flight: InFlight, result: CommitResult | None, error: BaseException | None
     ) -> None:
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if self.in_flight is not in_flight:
             return  # it was settled meanwhile by a commit that conflicts with it
         if error is not None and self.settling is not None:
             return  # it may have lost against that commit, whose answer says so
-        if error is not None:
-            self._refused(in_flight, error)
-            self.step()
-            return
-        self.committed(in_flight.command, in_flight.decision, future.result())
+        if error is not None or result is None:
+            self._refused(in_flight, error or CommitFailed("the store gave no result"))
+        else:
+            self.committed(in_flight.command, in_flight.decision, result)
         self.step()
 
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
@@ -330,10 +333,18 @@ class SessionActor:
         self.turns_in_row += 1
         self.run = Run(self, start, executor)
         self.services.run_begun(self, self.run)
-        self.run.begin()
         withdrawn = self._withdrawal()
         if withdrawn is not None:
             self.run.withdraw(*withdrawn)
+
+    def _begin_run(self) -> None:
+        """Have a staged run's executor called, unless what is being committed undoes it. [FIN-6]"""
+        run = self.run
+        if run is None or run.finished:
+            return
+        commit = None if self.in_flight is None else self.in_flight.decision.commit
+        if commit is None or not (commit.session.paused or commit.session.intent is not None):
+            run.begin()
 
     def _withdrawal(self) -> tuple[str, float] | None:
         """Why a run that has just been staged must not begin, if so."""
@@ -456,9 +467,11 @@ class SessionActor:
         if self.gone:
             return
         self.gone = True
-        self.in_flight = None
+        in_flight, self.in_flight = self.in_flight, None
         self.settling = None
         self.services.forget(self, reason)
+        if in_flight is not None and in_flight.decision.start is not None:
+            self.services.uncharge(in_flight.decision.start.run_id)
         run, self.run = self.run, None
         if run is not None:
             self.services.run_over(self, run)

@@ -52,12 +52,9 @@ class Completion:
         if self._outcome is not None:
             return self._outcome
         refuse_own_session(self.session_id, "wait for an input of its own session")
-        if timeout is None:
-            return await self._wait()
-        async with asyncio.timeout(timeout):
-            return await self._wait()
-
-    async def _wait(self) -> CompletionOutcome:
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.wait()
         if self._follow is not None:
             self._outcome = await self._follow(self)
             return self._outcome
@@ -76,7 +73,7 @@ class Completion:
 
         Raises `NotCompleted(outcome)` for any other end.
         """
-        outcome = await self.wait()
+        outcome = self._outcome or await self.wait()
         match outcome:
             case Completed():
                 return outcome.result

@@ -72,6 +72,9 @@ class Worker:
         self.store_error: str | None = None
         self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
         self._uncharged: set[RunId] = set()
+        self._to_claim: set[SessionId] = set()
+        """Sessions that were let go, each with a timer that claims it again."""
+        self._claim_delays: dict[SessionId, float] = {}
         self._heap: list[tuple[float, int, SessionActor]] = []
         self._timer: Timer | None = None
         self._timer_at = float("inf")
@@ -189,11 +192,12 @@ class Worker:
         self._serve_line()
 
     def run_begun(self, _actor: SessionActor, run: Run) -> None:
-        self.slots.begun(run)
+        if run.start.suspicion:
+            self.slots.begun(run)
 
     def run_over(self, actor: SessionActor, run: Run) -> None:
         self.live.run_over(actor.session_id)
-        if self.slots.over(run):
+        if run.start.suspicion and self.slots.over(run):
             for held in self.slots.let_held_go():
                 self.stand_in_line(held)
 
@@ -251,7 +255,10 @@ class Worker:
             actor = await self._claim(session_id, create=create, owned=owned)
         except (Exception, asyncio.CancelledError) as raised:
             error = raised
-        for waiter in self._loading.pop(session_id):
+        waiting = self._loading.pop(session_id)
+        if not self._loading:
+            self._loading.clear()
+        for waiter in waiting:
             if waiter.done():
                 continue
             if error is None:
@@ -379,6 +386,8 @@ class Worker:
     def passivate(self, actor: SessionActor) -> None:
         """A session at rest leaves memory; this worker goes on owning it. [REC-13]"""
         self.actors.pop(actor.session_id, None)
+        if not self.actors:
+            self.actors.clear()  # gives back what a dictionary keeps of its largest size
 
     def forget(self, actor: SessionActor, reason: str) -> None:
         """A session that is let go leaves memory; with a factory it is claimed again later."""
@@ -386,28 +395,53 @@ class Worker:
         self._drop(actor)
         self.let_go.add(actor.session_id)
         self.executors.pop(actor.session_id, None)
-        if actor.session.row.run is not None:
-            self._uncharged.add(actor.session.row.run.run_id)
-        if self.factory is None or self.closing:
+        if actor.run is not None:
+            self.uncharge(actor.run.run_id)
+        if self.closing:
             return
-        self.claim_again(actor.session_id, self.config.backoff_first_seconds)
+        if self.factory is None:
+            self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
+        else:
+            self.claim_again(actor.session_id)
 
-    def claim_again(self, session_id: SessionId, delay: float) -> None:
+    def uncharge(self, run_id: RunId) -> None:
+        """A run that the store may still have in progress ended here, by no crash. [FIN-6]"""
+        self._uncharged.add(run_id)
+
+    async def _release(self, session_id: SessionId) -> None:
+        """Let whoever wants a session claim it."""
+        try:
+            await self.store.release(session_id, self.worker_id)
+        except TurnkeeperError as error:
+            self.report(f"session {session_id!r} was not released: {error}")
+
+    def claim_again(self, session_id: SessionId) -> None:
         """Claim a session that was let go, by itself, with a growing backoff. [FAIL-4]"""
+        if session_id in self._to_claim:
+            return  # a claim that fails lets the session go as well: one timer for both
+        first, longest = self.config.backoff_first_seconds, self.config.backoff_max_seconds
+        delay = self._claim_delays.get(session_id, first)
+        self._claim_delays[session_id] = min(2 * delay, longest)
+        self._to_claim.add(session_id)
 
         async def claim() -> None:
             try:
                 await self.acquire(session_id, create=False)
-            except Fenced:
-                return
+            except (SessionNotFound, Fenced, RuntimeClosed):
+                self._claim_delays.pop(session_id, None)
             except (TurnkeeperError, OSError):
-                self.claim_again(session_id, min(2 * delay, self.config.backoff_max_seconds))
+                self.claim_again(session_id)
+            else:
+                self._claim_delays.pop(session_id, None)
 
-        def start() -> None:
-            if not self.closing and session_id not in self.actors:
+        def begin() -> None:
+            self._to_claim.discard(session_id)
+            if self.closing or session_id in self.actors:
+                self._claim_delays.pop(session_id, None)
+            else:
                 self.tasks.spawn(claim(), f"claim {session_id} again")
 
-        self.environment.clock.call_at(self.monotonic() + delay, start)
+        self.environment.clock.call_at(self.monotonic() + delay, begin)
 
     def reload(self, actor: SessionActor, command: Command) -> None:
         """The inbox has changed since `command` was decided: read it, and decide again."""
@@ -437,9 +471,7 @@ class Worker:
 
         async def release() -> None:
             try:
-                await self.store.release(actor.session_id, self.worker_id)
-            except TurnkeeperError as error:
-                self.report(f"session {actor.session_id!r} was not released: {error}")
+                await self._release(actor.session_id)
             finally:
                 self._drop(actor)
                 actor.leave("unregistered")

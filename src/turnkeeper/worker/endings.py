@@ -91,7 +91,11 @@ def _error_text(run: Run) -> str:
     error = run.error
     if error is None:
         return "the executor returned nothing"
-    return f"{type(error).__name__}: {error}"
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
+        text = type(error).__name__
+    return text.encode("utf-8", "replace").decode()
 
 
 def _done(actor: "SessionActor", run: Run, decision: Decision) -> None:

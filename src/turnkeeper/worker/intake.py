@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from turnkeeper.core.admission import Admission, Verdict, decide_accept_and_run, duplicate
 from turnkeeper.core.dead_letters import decide_requeue
-from turnkeeper.core.ids import InputId, SessionId
+from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import Input, check_input
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
@@ -63,7 +63,7 @@ async def _unless_known(
     """The verdict on a new input, unless its identity turns out to be known. [ADM-1]"""
     key = item.idempotency_key
     existing = None
-    if isinstance(key, str) and key:
+    if isinstance(key, str) and key and is_unicode(key):
         existing = await worker.store.find_input(session_id, key=key)
     if existing is None and isinstance(item.id, str):
         existing = await worker.store.find_input(session_id, input_id=item.id)
@@ -72,10 +72,17 @@ async def _unless_known(
 
 async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
     """Admit one input, and give a handle on the outcome of the one that counts. [COMP-5]"""
-    outcome, completion = await accept_with_completion(worker, actor, item)
-    if completion is not None:
+    check_input(item)
+    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
+    completion = Completion(actor.session_id, item.id)
+    actor.accept(AcceptRequest(item, answer, completion))
+    admission = await answer
+    if type(admission.verdict) is Accepted:
         return completion
-    assert isinstance(outcome, Deduplicated)
+    outcome = await _outcome(worker, actor, item, admission)
+    if isinstance(outcome, Rejected):
+        raise ValidationFailed(outcome.reason)
+    assert isinstance(outcome, Deduplicated), "an accepted input was answered above"
     return await handle(worker, actor.session_id, outcome.existing_id)
 
 
@@ -85,15 +92,12 @@ async def accept_with_completion(
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
     check_input(item)
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-    request = AcceptRequest(item, answer, Completion(actor.session_id, item.id))
-    actor.accept(request)
-    admission = await answer
-    if type(admission.verdict) is Accepted:
-        return admission.verdict, request.completion
-    outcome = await _outcome(worker, actor, item, admission)
+    completion = Completion(actor.session_id, item.id)
+    actor.accept(AcceptRequest(item, answer, completion))
+    outcome = await _outcome(worker, actor, item, await answer)
     match outcome:
         case Accepted():
-            return outcome, request.completion
+            return outcome, completion
         case Rejected():
             raise ValidationFailed(outcome.reason)
         case Deduplicated():

@@ -126,10 +126,25 @@ async def retire(actor: "SessionActor", drain_timeout: float | None) -> RetireRe
 
 async def pause(actor: "SessionActor", *, paused: bool) -> None:
     """Accept and start nothing, or start again. [OPS-7]"""
-    await actor.ask(lambda session, context: decide_pause(session, context, paused=paused))
-    run = actor.run
-    if paused and run is not None and not run.called:
-        run.withdraw("paused", 0.0)
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(_decision: Decision) -> None:
+        if not future.done():
+            future.set_result(None)
+        run = actor.run
+        if paused and run is not None and not run.called:
+            run.withdraw("paused", 0.0)
+
+    def failed(error: BaseException) -> None:
+        if not future.done():
+            future.set_exception(error)
+
+    actor.post(
+        Ask(
+            lambda session, context: decide_pause(session, context, paused=paused), done, failed
+        )
+    )
+    await future
 
 
 _REPORT: dict[Intent, type[OperationReport]] = {

@@ -42,62 +42,41 @@ class Ending(Enum):
 class Run:
     """One attempt at a turn."""
 
-    __slots__ = (
-        "_task",
-        "actor",
-        "called",
-        "cancellation",
-        "cancelled",
-        "commit_error",
-        "commit_lost",
-        "deadline",
-        "ending",
-        "error",
-        "executor",
-        "failing_since",
-        "finished",
-        "given_up",
-        "late_cancellation",
-        "output",
-        "refused",
-        "start",
-        "steps",
-        "stream_sequence",
-        "unknown_step",
-        "withdrawn_for",
-    )
+    called = False
+    """The executor was called."""
+    begun = False
+    """It has a task."""
+    finished = False
+    """The executor has returned or raised, or was given up: nothing more comes of it."""
+    given_up = False
+    """Nothing of it can commit, emit or start a step any more, but it still exists."""
+    cancelled = False
+    """Its task was cancelled."""
+    ending: Ending | None = None
+    cancellation: Cancellation | None = None
+    late_cancellation: Cancellation | None = None
+    """An interrupt that came after the output: it counts only if the output is never committed."""
+    withdrawn_for = ""
+    output: ApplyOutput | None = None
+    error: BaseException | None = None
+    refused: str | None = None
+    """Why the store will never take the output."""
+    failing_since: float | None = None
+    """Since when the commit of its end has failed."""
+    commit_error: BaseException | None = None
+    commit_lost = False
+    """That commit has failed for so long that the output is given up."""
+    unknown_step: str | None = None
+    steps: StepBook | None = None
+    stream_sequence = 0
+    _task: asyncio.Task[None] | None = None
 
     def __init__(self, actor: "SessionActor", start: RunStart, executor: TurnExecutor) -> None:
         self.actor = actor
         self.start = start
         self.executor = executor
-        self.called = False
-        """The executor was called."""
-        self.finished = False
-        """The executor has returned or raised, or was given up: nothing more comes of it."""
-        self.given_up = False
-        """Nothing of it can commit, emit or start a step any more, but it still exists."""
-        self.cancelled = False
-        """Its task was cancelled."""
-        self.ending: Ending | None = None
-        self.cancellation: Cancellation | None = None
-        self.late_cancellation: Cancellation | None = None
-        """An interrupt that came after the output: it counts only if the output is never committed."""
-        self.withdrawn_for = ""
-        self.output: ApplyOutput | None = None
-        self.error: BaseException | None = None
-        self.refused: str | None = None
-        """Why the store will never take the output."""
-        self.failing_since: float | None = None
-        """Since when the commit of its end has failed."""
-        self.commit_error: BaseException | None = None
-        self.commit_lost = False
-        """That commit has failed for so long that the output is given up."""
-        self.unknown_step: str | None = None
-        self.steps: StepBook | None = None
-        self.stream_sequence = 0
-        self.deadline = actor.services.monotonic() + actor.config.run_time_limit_seconds
-        self._task: asyncio.Task[None] | None = None
+        services = actor.services
+        self.deadline = services.monotonic() + services.config.run_time_limit_seconds
 
     @property
     def run_id(self) -> str:
@@ -107,6 +86,7 @@ class Run:
 
     def begin(self) -> None:
         """Start the task. The executor is called once the event loop gets to it."""
+        self.begun = True
         self._task = start(self._drive(), self.start.run_id)
 
     async def _drive(self) -> None:

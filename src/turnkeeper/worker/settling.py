@@ -5,7 +5,6 @@ with it, never by a read or a guess. The write is a void commit of the same revi
 the first one was not and never will be; if it is fenced by the first one, that one was made.
 """
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.records import Commit, CommitResult
@@ -17,7 +16,6 @@ from turnkeeper.errors import (
     Overloaded,
     Stale,
 )
-from turnkeeper.store import Answer
 from turnkeeper.worker.tasks import Answered, hand_in
 
 if TYPE_CHECKING:
@@ -88,13 +86,12 @@ class Settling:
         actor = self._actor
         hand_in(actor.services.store, actor.session_id, commit, answered)
 
-    def _void_answered(self, future: "Answer[CommitResult] | asyncio.Future[CommitResult]") -> None:
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+    def _void_answered(self, result: CommitResult | None, error: BaseException | None) -> None:
         if self._actor.settling is not self:
             return
-        if error is None:
+        if result is not None:
             assert self._void is not None
-            evolve(self._actor.session, self._void, future.result())
+            evolve(self._actor.session, self._void, result)
             self._definite()
         elif isinstance(error, Fenced):
             commit = self._in_flight.decision.commit
@@ -106,18 +103,17 @@ class Settling:
             self._next_try = self._actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
             self._arm()
 
-    def _replayed(self, future: "Answer[CommitResult] | asyncio.Future[CommitResult]") -> None:
+    def _replayed(self, result: CommitResult | None, error: BaseException | None) -> None:
         """The commit was made after all: its replay gives what it minted."""
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
         actor = self._actor
         if actor.settling is not self:
             return
-        if error is not None:
+        if result is None:
             self._next_try = actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
             self._arm()
             return
         actor.settling = None
-        actor.committed(self._in_flight.command, self._in_flight.decision, future.result())
+        actor.committed(self._in_flight.command, self._in_flight.decision, result)
         actor.step()
 
     def _definite(self) -> None:

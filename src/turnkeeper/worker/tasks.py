@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from turnkeeper.core.ids import SessionId
@@ -14,7 +15,7 @@ def start(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
     return asyncio.get_running_loop().create_task(coroutine, name=name)
 
 
-Answered = Callable[["Answer[CommitResult] | asyncio.Future[CommitResult]"], None]
+Answered = Callable[[CommitResult | None, BaseException | None], None]
 
 
 def hand_in(store: Store, session_id: SessionId, commit: Commit, answered: Answered) -> None:
@@ -22,12 +23,21 @@ def hand_in(store: Store, session_id: SessionId, commit: Commit, answered: Answe
     try:
         answer = store.commit(session_id, commit)
     except Exception as error:  # noqa: BLE001 - a foreign store may raise anything
-        answer = Answer()
-        answer.settle(None, error)
+        asyncio.get_running_loop().call_soon(answered, None, error)
+        return
     if isinstance(answer, Answer):
         answer.then(answered)
     else:
-        asyncio.ensure_future(answer).add_done_callback(answered)
+        asyncio.ensure_future(answer).add_done_callback(partial(_unpack, answered))
+
+
+def _unpack(answered: Answered, future: "asyncio.Future[CommitResult]") -> None:
+    if future.cancelled():
+        answered(None, asyncio.CancelledError())
+    elif (error := future.exception()) is not None:
+        answered(None, error)
+    else:
+        answered(future.result(), None)
 
 
 class Tasks:
