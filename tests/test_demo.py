@@ -176,7 +176,15 @@ FORGERIES: dict[str, tuple[Callable[[Journal], object], str]] = {
     ),
     "the worker did not close well": (
         lambda j: change(j, "exit", {"code": 1}),
-        "the worker ended with exit code 1",
+        "the worker that was closed ended with exit codes [1]",
+    ),
+    "nobody saw the worker close": (
+        lambda j: remove(j, "exit"),
+        "the worker that was closed ended with exit codes []",
+    ),
+    "the transcript has another prompt": (
+        lambda j: change(j, "message", {"text": "forged"}, text="text of a"),
+        "a is in the transcript with another text",
     ),
 }
 

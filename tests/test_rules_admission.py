@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ from turnkeeper import (
     WhenBusy,
 )
 from turnkeeper.core.inputs import Kind
+from turnkeeper.environment import from_ms
 from turnkeeper.store import Store
 from turnkeeper.testing import (
     Checkpoint,
@@ -381,8 +383,6 @@ async def test_an_invalid_input_is_rejected_with_field_and_rule(
     store: Store, environment: ManualEnvironment, clock: ManualClock
 ) -> None:
     """The reason names both, and nothing is recorded. [ADM-3]"""
-    from turnkeeper.environment import from_ms
-
     now = from_ms(clock.now_ms())
     later = now + timedelta(hours=1)
     cases: list[tuple[str, Any]] = [
@@ -600,9 +600,7 @@ async def test_supersession_touches_nothing_that_is_staged_or_has_ended(store: S
         assert await state_of(runtime, ended.input_id) == "consumed"
 
 
-async def test_supersession_touches_nothing_that_is_applied(
-    store: Store, wait_until: WaitUntil
-) -> None:
+async def test_supersession_touches_nothing_that_is_applied(store: Store) -> None:
     """What a checkpoint has applied goes on. [ADM-5]"""
     hang = Hang("done")
     async with Runtime(store) as runtime:
@@ -622,7 +620,7 @@ async def test_supersession_works_within_accepts_that_are_taken_together(store: 
         items = [PromptInput(f"draft {n}", supersession_key="s") for n in range(10)]
         await asyncio.gather(*[runtime.accept_input(ADA, item) for item in items])
         assert await texts(runtime, active=True) == ["draft 9"]
-        for item, successor in zip(items, items[1:], strict=False):
+        for item, successor in pairwise(items):
             assert (await (await runtime.handle(ADA, item.id)).wait(10)) == Superseded(successor.id)
 
 
@@ -777,7 +775,6 @@ async def test_a_projected_input_reaches_nobody(
 async def test_an_accept_whose_commit_fails_leaves_no_trace(
     store: Store,
     environment: ManualEnvironment,
-    pass_time: PassTime,
     wait_until: WaitUntil,
     clock: ManualClock,
     fault: Fault,

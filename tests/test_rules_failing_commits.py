@@ -61,9 +61,7 @@ def admits(_session_id: SessionId, commit: Commit) -> bool:
     return bool(commit.new_inputs)
 
 
-async def test_a_finish_is_tried_again(
-    store: Store, environment: ManualEnvironment
-) -> None:
+async def test_a_finish_is_tried_again(store: Store, environment: ManualEnvironment) -> None:
     """A passing failure costs time and nothing else; meanwhile the session is served. [FAIL-1]"""
     faulty = FaultyStore(store)
     fake = FakeExecutor("kept")

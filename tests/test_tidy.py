@@ -28,7 +28,7 @@ INNER = {"core", "errors", "config", "environment"}
 CONTRACTS = {"store", "executor"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
-    "config": set(),
+    "config": {"errors"},
     "environment": set(),
     # Ring 1: pure.
     "core": INNER,

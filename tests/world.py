@@ -51,7 +51,11 @@ async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def while_time_passes(
-    environment: ManualEnvironment, awaitable: Awaitable[T], *, step_seconds: float = 0.25
+    environment: ManualEnvironment,
+    awaitable: Awaitable[T],
+    *,
+    step_seconds: float = 0.25,
+    rest_seconds: float = 0.0005,
 ) -> T:
     """The awaitable's value; what it waits for may need time, so time moves."""
     task = asyncio.ensure_future(awaitable)
@@ -62,7 +66,7 @@ async def while_time_passes(
             pytest.fail(f"waited in vain for {awaitable!r}")
         for _ in range(10):
             await asyncio.sleep(0)
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(rest_seconds)
         if not task.done():
             environment.clock.advance(step_seconds)
     return task.result()

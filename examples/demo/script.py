@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from examples.demo.screen import Screen
-from examples.demo.supervision import Journal, WorkerProcess
+from examples.demo.supervision import DemoFailed, Journal, WorkerProcess
 
 SESSIONS = ("ada", "bob", "cleo", "dan")
 
@@ -32,6 +32,10 @@ class Script:
             await self.the_process_is_killed()
             await self.it_recovers_by_itself()
             await self.what_the_store_says()
+        except DemoFailed:
+            if self.worker is not None:
+                self.screen.print(self.worker.complaints(), "dim")
+            raise
         finally:
             if self.worker is not None:
                 await self.worker.kill()

@@ -115,8 +115,11 @@ class WorkerProcess:
             except (TypeError, ValueError):
                 self._journal.write("trouble", text=f"a line that is none: {line!r:.100}")
         if not self._ending:
-            said = self._errors.read_text("utf-8", "replace").strip()
-            self._journal.break_off(f"{said[-2_000:]}\nthe worker is gone".strip())
+            self._journal.break_off("the worker is gone")
+
+    def complaints(self) -> str:
+        """The end of what it wrote to its standard error."""
+        return self._errors.read_text("utf-8", "replace").strip()[-2_000:]
 
     def ask(self, request: str, **fields: Any) -> None:
         """Send one request. What comes of it stands in the journal."""

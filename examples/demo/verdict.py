@@ -102,6 +102,7 @@ def the_transcript_has_each_answer_once(journal: Sequence[Entry]) -> Checked:
     """A completed input stands there once, its answer behind it; any other does not at all."""
     messages = of(journal, "message")
     told = outcomes(journal)
+    sent = {entry["key"]: entry["text"] for entry in of(journal, "sent")}
     for input_id, key in acknowledged(journal).items():
         places = [i for i, message in enumerate(messages) if message["input"] == input_id]
         answers = [detail for outcome, detail in told.get(input_id, ()) if outcome == "completed"]
@@ -109,6 +110,8 @@ def the_transcript_has_each_answer_once(journal: Sequence[Entry]) -> Checked:
             yield f"{key} is in the transcript {len(places)} times, and has {len(answers)} answers"
             continue
         for place, answer in zip(places, answers, strict=True):
+            if messages[place]["text"] != sent.get(key):
+                yield f"{key} is in the transcript with another text"
             reply = messages[place + 1] if place + 1 < len(messages) else {}
             if (reply.get("role"), reply.get("text")) != ("assistant", answer):
                 yield f"{key} is not followed by its answer in the transcript"
@@ -144,6 +147,6 @@ def everything_was_shown(journal: Sequence[Entry]) -> Checked:
     for stop in stops:
         if stop["effect"] != "cancelling" or stop["seconds"] > 5:
             yield f"the stop was {stop['effect']!r} and took {stop['seconds']:.1f} s"
-    for entry in of(journal, "exit"):
-        if entry["code"] != 0:
-            yield f"the worker ended with exit code {entry['code']}"
+    codes = [entry["code"] for entry in of(journal, "exit")]
+    if codes != [0]:
+        yield f"the worker that was closed ended with exit codes {codes}"

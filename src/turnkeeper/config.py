@@ -3,9 +3,12 @@
 A setting is added with a decision record only. Each is tested at its edge.
 """
 
-from typing import Literal
+from math import isfinite
+from typing import Any, Literal
 
 from msgspec import Struct
+
+from turnkeeper.errors import ValidationFailed
 
 # Limits of the format: the same for every Runtime on a store, so they are not settings.
 SESSION_ID_MAX_CHARACTERS = 200
@@ -64,3 +67,24 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether the rest of a session's queue goes on while a failed turn waits for its retry."""
     on_zombie: Literal["continue", "hold"] = "continue"
     """Whether a session goes on while a run that ignored its cancellation still exists."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _check(name, getattr(self, name))
+
+
+_CHOICES = {"on_failure": ("continue", "block"), "on_zombie": ("continue", "hold")}
+
+
+def _check(name: str, value: Any) -> None:
+    """Refuse a value that no Runtime can work with. [LIM-20]"""
+    choices = _CHOICES.get(name)
+    if choices is not None:
+        rule, legal = f"one of {', '.join(choices)}", value in choices
+    elif name.endswith("_seconds"):
+        rule = "a number of seconds, 0 or more"
+        legal = type(value) in (int, float) and isfinite(value) and value >= 0
+    else:
+        rule, legal = "a whole number, 0 or more", type(value) is int and value >= 0
+    if not legal:
+        raise ValidationFailed(f"{name} is {rule}, not {value!r:.50}")

@@ -21,6 +21,7 @@ from turnkeeper.core.runs import (
     StagedInput,
     Steered,
 )
+from turnkeeper.errors import ValidationFailed
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -192,7 +193,7 @@ class History:
 
     def __init__(self, host: TurnHost, last: int | None) -> None:
         if last is not None and last < 1:
-            raise ValueError(f"history(last=...) takes 1 or more, not {last}")
+            raise ValidationFailed(f"history(last=...) takes 1 or more, not {last}")
         self._host = host
         self._last = last
 
@@ -319,12 +320,12 @@ class PlainExecutor:
 
 
 def as_turn_executor(executor: object) -> TurnExecutor:
-    """Take an executor of either shape. Raises `TypeError` for anything else. [API-3]"""
+    """Take an executor of either shape. Raises `ValidationFailed` for anything else. [API-3]"""
     if isinstance(executor, TurnExecutor):
         return executor
     if isinstance(executor, Executor):
         return PlainExecutor(executor)
-    raise TypeError(
+    raise ValidationFailed(
         f"{executor!r:.100} is no executor: it has neither run(turn) with capabilities and control, "
         "nor apply(run_id, primitive) with control; for a function, use @agent"
     )
@@ -341,7 +342,7 @@ def as_factory(agent: object) -> ExecutorFactory:
         callable(agent) and not isinstance(agent, TurnExecutor | Executor)
     ):
         return agent
-    raise TypeError(
+    raise ValidationFailed(
         f"agent={agent!r:.100} is neither an @agent nor a factory (session_id) -> executor; "
         "an executor that serves one session is attached with ensure_session_with_executor"
     )

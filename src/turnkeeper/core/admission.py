@@ -19,7 +19,7 @@ from turnkeeper.core.inputs import (
     kind_of,
     refusal,
 )
-from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState
+from turnkeeper.core.lifecycle import TERMINAL, AbandonReason, Ended, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
 from turnkeeper.core.records import InputRecord
@@ -69,7 +69,8 @@ def decide_accept_and_run(
         (r for r in session.inputs.values() if r.key is not None and r.key == item.idempotency_key),
         None,
     )
-    if row.run is not None or attended or (session.inputs and waiting is None):
+    others = len(session.inputs) - (waiting is not None)
+    if row.run is not None or attended or others:
         state = session.state.value
         raise NotReady(state, f"session {row.session_id!r} is {state} with work of its own")
     draft = Draft(session, context)
@@ -152,12 +153,18 @@ def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:
             "running", f"session {row.session_id!r} is running and the input asked not to wait"
         )
     bound = context.config.queue_per_session
-    if row.active + len(draft.new) >= bound:
+    if row.active + len(draft.new) >= bound and _waiting(draft) >= bound:
         return Overloaded(f"session {row.session_id!r} holds {bound} inputs, its bound", 1.0)
     if len(draft.new) >= context.room:
         bound = context.config.queue_per_runtime
         return Overloaded(f"this Runtime holds {bound} inputs, its bound", 1.0)
     return None
+
+
+def _waiting(draft: Draft) -> int:
+    """How many inputs are active as this draft has it: one that it ends takes no room."""
+    ended = sum(record.state in TERMINAL for record in draft.updates.values())
+    return draft.row.active - ended + sum(r.state not in TERMINAL for r in draft.new.values())
 
 
 def _record(draft: Draft, item: Input, context: Context) -> InputRecord:

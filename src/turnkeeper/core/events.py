@@ -100,7 +100,9 @@ def history_of(events: list[tuple[int, Event]]) -> tuple[HistoryEntry, ...]:
     """The steps of one input's life, from its own events in order, each with its time. [LIFE-3]"""
     history: list[HistoryEntry] = []
     state: InputLifecycleState | None = None
-    for at_ms, event in events:
+    for committed_ms, event in events:
+        # A wall clock may be set back; the steps of a life still have their order.
+        at_ms = max(committed_ms, history[-1].at_ms) if history else committed_ms
         detail = event.detail or {}
         reason = detail.get("reason")
         if event.code in _ENDS:

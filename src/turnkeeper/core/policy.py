@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from turnkeeper import config
 from turnkeeper.core.inputs import Kind
@@ -106,7 +106,13 @@ class KindProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     record_transcript: bool | None = None
     """For projected inputs alone."""
 
+    def __post_init__(self) -> None:
+        # Text is taken for the enum that it names; the rest is checked by the profile.
+        if type(self.queue_mode) is str and self.queue_mode in _QUEUE:
+            force_setattr(self, "queue_mode", QueueMode(self.queue_mode))
 
+
+_KINDS = frozenset(Kind)
 _QUEUE_MODES = frozenset({_Q.FIFO, _Q.COALESCE, _Q.SUPERSEDE, _Q.PRIORITY})
 _NO_QUEUE = frozenset({Kind.SYSTEM_GENERATED, Kind.PROJECTED})
 
@@ -117,7 +123,13 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     kinds: Mapping[Kind, KindProfile] = {}
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kinds, Mapping):
+            raise ValidationFailed(f"a profile maps kinds to KindProfiles, not {self.kinds!r:.100}")
         for kind, change in self.kinds.items():
+            if kind not in _KINDS or not isinstance(change, KindProfile):
+                raise ValidationFailed(
+                    f"a profile maps kinds to KindProfiles, not {kind!r:.100} to {change!r:.100}"
+                )
             _check_kind_profile(Kind(kind), change)
 
     def decide(self, kind: Kind, *, running: bool) -> PolicyDecision:
@@ -148,20 +160,24 @@ def _lookup(kind: Kind, *, running: bool) -> PolicyDecision:
 
 
 def _check_kind_profile(kind: Kind, change: KindProfile) -> None:
-    if change.queue_mode is not None and (
-        change.queue_mode not in _QUEUE_MODES or kind in _NO_QUEUE
+    mode, priority = change.queue_mode, change.priority
+    if mode is not None and (
+        type(mode) is not QueueMode or mode not in _QUEUE_MODES or kind in _NO_QUEUE
+    ):
+        raise ValidationFailed(f"a profile cannot give {kind.value} the queue mode {mode!r:.50}")
+    if priority is not None and not (
+        type(priority) is int and 0 <= priority <= config.PRIORITY_MAX
     ):
         raise ValidationFailed(
-            f"a profile cannot give {kind.value} the queue mode {change.queue_mode}"
-        )
-    if change.priority is not None and not 0 <= change.priority <= config.PRIORITY_MAX:
-        raise ValidationFailed(
             f"a profile's priority for {kind.value} is 0 to {config.PRIORITY_MAX}, "
-            f"not {change.priority}"
+            f"not {priority!r:.50}"
         )
-    if change.record_transcript is not None and kind is not Kind.PROJECTED:
+    if change.record_transcript is not None and (
+        type(change.record_transcript) is not bool or kind is not Kind.PROJECTED
+    ):
         raise ValidationFailed(
-            f"a profile decides about the transcript of projected inputs only, not of {kind.value}"
+            f"a profile says True or False about the transcript of projected inputs alone, "
+            f"not {change.record_transcript!r:.50} of {kind.value}"
         )
 
 

@@ -129,6 +129,8 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     """SHA-256 of the encoded arguments; empty where an operator said that it was not done."""
     done: bool = False
     result: bytes | None = None
+    settles: bool = False
+    """Begun as one whose unknown end a later run can settle: idempotent, or with `reconcile`."""
 
 
 class Commit(Struct, kw_only=True, gc=False):

@@ -69,6 +69,10 @@ def is_expired(record: InputRecord, now_ms: int) -> bool:
     return expires is not None and expires <= now_ms and not record.attempt_count
 
 
+def _may_run(record: InputRecord, now_ms: int) -> bool:
+    return is_due(record, now_ms) and not is_expired(record, now_ms)
+
+
 def _form_run(draft: Draft) -> list[InputRecord]:
     """The first due input that may start a run, and all due ones that only ride along. [ORD-2]"""
     now = draft.context.now_ms
@@ -79,7 +83,7 @@ def _form_run(draft: Draft) -> list[InputRecord]:
     for record in draft.queued():
         if blocked and record.turn_id is None and _failed_turn_waits(draft):
             continue
-        if not is_due(record, now) or is_expired(record, now):
+        if not _may_run(record, now):
             continue
         if record.policy is not None and not record.policy.starts_run and record.turn_id is None:
             riders.append(record)
@@ -144,7 +148,7 @@ def _coalesce(draft: Draft, members: list[InputRecord]) -> list[InputRecord]:
     groups: dict[tuple[Any, ...], list[InputRecord]] = {}
     for record in draft.queued():
         scope = _scope(record)
-        if scope is not None and scope in wanted and is_due(record, draft.context.now_ms):
+        if scope is not None and scope in wanted and _may_run(record, draft.context.now_ms):
             groups.setdefault(scope, []).append(record)
     formed: list[InputRecord] = []
     for record, scope in zip(members, scopes, strict=True):

@@ -16,6 +16,7 @@ from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState
 from turnkeeper.core.operations import conclude
 from turnkeeper.core.records import (
     NEW_PLACE,
+    NORMAL_LANE,
     STEERED_LANE,
     InputRecord,
     OpenTurn,
@@ -266,6 +267,7 @@ def _try_again(draft: Draft, reason: str, due_at_ms: int | None, *, behind: bool
         if behind:
             record.place = NEW_PLACE
             record.priority = 0
+            record.lane = NORMAL_LANE
         draft.requeue(record, reason, due_at_ms)
     draft.members = ()
 

@@ -345,7 +345,12 @@ class Reader:
         rows = self.connection.execute(_STEPS, (self._key(session_id), asked_id(turn_id)))
         return [
             StepRecord(
-                turn_id=turn_id, key=key, arguments=arguments, done=bool(done), result=result
+                turn_id=turn_id,
+                key=key,
+                arguments=arguments,
+                done=bool(done & 1),
+                result=result,
+                settles=bool(done & 2),
             )
             for key, arguments, done, result in rows
         ]

@@ -259,7 +259,7 @@ class Writes:
                     self.head.revision,
                     place,
                     step.arguments,
-                    step.done,
+                    step.done | step.settles << 1,
                     step.result,
                 ),
             )

@@ -44,6 +44,7 @@ from turnkeeper.executor import TurnExecutor
 from turnkeeper.worker import endings
 from turnkeeper.worker.commands import Acceptance, AcceptRequest, Ask, Command, asked
 from turnkeeper.worker.completion import Completion
+from turnkeeper.worker.one_turn import OneTurn
 from turnkeeper.worker.run import Run, tell
 from turnkeeper.worker.settling import Settling
 from turnkeeper.worker.tasks import hand_in
@@ -222,6 +223,7 @@ class SessionActor:
         assert decision.commit is not None
         in_flight = InFlight(command, decision, self.services.commit_deadline())
         self.in_flight = in_flight
+        self.services.admitting += len(decision.commit.new_inputs)
         answered = partial(self._answered, in_flight)
         hand_in(self.services.store, self.session_id, decision.commit, answered)
 
@@ -240,7 +242,7 @@ class SessionActor:
 
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
-        self.in_flight = None
+        self.landed()
         self.settling = None
         before = len(self.session.inputs)
         evolve(self.session, decision, result)
@@ -257,10 +259,16 @@ class SessionActor:
             self.free_slot()
         command.done(decision)
 
+    def landed(self) -> None:
+        """No commit is in flight any more, whatever became of it."""
+        in_flight, self.in_flight = self.in_flight, None
+        if in_flight is not None and in_flight.decision.commit is not None:
+            self.services.admitting -= len(in_flight.decision.commit.new_inputs)
+
     def reloaded(self, session: ActiveSession, command: Command) -> None:
         """The session was read again: decide `command` again."""
         self.session = session
-        self.in_flight = None
+        self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]
         elif command.run is None:
@@ -272,7 +280,7 @@ class SessionActor:
         """The one place that turns a failed commit into what happens next."""
         command = in_flight.command
         if isinstance(error, DuplicateKey) and command.requests is not None:
-            self.in_flight = None
+            self.landed()
             self.free_slot()
             self._duplicates(command.requests, in_flight.decision, error)
             return
@@ -297,7 +305,9 @@ class SessionActor:
                 rest.append(request)
                 continue
             verdict = duplicate(request.item, record)
-            request.settle(Admission(request.item.id, verdict))
+            # A requeued one may have more than one successor: who asks finds the last. [DEAD-2]
+            chained = record.requeued_as is not None
+            request.settle(Admission(request.item.id, verdict, refused=chained))
             self.services.live.notice(
                 self.session_id, "input.deduplicated", {"existing_id": verdict.existing_id}
             )
@@ -350,6 +360,9 @@ class SessionActor:
         """Why a run that has just been staged must not begin, if so."""
         if self.unregistering is not None or self.services.closing:
             return "unregistered", 0.0
+        run = self.run
+        if run is not None and isinstance(run.executor, OneTurn) and run.executor.value.cancelled():
+            return "its caller was cancelled", 0.0
         return None
 
     def run_ended(self, run: Run) -> None:
@@ -467,7 +480,8 @@ class SessionActor:
         if self.gone:
             return
         self.gone = True
-        in_flight, self.in_flight = self.in_flight, None
+        in_flight = self.in_flight
+        self.landed()
         self.settling = None
         self.services.forget(self, reason)
         if in_flight is not None and in_flight.decision.start is not None:

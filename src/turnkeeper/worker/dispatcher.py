@@ -12,11 +12,12 @@ from typing import Any
 
 from turnkeeper.config import Config
 from turnkeeper.core.ids import InputId, RunId, SessionId
+from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import Phase
 from turnkeeper.core.operations import decide_reopen
 from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
-from turnkeeper.core.records import Claim, SessionRow
+from turnkeeper.core.records import Claim, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, Context, load
 from turnkeeper.environment import Environment, Timer
@@ -68,6 +69,8 @@ class Worker:
         self.zombies: dict[RunId, SessionId] = {}
         self.requeues: dict[tuple[SessionId, InputId], asyncio.Future[Accepted]] = {}
         """Dead letters that are being requeued, so that it is done once."""
+        self.followers: set[asyncio.Event] = set()
+        """Of each reader that waits for changes: what wakes it."""
         self.closing = False
         self.store_error: str | None = None
         self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
@@ -82,6 +85,8 @@ class Worker:
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
         self._active = 0
+        self.admitting = 0
+        """New inputs in commits that have not been answered: they take room already. [LIM-7]"""
         self._context = Context(
             now_ms=0,
             new_id=environment.new_id,
@@ -107,7 +112,7 @@ class Worker:
         context.now_ms = self.now_ms()
         context.commit_id = self._commit_prefix + self._commits.to_bytes(8)
         context.suspicion_limit = self.slots.suspicion_limit()
-        context.room = self.config.queue_per_runtime - self._active
+        context.room = self.config.queue_per_runtime - self._active - self.admitting
         context.may_start = False
         return context
 
@@ -141,11 +146,12 @@ class Worker:
             self._timer.cancel()
             self._timer = None
         self._timer_at = float("inf")
-        if self._heap and not self._ended:
+        if self._heap and not self.ended:
             self._timer_at = self._heap[0][0]
             self._timer = self.environment.clock.call_at(self._timer_at, self._on_timer)
 
-    _ended = False
+    ended = False
+    """Everything is released; the store is about to be closed."""
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -307,9 +313,17 @@ class Worker:
         after = row.noticed - 1
         found = []
         while page := await self.store.load_messages(row.session_id, after=after, limit=1_000):
-            found += [(m.number, m.message) for m in page if m.message.role == "system_notice"]
+            notices = [m for m in page if m.message.role == "system_notice"]
+            found += [(m.number, m.message) for m in notices if not await self._is_projected(row, m)]
             after = page[-1].number
         session.notices = tuple(found)
+
+    async def _is_projected(self, row: SessionRow, stored: StoredMessage) -> bool:
+        """Whether a notice is a projected input's, which is for no executor. [ADM-8]"""
+        if stored.input_id is None:
+            return False
+        record = await self.store.find_input(row.session_id, input_id=stored.input_id)
+        return record is not None and record.kind is Kind.PROJECTED
 
     def _needs_recovery(self, session: ActiveSession, claim: Claim) -> bool:
         row = session.row
@@ -399,9 +413,9 @@ class Worker:
             self.uncharge(actor.run.run_id)
         if self.closing:
             return
-        if self.factory is None:
-            self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
-        else:
+        # The next claim raises the epoch: what the store still holds back of this one is fenced.
+        self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
+        if self.factory is not None:
             self.claim_again(actor.session_id)
 
     def uncharge(self, run_id: RunId) -> None:
@@ -536,9 +550,11 @@ class Worker:
             await asyncio.wait(loading)
             waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]
         await asyncio.gather(*waits, return_exceptions=True)
-        self._ended = True
+        self.ended = True
         self._set_timer()
         self.live.close()
+        for news in self.followers:
+            news.set()
         await self.tasks.cancel(self.config.interrupt_grace_seconds)
         self._heap.clear()
         try:

@@ -67,7 +67,10 @@ async def _unless_known(
         existing = await worker.store.find_input(session_id, key=key)
     if existing is None and isinstance(item.id, str):
         existing = await worker.store.find_input(session_id, input_id=item.id)
-    return verdict if existing is None else duplicate(item, existing)
+    if existing is None:
+        return verdict
+    last = await reading.last_successor(worker, session_id, existing)
+    return replace(duplicate(item, existing), existing_id=last.input_id)
 
 
 async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
@@ -217,7 +220,7 @@ async def _told_steps(
     """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-4]"""
     recorded = [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)
     open_steps = {step.key: step for step in recorded if not step.done and step.arguments}
-    unknown = sorted(set(open_steps) - set(steps))
+    unknown = sorted(key for key in set(open_steps) - set(steps) if not open_steps[key].settles)
     if unknown:
         raise ValidationFailed(
             f"nobody knows whether steps {unknown} of input {old.input_id} ended: "
@@ -231,4 +234,5 @@ async def _told_steps(
         if steps[key] is NOT_DONE
         else replace(step, done=True, result=encode_result(steps[key]))
         for key, step in open_steps.items()
+        if key in steps
     ]

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.events import EventEnvelope
-from turnkeeper.core.ids import InputId, SessionId, is_uuid_text
+from turnkeeper.core.ids import InputId, SessionId, is_unicode, is_uuid_text
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.outcomes import CompletionOutcome, RuntimeTerminated, outcome_of
 from turnkeeper.core.records import InputRecord
 from turnkeeper.core.runs import RunResult
-from turnkeeper.errors import SessionNotFound, ValidationFailed
+from turnkeeper.errors import EventsPruned, SessionNotFound, StoreError, ValidationFailed
 
 if TYPE_CHECKING:
     from turnkeeper.worker.completion import Completion
@@ -25,7 +25,21 @@ async def find(worker: "Worker", session_id: SessionId, id_or_key: str) -> Input
     record = None
     if is_uuid_text(id_or_key):
         record = await worker.store.find_input(session_id, input_id=id_or_key)
-    return record or await worker.store.find_input(session_id, key=id_or_key)
+    if record is not None or not is_unicode(id_or_key):
+        return record
+    record = await worker.store.find_input(session_id, key=id_or_key)
+    return None if record is None else await last_successor(worker, session_id, record)
+
+
+async def last_successor(
+    worker: "Worker", session_id: SessionId, record: InputRecord
+) -> InputRecord:
+    """Whom a requeued input's key means: the newest of its successors. [DEAD-2]"""
+    while record.requeued_as is not None:
+        successor = await worker.store.find_input(session_id, input_id=record.requeued_as)
+        assert successor is not None, "a dead letter names a successor that is stored with it"
+        record = successor
+    return record
 
 
 async def final_record(
@@ -82,14 +96,25 @@ async def follow_events(
     if await worker.store.load_session(session_id) is None:
         raise SessionNotFound(session_id)
     async for _ in changes(worker, session_id):
-        while page := await worker.store.load_events(session_id, after=after, limit=100):
+        while page := await _events(worker, session_id, after):
             for envelope in page:
                 yield envelope
                 after = envelope.sequence
 
 
+async def _events(worker: "Worker", session_id: SessionId, after: int) -> list[EventEnvelope]:
+    try:
+        return await worker.store.load_events(session_id, after=after, limit=100)
+    except EventsPruned:
+        raise
+    except StoreError:
+        if worker.ended:
+            return []  # the store was closed under a follower, which ends with it
+        raise
+
+
 async def changes(worker: "Worker", session_id: SessionId) -> AsyncIterator[None]:
-    """Now, and then each time when the session may have changed, until the worker closes.
+    """Now, and then each time when the session may have changed, until the worker has closed.
 
     Hints may be lost, and other processes give none: the poll backs them.
     """
@@ -100,10 +125,13 @@ async def changes(worker: "Worker", session_id: SessionId) -> AsyncIterator[None
             news.set()
 
     forget = worker.store.watch(hint)
+    worker.followers.add(news)
     try:
-        while not worker.closing:
+        while not worker.ended:
             news.clear()
             yield
+            if worker.ended:
+                break
             timer = worker.environment.clock.call_at(
                 worker.monotonic() + worker.config.poll_seconds, news.set
             )
@@ -112,4 +140,5 @@ async def changes(worker: "Worker", session_id: SessionId) -> AsyncIterator[None
             finally:
                 timer.cancel()
     finally:
+        worker.followers.discard(news)
         forget()

@@ -120,7 +120,7 @@ class Settling:
         """The commit was not made, and never will be: nothing has changed."""
         actor = self._actor
         actor.settling = None
-        actor.in_flight = None
+        actor.landed()
         actor.free_slot()
         self._in_flight.command.failed(self._error)
         actor.step()

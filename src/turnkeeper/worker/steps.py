@@ -3,6 +3,7 @@
 Decides what a step that an earlier run began means for this one.
 """
 
+import asyncio
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnkeeper import config
+from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.records import StepRecord
 from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
 from turnkeeper.executor import NOT_DONE
@@ -28,6 +30,7 @@ class StepBook:
     def __init__(self, run: "Run") -> None:
         self._run = run
         self._known: dict[str, StepRecord] | None = {} if run.start.first_attempt else None
+        self._under_way: dict[str, asyncio.Lock] = {}
 
     async def once(
         self,
@@ -40,18 +43,34 @@ class StepBook:
     ) -> Any:
         """The step's result: recorded, reconciled, or of the call that is made now. [STEP-1..6]"""
         arguments = _arguments_digest(key, args)
+        # Who asks for a step that this run is calling just now waits for its result.
+        async with self._under_way.setdefault(key, asyncio.Lock()):
+            return await self._once(
+                key, arguments, fn, args, idempotent=idempotent, reconcile=reconcile
+            )
+
+    async def _once(
+        self,
+        key: str,
+        arguments: bytes,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        idempotent: bool,
+        reconcile: Callable[..., Any] | None,
+    ) -> Any:
         known = await self._load()
         record = known.get(key)
         if record is None or not record.arguments:
-            if len(known) >= MAX_STEPS:
+            if record is None and len(known) >= MAX_STEPS:
                 raise ValidationFailed(f"a turn has at most {MAX_STEPS} steps")
-            await self._begin(key, arguments)
+            await self._begin(key, arguments, settles=idempotent or reconcile is not None)
         elif record.arguments != arguments:
             raise StepMismatch(self._run.actor.session_id, key)
         elif record.done:
             return decode_result(record.result)
         else:
-            value = await self._settle(record, fn, args, idempotent, reconcile)
+            value = await self._settle(record, args, idempotent=idempotent, reconcile=reconcile)
             if value is not NOT_DONE:
                 return await self._finish(key, arguments, value)
         return await self._finish(key, arguments, await _call(fn, args))
@@ -59,9 +78,9 @@ class StepBook:
     async def _settle(
         self,
         record: StepRecord,
-        fn: Callable[..., Any],
         args: tuple[Any, ...],
-        idempotent: bool,  # noqa: FBT001
+        *,
+        idempotent: bool,
         reconcile: Callable[..., Any] | None,
     ) -> Any:
         """What an earlier run's unfinished step came to, as far as anyone can say. [STEP-4]"""
@@ -80,8 +99,10 @@ class StepBook:
             self._known = {step.key: step for step in steps}
         return self._known
 
-    async def _begin(self, key: str, arguments: bytes) -> None:
-        record = StepRecord(turn_id=self._run.start.turn_id, key=key, arguments=arguments)
+    async def _begin(self, key: str, arguments: bytes, *, settles: bool) -> None:
+        record = StepRecord(
+            turn_id=self._run.start.turn_id, key=key, arguments=arguments, settles=settles
+        )
         await self._record(record)
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
@@ -120,6 +141,8 @@ def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
         raise ValidationFailed(
             f"a step's key is text of 1 to {config.KEY_MAX_CHARACTERS} characters, not {key!r:.50}"
         )
+    if not is_unicode(key):
+        raise ValidationFailed(f"a step's key is valid text, not {key!r:.50}")
     try:
         return hashlib.sha256(msgspec.msgpack.encode(args)).digest()
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -129,8 +152,16 @@ def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
 
 
 def encode_result(value: Any) -> bytes:
-    """A step's result as it is stored."""
-    return msgspec.msgpack.encode(value)
+    """A step's result as an operator tells it. Raises `ValidationFailed` if it cannot be stored."""
+    try:
+        result = msgspec.msgpack.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValidationFailed(f"a step's result has no form in MessagePack: {error}") from None
+    if len(result) > config.PAYLOAD_MAX_BYTES:
+        raise ValidationFailed(
+            f"a step's result is {len(result)} bytes; the limit is {config.PAYLOAD_MAX_BYTES}"
+        )
+    return result
 
 
 def decode_result(result: bytes | None) -> Any:

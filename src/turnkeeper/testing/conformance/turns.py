@@ -165,7 +165,12 @@ class Steps(Chapter):
 
         def step(key: str, result: bytes | None = None, *, done: bool = False) -> StepRecord:
             return StepRecord(
-                turn_id=turn_id, key=key, arguments=key.encode() * 32, done=done, result=result
+                turn_id=turn_id,
+                key=key,
+                arguments=key.encode() * 32,
+                done=done,
+                result=result,
+                settles=key == "c" and not done,
             )
 
         await owner.commit(steps=[step("b")])

@@ -1,0 +1,302 @@
+"""Rules about durable steps: begun before they are called, and called once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from crashes import codes, crash_in, ended, failed, pass_seconds, runtime_of, serving
+
+from turnkeeper import (
+    NOT_DONE,
+    Abandoned,
+    AbandonReason,
+    Completed,
+    OutcomeUnknown,
+    PeerInput,
+    ProgressPhase,
+    ResponseProgress,
+    RunResult,
+    StepMismatch,
+    Store,
+    Turn,
+    ValidationFailed,
+)
+from turnkeeper.testing import FakeExecutor, ManualEnvironment
+from turnkeeper.testing.executors import Hang
+
+WaitUntil = Callable[..., Awaitable[Any]]
+
+
+class Ledger:
+    """Something that steps do, and that remembers how often."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def charge(self, *args: Any) -> str:
+        self.calls.append(args)
+        return f"charge {len(self.calls)}"
+
+    async def charge_slowly(self, *args: Any) -> str:
+        await asyncio.sleep(0)
+        return self.charge(*args)
+
+    def fail(self, *args: Any) -> str:
+        self.calls.append(args)
+        raise ConnectionError("nobody knows whether it went through")
+
+
+async def test_a_step_begins_in_the_store_before_it_is_called(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Then its result is committed and returned. [STEP-1]"""
+    seen: list[Any] = []
+
+    async def charge(what: str) -> dict[str, Any]:
+        (step,) = await store.load_steps("s", fake.turns[0].run_id)
+        seen.append((step.key, step.done, step.result))
+        return {"what": what, "parts": (1, 2)}
+
+    async def paying(turn: Turn) -> str:
+        value = await turn.once("pay", charge, "tickets")
+        (step,) = await store.load_steps("s", turn.run_id)
+        seen.append((step.key, step.done, step.result is not None))
+        return f"{value['what']} {value['parts']}"
+
+    fake = FakeExecutor(paying)
+    async with serving(store, fake, environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+        assert outcome == Completed(RunResult("tickets [1, 2]"))
+        happened = [code for code in await codes(runtime) if code.startswith("step")]
+    assert seen == [("pay", False, None), ("pay", True, True)]
+    assert happened == ["step.started", "step.finished"]
+
+
+@pytest.mark.parametrize("result", [None, "", 0, {"a": [1, None]}, b"\x00"])
+async def test_a_later_run_gets_the_recorded_result(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, result: Any
+) -> None:
+    """Without a second call; another turn's step under the same key is another step. [STEP-2]"""
+    calls = 0
+    values: list[Any] = []
+
+    def act() -> Any:
+        nonlocal calls
+        calls += 1
+        return result
+
+    async def once(turn: Turn) -> str:
+        values.append(await turn.once("act", act))
+        if len(values) == 1:
+            raise RuntimeError("after the step")
+        return "done"
+
+    fake = FakeExecutor(then=once)
+    async with serving(store, fake, environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        await ended(handle)
+        assert (calls, values) == (1, [result, result])
+        await ended(await runtime.session("s").submit("another turn"))
+    assert (calls, values) == (2, [result] * 3)
+
+
+async def test_a_recorded_result_outlives_a_crash(
+    open_store: Store, environment: ManualEnvironment, new_environment: Any
+) -> None:
+    """[STEP-2]"""
+    ledger, hang = Ledger(), Hang()
+
+    async def paying(turn: Turn) -> Any:
+        value = await turn.once("pay", ledger.charge_slowly, 5)
+        return await hang(turn) if not hang.started.is_set() else value
+
+    fake = FakeExecutor(then=paying)
+    runtime = await runtime_of(open_store, fake, environment).__aenter__()
+    handle = await runtime.session("s").submit("hello")
+    await crash_in(runtime, hang.started)
+    async with serving(open_store, fake, new_environment()) as runtime:
+        again = await runtime.handle("s", handle.input_id)
+        assert await ended(again) == Completed(RunResult("charge 1"))
+    assert ledger.calls == [(5,)]
+
+
+async def test_one_run_that_asks_twice_calls_once(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """One after the other, and at the same time. [STEP-2]"""
+    ledger = Ledger()
+
+    async def paying(turn: Turn) -> str:
+        first = await turn.once("a", ledger.charge_slowly, "a")
+        again = await turn.once("a", ledger.charge_slowly, "a")
+        both = await asyncio.gather(
+            turn.once("b", ledger.charge_slowly, "b"), turn.once("b", ledger.charge_slowly, "b")
+        )
+        return ", ".join([first, again, *both])
+
+    async with serving(store, FakeExecutor(paying), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+    assert outcome == Completed(RunResult("charge 1, charge 1, charge 2, charge 2"))
+
+
+async def test_other_arguments_under_a_recorded_key_are_refused(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil
+) -> None:
+    """In the same run and in a later one; the step stays as it was. [STEP-3]"""
+    ledger = Ledger()
+
+    async def paying(turn: Turn) -> str:
+        amount = len(fake.turns)
+        if amount == 1:
+            await turn.once("pay", ledger.charge, amount)
+        with pytest.raises(StepMismatch):
+            await turn.once("pay", ledger.charge, 99)
+        if amount == 1:
+            raise RuntimeError("again")
+        return str(await turn.once("pay", ledger.charge, 1))
+
+    fake = FakeExecutor(then=paying)
+    async with serving(store, fake, environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        assert await ended(handle) == Completed(RunResult("charge 1"))
+    assert ledger.calls == [(1,)]
+
+
+@pytest.mark.parametrize("how", ["idempotent", "reconciled", "not done", "async"])
+async def test_an_unknown_end_is_settled_as_the_step_says(
+    open_store: Store, environment: ManualEnvironment, new_environment: Any, how: str
+) -> None:
+    """Called again if idempotent; else what `reconcile` returns; NOT_DONE calls it. [STEP-4]"""
+    hang = Hang()
+    calls: list[Any] = []
+    asked: list[Any] = []
+
+    async def charge(amount: int) -> str:
+        calls.append(amount)
+        return await hang(None) if len(calls) == 1 else "charged again"  # type: ignore[arg-type]
+
+    def reconcile(amount: int) -> Any:
+        asked.append(amount)
+        return NOT_DONE if how == "not done" else "found"
+
+    async def reconcile_slowly(amount: int) -> Any:
+        return reconcile(amount)
+
+    settings: dict[str, Any] = {
+        "idempotent": {"idempotent": True},
+        "reconciled": {"reconcile": reconcile},
+        "not done": {"reconcile": reconcile},
+        "async": {"reconcile": reconcile_slowly, "idempotent": True},
+    }[how]
+
+    async def paying(turn: Turn) -> Any:
+        return await turn.once("pay", charge, 5, **settings)
+
+    fake = FakeExecutor(then=paying)
+    runtime = await runtime_of(open_store, fake, environment).__aenter__()
+    handle = await runtime.session("s").submit("hello")
+    await crash_in(runtime, hang.started)
+    async with serving(open_store, fake, new_environment()) as runtime:
+        outcome = await ended(await runtime.handle("s", handle.input_id))
+        (step,) = await open_store.load_steps("s", fake.turns[0].run_id)
+    called_again = how in ("idempotent", "not done")
+    assert outcome == Completed(RunResult("charged again" if called_again else "found"))
+    assert calls == [5, 5] if called_again else [5]
+    assert asked == ([] if how == "idempotent" else [5])
+    assert step.done
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+async def test_an_unknown_end_that_nobody_can_settle_parks_the_turn(
+    open_store: Store, environment: ManualEnvironment, new_environment: Any, *, swallowed: bool
+) -> None:
+    """`OutcomeUnknown`, and its inputs are dead letters, whatever the agent returns. [STEP-5]"""
+    hang = Hang()
+    raised: list[OutcomeUnknown] = []
+
+    async def charge() -> Any:
+        return await hang(None)  # type: ignore[arg-type]
+
+    async def paying(turn: Turn) -> str:
+        try:
+            return str(await turn.once("pay", charge))
+        except OutcomeUnknown as error:
+            raised.append(error)
+            if not swallowed:
+                raise
+            return "never mind"
+
+    fake = FakeExecutor("first", then=paying)
+    progress = PeerInput("half way", ResponseProgress("r", ProgressPhase.ACCEPTED))
+    runtime = await runtime_of(open_store, fake, environment).__aenter__()
+    await ended(await runtime.session("s").submit("first"))
+    await runtime.session("s").submit(progress)
+    handle = await runtime.session("s").submit("hello")
+    await crash_in(runtime, hang.started)
+    async with serving(open_store, fake, new_environment()) as runtime:
+        for input_id in (progress.id, handle.input_id):
+            outcome = await ended(await runtime.handle("s", input_id))
+            assert isinstance(outcome, Abandoned)
+            assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+            assert "pay" in (outcome.detail or "")
+    assert [error.key for error in raised] == ["pay"]
+    assert len(fake.calls) == 3
+
+
+async def test_a_step_whose_function_raised_has_an_unknown_end(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil
+) -> None:
+    """The next run is not told that it may call it again. [STEP-6]"""
+    ledger = Ledger()
+
+    async def paying(turn: Turn) -> Any:
+        return await turn.once("pay", ledger.fail, 5)
+
+    async with serving(store, FakeExecutor(then=paying), environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        (record,) = await store.load_inputs("s")
+        assert record.turn_id is not None
+        (step,) = await store.load_steps("s", record.turn_id)
+        assert (step.done, step.result) == (False, None)
+        await pass_seconds(runtime, environment, 1)
+        outcome = await ended(handle)
+        assert isinstance(outcome, Abandoned)
+        assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+    assert ledger.calls == [(5,)]
+
+
+@pytest.mark.parametrize(
+    ("key", "argument", "error"),
+    [
+        ("", 1, ValidationFailed),
+        ("k" * 201, 1, ValidationFailed),
+        (5, 1, ValidationFailed),
+        ("k", object(), TypeError),
+        ("k \ud800", 1, ValidationFailed),
+    ],
+)
+async def test_a_step_that_cannot_be_recorded_is_not_called(
+    store: Store, environment: ManualEnvironment, key: Any, argument: Any, error: type[Exception]
+) -> None:
+    """An illegal key, arguments without a stored form. [STEP-1]"""
+    ledger = Ledger()
+    raised: list[Exception] = []
+
+    async def paying(turn: Turn) -> str:
+        try:
+            await turn.once(key, ledger.charge, argument)
+        except error as refusal:
+            raised.append(refusal)
+        return "went on"
+
+    async with serving(store, FakeExecutor(paying), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+        assert outcome == Completed(RunResult("went on"))
+    assert ledger.calls == []
+    assert len(raised) == 1
