@@ -17,10 +17,10 @@ PATIENCE_SECONDS = 10.0
 def runtime_of(
     store: Store, executor: object, environment: ManualEnvironment, **settings: Any
 ) -> Runtime:
-    """A Runtime, not yet entered, in which `executor` serves every session."""
+    """A Runtime, not yet entered, in which `executor`, if there is one, serves every session."""
     return Runtime(
         store,
-        agent=lambda _session_id: executor,
+        agent=None if executor is None else lambda _session_id: executor,
         config=Config(**settings),
         environment=environment,
     )

@@ -100,7 +100,8 @@ from turnkeeper.errors import (
     WouldDeadlock,
 )
 from turnkeeper.executor import NOT_DONE, Capabilities, Executor, Turn, TurnExecutor, agent
-from turnkeeper.runtime import Runtime, Session
+from turnkeeper.runtime import Runtime
+from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore

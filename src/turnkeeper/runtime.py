@@ -1,18 +1,25 @@
-"""`Runtime` and `Session`: the public surface, a thin facade over the worker.
+"""`Runtime`: the public surface, a thin facade over the worker.
 
 Decides where arguments are checked and which session is meant. Everything else is below.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from turnkeeper import config as limits
 from turnkeeper.config import Config
+from turnkeeper.core.arguments import (
+    check_kind,
+    check_number,
+    check_page,
+    check_seconds,
+    check_text,
+)
 from turnkeeper.core.events import EventEnvelope
-from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
+from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id, is_unicode
 from turnkeeper.core.inputs import Input, PromptInput, check_input, refusal
 from turnkeeper.core.lifecycle import Intent, RuntimeState
 from turnkeeper.core.operations import decide_reset
@@ -40,6 +47,7 @@ from turnkeeper.core.session import runtime_state
 from turnkeeper.environment import Environment, from_ms, system_environment
 from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import as_factory, as_turn_executor
+from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.worker import inside, intake, operating, reading
@@ -54,6 +62,8 @@ from turnkeeper.worker.one_turn import Operation
 def as_store(store: Store | str | Path) -> Store:
     """A store object as it is; a path or `sqlite:///PATH` as a `SqliteStore`. [API-2]"""
     if not isinstance(store, str | Path):
+        if not callable(getattr(store, "commit", None)):
+            raise ValidationFailed(f"a store is a Store, a path or a URL, not {store!r:.50}")
         return store
     text = str(store)
     if text.startswith("sqlite:///"):
@@ -92,9 +102,12 @@ class Runtime:
     ) -> None:
         self._store = as_store(store)
         self._factory = None if agent is None else as_factory(agent)
-        self._config = config or Config()
-        self._profile = profile or Profile()
-        self._environment = environment or system_environment()
+        self._config = Config() if config is None else config
+        self._profile = Profile() if profile is None else profile
+        self._environment = system_environment() if environment is None else environment
+        check_kind("config", self._config, Config)
+        check_kind("profile", self._profile, Profile)
+        check_kind("environment", self._environment, Environment)
         self._worker: Worker | None = None
 
     @classmethod
@@ -126,6 +139,7 @@ class Runtime:
         session's own turn it returns at once, deferred, and acts when that turn has ended. It
         goes to its end even if the caller is cancelled, and a second call waits for that end.
         """
+        check_seconds("drain_seconds", drain_seconds)
         worker = self._worker
         if worker is None:
             return CloseReport()
@@ -136,7 +150,7 @@ class Runtime:
         await asyncio.shield(closed)
         return CloseReport()
 
-    def session(self, session_id: SessionId) -> "Session":
+    def session(self, session_id: SessionId) -> Session:
         """The session of this name, known or not. Raises `ValidationFailed` for an illegal id."""
         return Session(self, check_session_id(session_id))
 
@@ -285,7 +299,10 @@ class Runtime:
         if isinstance(item, str):
             environment = self._environment
             made = {"id": environment.new_id(), "timestamp": from_ms(environment.clock.now_ms())}
-            return PromptInput(item, idempotency_key=key, **{**made, **header})
+            try:
+                return PromptInput(item, idempotency_key=key, **{**made, **header})
+            except TypeError as error:
+                raise ValidationFailed(f"no such header field: {error}") from None
         check_input(item)
         if key is not None or header:
             raise ValidationFailed("key and header fields go with text; an input has its own")
@@ -293,6 +310,7 @@ class Runtime:
 
     async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
         """Give up one input: at once if it waits, by an interrupt if its run is going on. [CTL-6]"""
+        check_text("an input id", input_id)
         return await operating.cancel_input(await self._known(session_id), input_id)
 
     async def requeue_input(
@@ -303,6 +321,7 @@ class Runtime:
         `steps`: of each durable step whose end is unknown its result, or `NOT_DONE`. Raises
         `ValidationFailed` where one is missing, or the input is no dead letter.
         """
+        check_text("an input id", input_id)
         actor = await self._known(session_id)
         return await intake.requeue(self.worker, actor, input_id, steps or {})
 
@@ -328,12 +347,17 @@ class Runtime:
 
         `limit`: 1 to 1,000.
         """
-        rows = await self.worker.store.load_sessions(after=after, limit=_page(limit))
+        check_page(limit)
+        check_text("after", after)
+        rows = await self.worker.store.load_sessions(after=after, limit=limit)
         return [_session_state(row) for row in rows]
 
     async def input_state(self, session_id: SessionId, id_or_key: str) -> InputState | None:
         """All that is known of one input, or None. Raises `SessionNotFound`."""
         await self._row(session_id)
+        if isinstance(id_or_key, str) and not is_unicode(id_or_key):
+            return None
+        check_text("an input's id or key", id_or_key)
         record = await reading.find(self.worker, session_id, id_or_key)
         if record is None:
             return None
@@ -348,15 +372,18 @@ class Runtime:
         self, session_id: SessionId, *, after: int = 0, limit: int = 100, active: bool = False
     ) -> list[InputState]:
         """Inputs in the order of their admission, from number `after` on; `limit` 1 to 1,000."""
+        check_page(limit)
+        check_number("after", after)
         await self._row(session_id)
         records = await self.worker.store.load_inputs(
-            session_id, after=after, limit=_page(limit), active=active
+            session_id, after=after, limit=limit, active=active
         )
         return [input_state(record, ()) for record in records]
 
     async def result(self, session_id: SessionId, input_id: InputId) -> RunResult | None:
         """The result of a consumed input, or None while there is none. [COMP-9]"""
         await self._row(session_id)
+        check_text("an input id", input_id)
         record = await reading.final_record(self.worker, session_id, input_id)
         if record is None:
             raise ValidationFailed(f"session {session_id!r} has no input {input_id!r}")
@@ -367,6 +394,9 @@ class Runtime:
     ) -> RunBoundaryReceipt | None:
         """One boundary of a run, without `sequence` its final one; None if there is none."""
         await self._row(session_id)
+        check_text("a run id", run_id)
+        if sequence is not None:
+            check_number("sequence", sequence)
         stored: StoredReceipt | None = await self.worker.store.load_receipt(
             session_id, run_id, sequence
         )
@@ -376,11 +406,14 @@ class Runtime:
         self, session_id: SessionId, *, after: int = 0, limit: int = 100
     ) -> list[StoredMessage]:
         """The transcript in its order, from the first message past `after`; `limit` 1 to 1,000."""
+        check_page(limit)
+        check_number("after", after)
         await self._row(session_id)
-        return await self.worker.store.load_messages(session_id, after=after, limit=_page(limit))
+        return await self.worker.store.load_messages(session_id, after=after, limit=limit)
 
     async def handle(self, session_id: SessionId, input_id: InputId) -> Completion:
         """A handle on any input of any known session. [COMP-8]"""
+        check_text("an input id", input_id)
         return await intake.handle(self.worker, check_session_id(session_id), input_id)
 
     def events(self, session_id: SessionId, after: int = 0) -> AsyncIterator[EventEnvelope]:
@@ -415,6 +448,9 @@ class Runtime:
 
         `run_id`: only if it is this run. Returns as soon as the interrupt is decided.
         """
+        check_text("reason", reason)
+        if run_id is not None:
+            check_text("a run id", run_id)
         actor = await self._known(session_id)
         return await operating.interrupt(actor, reason, run_id, requeue=requeue)
 
@@ -425,6 +461,7 @@ class Runtime:
 
         `drain_timeout`: seconds after which the rest is abandoned.
         """
+        check_seconds("drain_timeout", drain_timeout)
         return await operating.retire(await self._known(session_id), drain_timeout)
 
     async def reset_runtime(self, session_id: SessionId) -> ResetReport:
@@ -467,12 +504,6 @@ class Runtime:
         return actor.recovered
 
 
-def _page(limit: int) -> int:
-    if not 1 <= limit <= limits.PAGE_MAX:
-        raise ValidationFailed(f"a page has 1 to {limits.PAGE_MAX} rows, not {limit}")
-    return limit
-
-
 def _session_state(row: SessionRow) -> SessionState:
     return SessionState(
         session_id=row.session_id,
@@ -483,117 +514,3 @@ def _session_state(row: SessionRow) -> SessionState:
         message_count=row.message_count,
         created_at_ms=row.created_at_ms,
     )
-
-
-class Session:
-    """One session by name: the verbs that a program needs, on any known session.
-
-    It holds nothing; make as many as you like.
-    """
-
-    __slots__ = ("_runtime", "session_id")
-
-    def __init__(self, runtime: Runtime, session_id: SessionId) -> None:
-        self._runtime = runtime
-        self.session_id = session_id
-
-    def __repr__(self) -> str:
-        return f"Session({self.session_id!r})"
-
-    def submit(
-        self, item: Input | str, *, key: str | None = None, **header: Any
-    ) -> Coroutine[Any, Any, Completion]:
-        """Admit an input, or text as a prompt: on disk when awaited. See `Runtime.submit`."""
-        return self._runtime.submit(self.session_id, item, key=key, **header)
-
-    async def attach(self, executor: object) -> None:
-        """Have `executor` run this session from the next run on. See `Runtime.attach`."""
-        await self._runtime.attach(self.session_id, executor)
-
-    async def detach(self) -> None:
-        """Take the executor away; a run in progress ends as it will."""
-        await self._runtime.detach(self.session_id)
-
-    async def interrupt(
-        self, reason: str = "interrupted", *, run_id: RunId | None = None, requeue: bool = False
-    ) -> InterruptReport:
-        """End the run in progress. See `Runtime.interrupt_current_run`."""
-        return await self._runtime.interrupt_current_run(
-            self.session_id, reason, run_id=run_id, requeue=requeue
-        )
-
-    async def cancel(self, input_id: InputId) -> CancelReport:
-        """Give up one input. See `Runtime.cancel_input`."""
-        return await self._runtime.cancel_input(self.session_id, input_id)
-
-    async def retire(self, *, drain_timeout: float | None = None) -> RetireReport:
-        """Take no new input, and drain what is queued. See `Runtime.retire_runtime`."""
-        return await self._runtime.retire_runtime(self.session_id, drain_timeout=drain_timeout)
-
-    async def reset(self) -> ResetReport:
-        """Give up all active inputs and be open. See `Runtime.reset_runtime`."""
-        return await self._runtime.reset_runtime(self.session_id)
-
-    async def stop(self) -> StopReport:
-        """End all work until the session is registered again. See `Runtime.stop_runtime`."""
-        return await self._runtime.stop_runtime(self.session_id)
-
-    async def destroy(self) -> DestroyReport:
-        """End all work for ever. See `Runtime.destroy_runtime`."""
-        return await self._runtime.destroy_runtime(self.session_id)
-
-    async def respawn(self) -> RespawnReport:
-        """Have a new instance of the agent take over. See `Runtime.respawn_runtime`."""
-        return await self._runtime.respawn_runtime(self.session_id)
-
-    async def pause(self) -> None:
-        """Accept inputs and start none, until resumed."""
-        await self._runtime.pause_runtime(self.session_id)
-
-    async def resume(self) -> None:
-        """Start runs again."""
-        await self._runtime.resume_runtime(self.session_id)
-
-    async def state(self) -> RuntimeState:
-        """The session's state, whoever owns it. Raises `SessionNotFound`."""
-        return (await self._runtime.session_state(self.session_id)).state
-
-    async def input(self, id_or_key: str) -> InputState | None:
-        """All that is known of one input, by its id or its idempotency key."""
-        return await self._runtime.input_state(self.session_id, id_or_key)
-
-    async def inputs(
-        self, *, after: int = 0, limit: int = 100, active: bool = False
-    ) -> list[InputState]:
-        """Inputs in the order of their admission. See `Runtime.inputs`."""
-        return await self._runtime.inputs(self.session_id, after=after, limit=limit, active=active)
-
-    async def handle(self, input_id: InputId) -> Completion:
-        """A handle on any input of this session."""
-        return await self._runtime.handle(self.session_id, input_id)
-
-    async def result(self, input_id: InputId) -> RunResult | None:
-        """The result of a consumed input, or None while there is none."""
-        return await self._runtime.result(self.session_id, input_id)
-
-    async def receipt(
-        self, run_id: RunId, sequence: int | None = None
-    ) -> RunBoundaryReceipt | None:
-        """One boundary of a run, without `sequence` its final one."""
-        return await self._runtime.receipt(self.session_id, run_id, sequence)
-
-    async def transcript(self, *, after: int = 0, limit: int = 100) -> list[StoredMessage]:
-        """The transcript in its order. See `Runtime.transcript`."""
-        return await self._runtime.transcript(self.session_id, after=after, limit=limit)
-
-    def events(self, after: int = 0) -> AsyncIterator[EventEnvelope]:
-        """Durable events past number `after`, then each new one. See `Runtime.events`."""
-        return self._runtime.events(self.session_id, after)
-
-    def live(self) -> AsyncIterator[LiveItem]:
-        """What the run in progress streams. See `Runtime.live`."""
-        return self._runtime.live(self.session_id)
-
-    async def requeue(self, input_id: InputId, *, steps: dict[str, Any] | None = None) -> Accepted:
-        """Admit a dead letter again. See `Runtime.requeue_input`."""
-        return await self._runtime.requeue_input(self.session_id, input_id, steps=steps)

@@ -45,7 +45,7 @@ class Answer(Generic[T]):
     def then(self, callback: "Callable[[T | None, BaseException | None], None]") -> None:
         """Call `callback` once with the value and the error, when the end is known.
 
-        It must not raise.
+        What it raises goes to the event loop's exception handler.
         """
         if self._done:
             asyncio.get_running_loop().call_soon(callback, self._value, self._error)
@@ -59,7 +59,11 @@ class Answer(Generic[T]):
         self._done, self._value, self._error = True, value, error
         callback, self._callback = self._callback, None
         if callback is not None:
-            callback(value, error)
+            try:
+                callback(value, error)
+            except Exception as bug:  # noqa: BLE001 - the others of the group must be answered
+                context = {"message": "the callback of a store's answer raised", "exception": bug}
+                asyncio.get_running_loop().call_exception_handler(context)
         for waiter in self._waiters or ():
             if not waiter.done():
                 waiter.set_result(None)

@@ -97,10 +97,15 @@ def _form_run(draft: Draft) -> list[InputRecord]:
             return []
         return _coalesce(draft, riders)
     if starter.turn_id is not None:
-        return [record for record in draft.queued() if record.turn_id == starter.turn_id]
+        turn = [record for record in draft.queued() if record.turn_id == starter.turn_id]
+        return sorted(turn, key=_leads)  # as at its first staging: what rides along comes before
     if not riders and not _coalesces(starter):
         return [starter]
     return _coalesce(draft, [*riders, starter])
+
+
+def _leads(record: InputRecord) -> bool:
+    return record.policy is None or record.policy.starts_run
 
 
 def _failed_turn_waits(draft: Draft) -> bool:

@@ -231,7 +231,10 @@ def read_input(row: Row) -> InputRecord:
     try:
         return _read_input(row)
     except UNREADABLE as error:
-        raise StoreError(f"the row of input number {row[0]} does not decode: {error}") from error
+        name = f"number {row[0]}"
+        if isinstance(row[1], bytes) and len(row[1]) == 16:
+            name += f", {unpack_id(row[1])},"
+        raise StoreError(f"the row of input {name} does not decode: {error}") from error
 
 
 def _read_input(row: Row) -> InputRecord:

@@ -206,7 +206,9 @@ class SessionActor:
         context.may_start = self._may_start(command)
         try:
             decision = command.decide(self.session, context)
-        except TurnkeeperError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, its asker must hear of it
+            if not isinstance(error, TurnkeeperError):
+                self.services.report(f"session {self.session_id!r}: a decision failed: {error!r}")
             self.free_slot()
             command.failed(error)
             return
@@ -224,6 +226,8 @@ class SessionActor:
         in_flight = InFlight(command, decision, self.services.commit_deadline())
         self.in_flight = in_flight
         self.services.admitting += len(decision.commit.new_inputs)
+        if decision.start is not None:
+            self.services.start_decided(decision.start)
         answered = partial(self._answered, in_flight)
         hand_in(self.services.store, self.session_id, decision.commit, answered)
 
@@ -264,6 +268,8 @@ class SessionActor:
         in_flight, self.in_flight = self.in_flight, None
         if in_flight is not None and in_flight.decision.commit is not None:
             self.services.admitting -= len(in_flight.decision.commit.new_inputs)
+            if in_flight.decision.start is not None:
+                self.services.start_over(in_flight.decision.start)
 
     def reloaded(self, session: ActiveSession, command: Command) -> None:
         """The session was read again: decide `command` again."""
@@ -342,7 +348,7 @@ class SessionActor:
         assert executor is not None
         self.turns_in_row += 1
         self.run = Run(self, start, executor)
-        self.services.run_begun(self, self.run)
+        self.services.start_decided(start)
         withdrawn = self._withdrawal()
         if withdrawn is not None:
             self.run.withdraw(*withdrawn)
@@ -486,6 +492,8 @@ class SessionActor:
         self.services.forget(self, reason)
         if in_flight is not None and in_flight.decision.start is not None:
             self.services.uncharge(in_flight.decision.start.run_id)
+        if in_flight is not None and in_flight.command.run is None:
+            in_flight.command.failed(self._not_here())
         run, self.run = self.run, None
         if run is not None:
             self.services.run_over(self, run)

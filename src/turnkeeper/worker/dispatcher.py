@@ -19,13 +19,13 @@ from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import Claim, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
-from turnkeeper.core.session import ActiveSession, Context, load
+from turnkeeper.core.session import ActiveSession, Context, Decision, RunStart, load
 from turnkeeper.environment import Environment, Timer
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
 from turnkeeper.worker.actor import SessionActor
-from turnkeeper.worker.commands import Command
+from turnkeeper.worker.commands import Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.operating import conclusion, unregister
@@ -197,15 +197,21 @@ class Worker:
             actor.step()
         self._serve_line()
 
-    def run_begun(self, _actor: SessionActor, run: Run) -> None:
-        if run.start.suspicion:
-            self.slots.begun(run)
+    def start_decided(self, start: RunStart) -> None:
+        """A run is being staged: from now on it counts for those that must not run beside it."""
+        if start.suspicion:
+            self.slots.begun(start.suspicion)
+
+    def start_over(self, start: RunStart) -> None:
+        """That run has ended, or was not staged after all."""
+        if start.suspicion:
+            self.slots.over(start.suspicion)
+            for held in self.slots.let_held_go():
+                self.stand_in_line(held)
 
     def run_over(self, actor: SessionActor, run: Run) -> None:
         self.live.run_over(actor.session_id)
-        if run.start.suspicion and self.slots.over(run):
-            for held in self.slots.let_held_go():
-                self.stand_in_line(held)
+        self.start_over(run.start)
 
     # -- sessions come --------------------------------------------------------------------------------
 
@@ -339,9 +345,26 @@ class Worker:
         run = claim.row.run
         charge = run is None or run.run_id not in self._uncharged
         actor.recovering = True
-        report: RecoveryReport = await actor.ask(
-            lambda session, context: decide_recovery(session, claim, context, charge=charge)
+        future: asyncio.Future[RecoveryReport] = asyncio.get_running_loop().create_future()
+
+        def done(decision: Decision) -> None:
+            if not future.done():
+                future.set_result(decision.report)
+
+        def failed(error: BaseException) -> None:
+            if not future.done():
+                future.set_exception(error)
+            # Nothing may be decided about a session that was not put in order. [REC-11]
+            actor.let_go("the recovery failed")
+
+        actor.post(
+            Ask(
+                lambda session, context: decide_recovery(session, claim, context, charge=charge),
+                done,
+                failed,
+            )
         )
+        report = await future
         if run is not None:
             self._uncharged.discard(run.run_id)
         actor.recovering = False

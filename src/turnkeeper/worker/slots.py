@@ -76,8 +76,9 @@ class Slots:
 
     def hold(self, actor: "SessionActor") -> None:
         """Keep `actor` out of the line until a suspect run is over."""
-        actor.held = True
-        self._held.append(actor)
+        if not actor.held:
+            actor.held = True
+            self._held.append(actor)
 
     def let_held_go(self) -> list["SessionActor"]:
         """Those who waited for a suspect run to be over."""
@@ -92,13 +93,12 @@ class Slots:
             return 0
         return 1 if self._suspects else UNSUSPECTED
 
-    def begun(self, run: "Run") -> None:
-        """A run was staged."""
-        self._suspects += run.start.suspicion >= 1
-        self._isolated += run.start.suspicion >= 2  # noqa: PLR2004 - two crashes: see FIN-5
+    def begun(self, suspicion: int) -> None:
+        """A run was decided on, whose inputs have met so many crashes."""
+        self._suspects += suspicion >= 1
+        self._isolated += suspicion >= 2
 
-    def over(self, run: "Run") -> bool:
-        """A run has ended; whether others may have waited for just that."""
-        self._suspects -= run.start.suspicion >= 1
-        self._isolated -= run.start.suspicion >= 2  # noqa: PLR2004
-        return run.start.suspicion >= 1
+    def over(self, suspicion: int) -> None:
+        """A run has ended, or was not staged after all."""
+        self._suspects -= suspicion >= 1
+        self._isolated -= suspicion >= 2
