@@ -1,6 +1,7 @@
 """What tests share: a store of each kind, a world whose time stands still, waiting without luck."""
 
 import asyncio
+import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,28 @@ PATIENCE_SECONDS = 10.0
 """How long a condition may take to come true: never reached by a test that passes."""
 
 WaitUntil = Callable[..., Awaitable[Any]]
+
+
+TEST_SECONDS = 60.0
+"""How long one test may take: one that would hang fails instead."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each asynchronous test its bound."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = bounded(item.obj)
+
+
+def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """The test, cancelled when its time is over."""
+
+    @functools.wraps(test)
+    async def bounded_test(*args: Any, **named: Any) -> None:
+        async with asyncio.timeout(TEST_SECONDS):
+            await test(*args, **named)
+
+    return bounded_test
 
 
 async def until(

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -192,7 +193,14 @@ async def test_an_illegal_header_field(
         await nothing_is_there(runtime)
 
 
-PAYLOADS: list[Any] = [object(), {"x": float("nan")}, {1: 2}, "x" * 1_000_001, {"x": HALF_PAIR}, {1}]
+PAYLOADS: list[Any] = [
+    object(),
+    {"x": float("nan")},
+    {1: 2},
+    "x" * 1_000_001,
+    {"x": HALF_PAIR},
+    {1},
+]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=lambda value: f"{value!r:.20}")
@@ -203,7 +211,7 @@ async def test_an_illegal_payload(
     async with running(store, environment) as runtime:
         await runtime.register_session("ada")
         bad = [
-            ExternalEventInput("paid", payload, id=environment.new_id(), idempotency_key="k"),
+            ExternalEventInput("paid", payload, id=environment.new_id()),
             ToolCallbackInput("approved", payload, id=environment.new_id()),
         ]
         good = prompt(environment, idempotency_key="k")
@@ -211,7 +219,8 @@ async def test_an_illegal_payload(
             asyncio.gather(*[runtime.accept_input("ada", item) for item in (bad[0], good, bad[1])])
         )
         assert [one.is_rejected for one in outcomes] == [True, False, True]
-        again = await soon(runtime.accept_input("ada", bad[0]))
+        repeat = ExternalEventInput("paid", payload, id=environment.new_id(), idempotency_key="k")
+        again = await soon(runtime.accept_input("ada", repeat))
         assert again.is_deduplicated
         assert not again.payload_matches  # type: ignore[union-attr]
         assert len(await runtime.inputs("ada")) == 1
@@ -441,10 +450,16 @@ async def test_a_runtime_that_could_not_open_may_be_entered_later(tmp_path: Path
 
 
 READ_ONLY = """
-import asyncio, sys
+import asyncio, os, sys, tempfile
 from turnkeeper import Runtime, StoreError
 
 async def main():
+    with tempfile.TemporaryDirectory() as name:
+        async with Runtime(f"{name}/warm.db"):
+            pass  # everything that is imported late is there now
+    if os.geteuid() == 0:  # root may write any file
+        os.setgid(65_534)
+        os.setuid(65_534)
     try:
         async with Runtime(sys.argv[1]) as runtime:
             await runtime.session("ada").submit("more")
@@ -455,42 +470,30 @@ asyncio.run(main())
 """
 
 
-async def test_a_read_only_file(tmp_path: Path) -> None:
+async def test_a_read_only_file() -> None:
     """Refused with an error that says so; what it holds is still there. [STO-9]"""
-    path = tmp_path / "turns.db"
-    input_id = await used(path)
-    path.chmod(0o444)
-    tmp_path.chmod(0o555)
-    try:
-        as_nobody = {"user": 65_534, "group": 65_534} if os.geteuid() == 0 else {}
-        if as_nobody and not _reachable_by_nobody(path):
-            pytest.skip("nobody cannot reach this folder, and root may write any file")
-        run = subprocess.run(
-            [sys.executable, "-c", READ_ONLY, str(path)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            **as_nobody,  # type: ignore[call-overload]
-        )
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name)
+        path = folder / "turns.db"
+        input_id = await used(path)
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        try:
+            run = subprocess.run(
+                [sys.executable, "-c", READ_ONLY, str(path)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        finally:
+            folder.chmod(0o755)
+            path.chmod(0o644)
         assert run.stdout.startswith("refused:"), run.stdout + run.stderr
+        assert str(path) in run.stdout
         assert "read" in run.stdout
-    finally:
-        tmp_path.chmod(0o755)
-        path.chmod(0o644)
-    async with Runtime(path) as runtime:
-        assert await runtime.result("ada", input_id) == RunResult("re: hello")
-
-
-def _reachable_by_nobody(path: Path) -> bool:
-    probe = subprocess.run(
-        [sys.executable, "-c", f"import turnkeeper; open({str(path)!r}, 'rb').read(1)"],
-        capture_output=True,
-        user=65_534,
-        group=65_534,
-        check=False,
-    )
-    return probe.returncode == 0
+        async with Runtime(path) as runtime:
+            assert await runtime.result("ada", input_id) == RunResult("re: hello")
 
 
 async def test_a_full_disk(tmp_path: Path, environment: ManualEnvironment) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -408,7 +409,7 @@ async def test_a_backoff_starts_at_a_second_and_ends_at_sixty(
             await runtime.ensure_session_with_executor(session_id, FakeExecutor(then=fail))
             await runtime.submit(session_id, "hello")
             await pass_time(runtime, 1_000)
-        waits = [round(b - a, 2) for a, b in zip(times, times[1:], strict=False)]
+        waits = [round(b - a, 2) for a, b in pairwise(times)]
         assert waits == [factor * seconds for seconds in (1, 2, 4, 8, 16, 32, 60, 60)]
 
 

@@ -325,30 +325,15 @@ async def test_an_input_of_somebody_else_is_decided_about_at_the_claim(
 
 
 async def test_inputs_that_met_crashes_run_apart(
-    open_store: Store, environment: ManualEnvironment, new_environment: NewEnvironment
+    open_store: Store, environment: ManualEnvironment
 ) -> None:
     """Two or more: only while no other that has met any runs; the innocent run beside. [REC-8]"""
-    handles = {}
-    suspects = ["s1", "s2", "s3"]
-    for world in (environment, new_environment()):
-        hangs = {sid: Hang() for sid in suspects}
-        runtime = await _serving_each(open_store, hangs, world).__aenter__()
-        for sid in suspects:
-            if sid not in handles:
-                handles[sid] = await runtime.session(sid).submit("hello")
-            # One at a time, so that the second round does not keep them apart.
-            if world is environment:
-                await asyncio.wait_for(hangs[sid].started.wait(), 10)
-        if world is not environment:
-            await _all_at_once(runtime, hangs)
-        await crash(runtime)
-    counts = [
-        record.recovery_count
-        for sid in suspects
-        if (record := await open_store.find_input(sid, input_id=handles[sid].input_id))
-    ]
-    assert counts == [1, 1, 1]
-    # All three have now met two crashes, which the next claim counts.
+    suspects: dict[str, str] = {}
+    for sid in ("s1", "s2", "s3"):
+        async with owned_by_the_dead(open_store, sid) as owner:
+            (record,) = await owner.accept(PromptInput("hello"))
+            await owner.start_run(replace(record, recovery_count=1))
+            suspects[sid] = record.input_id
     together: list[int] = []
     running: set[str] = set()
     innocents_done = asyncio.Event()
@@ -364,26 +349,16 @@ async def test_inputs_that_met_crashes_run_apart(
         return "done"
 
     fake = FakeExecutor(then=watch)
-    async with serving(open_store, fake, new_environment()) as runtime:
+    async with serving(open_store, fake, environment) as runtime:
         others = [await runtime.session(f"innocent {n}").submit("hi") for n in range(3)]
         for handle in others:
             await ended(handle)
         innocents_done.set()
-        for sid in suspects:
-            outcome = await ended(await runtime.handle(sid, handles[sid].input_id))
+        for sid, input_id in suspects.items():
+            outcome = await ended(await runtime.handle(sid, input_id))
             assert outcome == Completed(RunResult("done"))
+            assert (await state_of(runtime, input_id, sid)).recovery_count == 2
     assert together == [1, 1, 1]
-
-
-def _serving_each(store: Store, hangs: dict[str, Hang], world: ManualEnvironment) -> Runtime:
-    return Runtime(store, agent=lambda sid: FakeExecutor(then=hangs[sid]), environment=world)
-
-
-async def _all_at_once(runtime: Runtime, hangs: dict[str, Hang]) -> None:
-    """Inputs with one crash each may run beside each other."""
-    for hang in hangs.values():
-        await asyncio.wait_for(hang.started.wait(), 10)
-    await quiet(runtime)
 
 
 @pytest.mark.parametrize("intent", list(Intent))

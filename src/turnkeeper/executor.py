@@ -321,7 +321,7 @@ class PlainExecutor:
 
 def as_turn_executor(executor: object) -> TurnExecutor:
     """Take an executor of either shape. Raises `ValidationFailed` for anything else. [API-3]"""
-    if isinstance(executor, TurnExecutor):
+    if isinstance(executor, FunctionExecutor | TurnExecutor):
         return executor
     if isinstance(executor, Executor):
         return PlainExecutor(executor)

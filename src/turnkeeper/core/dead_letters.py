@@ -44,7 +44,7 @@ def decide_requeue(
     draft.queue(record)
     dead = copy(old)
     dead.requeued_as = new_id
-    draft.dead_letters.append(dead)
+    draft.dead_letters = (dead,)
     draft.events.append(
         Event(EventCode.INPUT_REQUEUED, old.input_id, None, {"requeued_as": new_id})
     )

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 import uuid
+from functools import lru_cache
 
 from turnkeeper import config
 from turnkeeper.errors import ValidationFailed
@@ -47,6 +48,7 @@ def check_session_id(session_id: object) -> SessionId:
     return session_id
 
 
+@lru_cache(maxsize=4_096)
 def pack_id(text: str) -> bytes:
     """UUID text as the 16 bytes that a store keeps."""
     return bytes.fromhex(text.replace("-", ""))

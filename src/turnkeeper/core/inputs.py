@@ -440,7 +440,7 @@ def refusal(item: Input, now_ms: int) -> str | None:
     if cls is PromptInput and _is_plain_prompt(item):
         return None
     try:
-        reason = payload_refusal(_PARTS[cls](item)[2])
+        reason = payload_refusal(_PARTS[cls](item)[2]) or _untyped_refusal(item)
         if reason is None:
             msgspec.convert(msgspec.to_builtins(item, builtin_types=_KEPT_AS_THEY_ARE), cls)
             reason = _own_refusal(item) or _header_refusal(item, now_ms)
@@ -449,6 +449,15 @@ def refusal(item: Input, now_ms: int) -> str | None:
         return reason
     except UNFIT as error:
         return f"input {item.id}: {error}"
+
+
+def _untyped_refusal(item: Any) -> str | None:
+    """A field that the wire would take as JSON, and an executor would not know as JSON."""
+    for name in ("source", "visibility", "trace_context", "convention"):
+        value = getattr(item, name, None)
+        if value is not None and not isinstance(value, Struct):
+            return f"{name} is no {type(value).__name__}"
+    return None
 
 
 _KEPT_AS_THEY_ARE = (datetime, bytes, bytearray, UUID, Decimal)

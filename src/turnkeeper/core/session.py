@@ -9,7 +9,7 @@ Decides how decisions are put together. What is decided is in `admission`, `turn
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -146,6 +146,8 @@ class Decision(Struct, kw_only=True, gc=False):
     """What the asker is told, once the commit is made."""
 
 
+_NO_RECORDS: dict[InputId, InputRecord] = {}
+"""Shared by all drafts that change none: never written to."""
 _CREATED = Event(EventCode.TOPOLOGY_RUNTIME_CREATED)
 
 
@@ -177,13 +179,13 @@ class Draft:
         self.session = session
         self.context = context
         self.row = copied(session.row)
-        self.new: dict[InputId, InputRecord] = {}
-        self.updates: dict[InputId, InputRecord] = {}
+        self.new = _NO_RECORDS
+        self.updates = _NO_RECORDS
         self.added: list[InputRecord] = []
-        self.dead_letters: list[InputRecord] = []
+        self.dead_letters: Sequence[InputRecord] = ()
         self.events: list[Event] = [_CREATED] if session.created else []
         self.appends: list[Append] = []
-        self.steps: list[StepRecord] = []
+        self.steps: Sequence[StepRecord] = ()
         self.members = session.members
         self.notices = session.notices
         self.handed = session.handed
@@ -211,11 +213,15 @@ class Draft:
             record = copied(old)
             if self.context.now_ms > old.updated_at_ms:
                 record.updated_at_ms = self.context.now_ms
+            if self.updates is _NO_RECORDS:
+                self.updates = {}
             self.updates[input_id] = record
         return record
 
     def add(self, record: InputRecord) -> None:
         """Admit a new input: its first fact."""
+        if self.new is _NO_RECORDS:
+            self.new = {}
         self.new[record.input_id] = record
         self.events.append(Event(EventCode.INPUT_ACCEPTED, record.input_id))
 

@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from turnkeeper.errors import CommitFailed, TurnkeeperError
-from turnkeeper.stores.sqlite_database import Database, commit_failed
+from turnkeeper.stores.sqlite_database import Database, commit_failed, reading
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_rows import UNREADABLE
 from turnkeeper.stores.sqlite_schema import migrations, open_file
@@ -29,7 +29,8 @@ class Engine:
 
     def __init__(self, path: Path) -> None:
         self.lives = Lives(path)
-        self.database = Database(open_file(path, migrations()))
+        with reading(str(path)):
+            self.database = Database(open_file(path, migrations()))
 
     def apply(self, group: Sequence[Work]) -> list[Any]:
         """Do all works in their order, in one transaction; return each one's result or exception.

@@ -27,6 +27,9 @@ Behaviour = Answer | BaseException | Callable[[Turn], Any]
 FULL = Capabilities(steer="at_border", snapshot="per_step", cancel="graceful")
 """What a `FakeExecutor` can do unless a test says otherwise."""
 
+STUBBORNNESS = 2
+"""Cancellations that a stubborn run swallows."""
+
 
 def echo(turn: Turn) -> str:
     """Answer "re: " and what the inputs say."""
@@ -46,7 +49,9 @@ async def perform(behaviour: Behaviour, turn: Turn) -> Any:
 class Hang:
     """A run that hangs until it is released, then does `then`.
 
-    With `stubborn` it swallows each cancellation and hangs on; otherwise it obeys.
+    With `stubborn` it swallows its cancellation and hangs on, also over a second one by the
+    Runtime's close; otherwise it obeys. A third one it obeys in any case, so that a test that
+    fails can end.
     """
 
     def __init__(self, then: Behaviour = "released", *, stubborn: bool = False) -> None:
@@ -69,7 +74,7 @@ class Hang:
                 await self._released.wait()
             except asyncio.CancelledError:
                 self.cancellations += 1
-                if not self.stubborn:
+                if not self.stubborn or self.cancellations > STUBBORNNESS:
                     raise
         return await perform(self.then, turn)
 

@@ -6,7 +6,6 @@ that is decided is decided in the core; what a failed commit means is decided in
 
 import asyncio
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.core.admission import Admission, duplicate
@@ -54,15 +53,25 @@ if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
 
 
+Alarm = list[Any]
+"""An entry of the worker's heap of timers: when, a number, and whose it is, or None."""
+
+
 class InFlight:
-    """A commit that has been handed to the store and not been answered."""
+    """A commit that has been handed to the store and not been answered; called with the answer."""
 
-    __slots__ = ("command", "deadline", "decision")
+    __slots__ = ("actor", "command", "deadline", "decision")
 
-    def __init__(self, command: Command, decision: Decision, deadline: float) -> None:
+    def __init__(
+        self, actor: "SessionActor", command: Command, decision: Decision, deadline: float
+    ) -> None:
+        self.actor = actor
         self.command = command
         self.decision = decision
         self.deadline = deadline
+
+    def __call__(self, result: CommitResult | None, error: BaseException | None) -> None:
+        self.actor.answered(self, result, error)
 
 
 class SessionActor:
@@ -70,6 +79,7 @@ class SessionActor:
 
     __slots__ = (
         "accepts",
+        "alarm",
         "armed",
         "completions",
         "executor",
@@ -124,6 +134,7 @@ class SessionActor:
         self.retry_at: float | None = None
         self.rested_at: float | None = None
         self.armed: float | None = None
+        self.alarm: Alarm | None = None
 
     @property
     def config(self) -> "Config":
@@ -223,17 +234,17 @@ class SessionActor:
     def commit(self, command: Command, decision: Decision) -> None:
         """Hand a decision's commit to the store; nothing else is decided until it answers."""
         assert decision.commit is not None
-        in_flight = InFlight(command, decision, self.services.commit_deadline())
+        in_flight = InFlight(self, command, decision, self.services.commit_deadline())
         self.in_flight = in_flight
         self.services.admitting += len(decision.commit.new_inputs)
         if decision.start is not None:
             self.services.start_decided(decision.start)
-        answered = partial(self._answered, in_flight)
-        hand_in(self.services.store, self.session_id, decision.commit, answered)
+        hand_in(self.services.store, self.session_id, decision.commit, in_flight)
 
-    def _answered(
+    def answered(
         self, in_flight: InFlight, result: CommitResult | None, error: BaseException | None
     ) -> None:
+        """The store has answered a commit."""
         if self.in_flight is not in_flight:
             return  # it was settled meanwhile by a commit that conflicts with it
         if error is not None and self.settling is not None:
@@ -557,11 +568,19 @@ class SessionActor:
         """Be called no later than `when`."""
         if self.armed is None or when < self.armed:
             self.armed = when
-            self.services.arm(self, when)
+            self.disarm()
+            self.alarm = self.services.arm(self, when)
+
+    def disarm(self) -> None:
+        """Be called no more: the heap of timers is not to hold what memory has let go."""
+        if self.alarm is not None:
+            self.alarm[2] = None
+            self.alarm = None
 
     def on_timer(self) -> None:
         """A time that was asked for has come, or an earlier one that no longer matters."""
         self.armed = None
+        self.alarm = None
         if self.gone:
             return
         now = self.services.monotonic()

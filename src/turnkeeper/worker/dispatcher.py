@@ -24,7 +24,7 @@ from turnkeeper.environment import Environment, Timer
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
-from turnkeeper.worker.actor import SessionActor
+from turnkeeper.worker.actor import Alarm, SessionActor
 from turnkeeper.worker.commands import Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
@@ -78,7 +78,7 @@ class Worker:
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
         self._claim_delays: dict[SessionId, float] = {}
-        self._heap: list[tuple[float, int, SessionActor]] = []
+        self._heap: list[Alarm] = []
         self._timer: Timer | None = None
         self._timer_at = float("inf")
         self._sequence = 0
@@ -134,12 +134,14 @@ class Worker:
 
     # -- timers ---------------------------------------------------------------------------------------
 
-    def arm(self, actor: SessionActor, when: float) -> None:
-        """Call `actor.on_timer` no later than `when`."""
+    def arm(self, actor: SessionActor, when: float) -> Alarm:
+        """Call `actor.on_timer` no later than `when`, unless the alarm is taken back."""
         self._sequence += 1
-        heapq.heappush(self._heap, (when, self._sequence, actor))
+        alarm: Alarm = [when, self._sequence, actor]
+        heapq.heappush(self._heap, alarm)
         if when < self._timer_at:
             self._set_timer()
+        return alarm
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -161,7 +163,8 @@ class Worker:
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         for actor in due:
-            actor.on_timer()
+            if actor is not None:
+                actor.on_timer()
         self._set_timer()
 
     # -- places for runs ------------------------------------------------------------------------------
@@ -422,6 +425,7 @@ class Worker:
 
     def passivate(self, actor: SessionActor) -> None:
         """A session at rest leaves memory; this worker goes on owning it. [REC-13]"""
+        actor.disarm()
         self.actors.pop(actor.session_id, None)
         if not self.actors:
             self.actors.clear()  # gives back what a dictionary keeps of its largest size
@@ -517,6 +521,7 @@ class Worker:
         self.tasks.spawn(release(), f"release {actor.session_id}")
 
     def _drop(self, actor: SessionActor) -> None:
+        actor.disarm()
         if self.actors.get(actor.session_id) is actor:
             del self.actors[actor.session_id]
         self._active -= len(actor.session.inputs)

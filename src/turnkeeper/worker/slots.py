@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
-    from turnkeeper.worker.run import Run
 
 TURNS_IN_ROW = 8
 """Turns that a session may take one after the other while others wait for a place."""
