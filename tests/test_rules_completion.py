@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from world import (
-    becomes,
     outcome,
     prompt,
     reaches,
@@ -21,7 +20,6 @@ from turnkeeper import (
     Abandoned,
     AbandonReason,
     Accepted,
-    ApplyOutput,
     CommitFailed,
     Completed,
     CompletedWithoutResult,
@@ -33,10 +31,9 @@ from turnkeeper import (
     NonRetryable,
     NotCompleted,
     Profile,
-    PromptInput,
     QueueMode,
-    Runtime,
     RunResult,
+    Runtime,
     RuntimeTerminated,
     SessionNotFound,
     Superseded,

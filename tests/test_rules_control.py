@@ -27,7 +27,6 @@ from turnkeeper import (
     InputLifecycleState,
     InterruptReport,
     Message,
-    NotCompleted,
     NotReady,
     PeerInput,
     ProgressPhase,
@@ -38,7 +37,6 @@ from turnkeeper import (
     RuntimeClosed,
     RuntimeTerminated,
     SessionNotFound,
-    StopRuntimeExecutor,
     Turn,
     ValidationFailed,
     WouldDeadlock,
@@ -47,8 +45,8 @@ from turnkeeper.core.outcomes import CancelEffect, InterruptEffect
 from turnkeeper.store import Store
 from turnkeeper.testing import (
     Checkpoint,
-    Fault,
     FakeExecutor,
+    Fault,
     FaultyStore,
     Hang,
     ManualEnvironment,
@@ -739,8 +737,6 @@ async def test_the_inside_of_a_session_does_not_grow_with_its_turns(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """What a turn knows of where it is stays as small as at the first turn. [CTL-5]"""
-    from turnkeeper.worker import inside
-
     sizes: list[int] = []
     fake = FakeExecutor(then=lambda _turn: sizes.append(len(inside._inside.get())))
     async with running(store, environment, fake) as runtime:

@@ -334,9 +334,9 @@ async def test_a_run_lasts_at_most_its_time_limit(
         await runtime.ensure_session_with_executor(ADA, fake)
         handle = await runtime.submit(ADA, "hello")
         await hang.started.wait()
-        await pass_time(runtime, 3_599.999)
+        await pass_time(runtime, 3_599.9375)
         assert fake.commands == []
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         await wait_until(lambda: fake.commands)
         await pass_time(runtime, 5)
         await wait_until(lambda: hang.cancellations == 1)
@@ -423,14 +423,14 @@ async def test_an_interrupted_run_gets_its_grace_twice(
         handle = await runtime.submit(ADA, "hello")
         await hang.started.wait()
         await runtime.interrupt_current_run(ADA)
-        await pass_time(runtime, 4.999)
+        await pass_time(runtime, 4.9375)
         assert hang.cancellations == 0
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         await wait_until(lambda: hang.cancellations == 1)
-        await pass_time(runtime, 4.999)
+        await pass_time(runtime, 4.9375)
         assert handle.outcome is None
         assert (await runtime.health()).given_up_runs == {}
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         assert isinstance(await handle.wait(10), Abandoned)
         assert len((await runtime.health()).given_up_runs) == 1
         hang.release()
@@ -456,19 +456,19 @@ async def test_a_run_gets_its_time_to_finish(
         if verb == "unregister":
             grace, leaving = 10, asyncio.ensure_future(runtime.unregister_session(ADA))
             await asyncio.sleep(0)
-            await pass_time(runtime, grace - 0.001)
+            await pass_time(runtime, grace - 0.0625)
         else:
             given = {"drain_seconds": 7.0} if "7" in verb else {}
             grace, leaving = (7 if given else 30), asyncio.ensure_future(runtime.close(**given))
             await wait_until(lambda: worker.closing)
             for _ in range(20):
                 await asyncio.sleep(0)
-            clock.advance(grace - 0.001)
+            clock.advance(grace - 0.0625)
             for _ in range(20):
                 await asyncio.sleep(0)
         assert hang.cancellations == 0
         assert not leaving.done()
-        clock.advance(0.001)
+        clock.advance(0.0625)
         await wait_until(lambda: hang.cancellations == 1)
         await asyncio.wait_for(leaving, 10)
         outcome = await handle.wait(10)
@@ -518,9 +518,9 @@ async def test_a_session_leaves_memory_after_its_rest(
         await runtime.ensure_session_with_executor(ADA, fake)
         await pass_time(runtime, 59)
         await (await runtime.submit(ADA, "hello")).wait(10)
-        await pass_time(runtime, 59.999)
+        await pass_time(runtime, 59.9375)
         assert ADA in runtime.worker.actors
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         assert ADA not in runtime.worker.actors
         assert await runtime.contains_session(ADA)
         assert await runtime.runtime_state(ADA) == "idle"

@@ -408,10 +408,10 @@ async def test_an_input_waits_for_its_time_and_holds_up_nobody(
         later = PromptInput("later", priority=9, not_before=after(clock, 100))
         await fill(runtime, later, PromptInput("now"))
         await wait_until(lambda: len(fake.calls) == 1)
-        await pass_time(runtime, 99.999)
+        await pass_time(runtime, 99.9375)
         assert fake.texts == ["now"]
         assert await state_of(runtime, later.id) == "queued"
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         await wait_until(lambda: drained(runtime))
         assert fake.texts == ["now", "later"]
 
@@ -442,9 +442,9 @@ async def test_an_input_whose_time_is_over_is_abandoned(
         if reason == "not before":
             await runtime.pause_runtime(ADA)
         handle = await runtime.submit(ADA, item)
-        await pass_time(runtime, 9.999)
+        await pass_time(runtime, 9.9375)
         assert handle.outcome is None
-        await pass_time(runtime, 0.001)
+        await pass_time(runtime, 0.0625)
         assert isinstance(await handle.wait(10), Abandoned)
         state = await runtime.input_state(ADA, item.id)
         assert state is not None

@@ -434,7 +434,7 @@ async def test_a_garbled_row_on_disk_fails_nothing_beside_itself(
     bad = records[1]
     connection = apsw.Connection(str(tmp_path / "turns.db"))
     connection.execute(
-        "UPDATE body SET data = x'ff' WHERE key = (SELECT body FROM input WHERE number = ?)",
+        "UPDATE history SET body = x'ff' WHERE key = (SELECT body FROM input WHERE number = ?)",
         (bad.number,),
     )
     connection.close()

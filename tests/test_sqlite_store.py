@@ -180,14 +180,14 @@ async def test_pruned_events_are_told(store: SqliteStore) -> None:
     owner = await Owner.of(store)
     for _ in range(3):
         await owner.accept(prompt())
-    change(store.path, "DELETE FROM event WHERE first < 3")
+    change(store.path, "UPDATE history SET first_event = NULL, events = NULL WHERE first_event < 3")
     with pytest.raises(EventsPruned) as refusal:
         await store.load_events("session")
     assert refusal.value.first == 3
     assert [e.sequence for e in await store.load_events("session", after=2)] == [3, 4, 5, 6]
     first = (await store.load_inputs("session"))[0]
     assert await store.load_history("session", first.input_id) == ()
-    change(store.path, "DELETE FROM event")
+    change(store.path, "UPDATE history SET first_event = NULL, events = NULL")
     with pytest.raises(EventsPruned) as refusal:
         await store.load_events("session", after=4)
     assert refusal.value.first == 7
@@ -431,7 +431,10 @@ async def test_a_damaged_input_harms_itself_alone(store: SqliteStore) -> None:
     """A row that does not decode is reported by its number, and is never "not found"."""
     owner = await Owner.of(store)
     records = [(await owner.accept(prompt(f"{n}", key=f"k{n}")))[0] for n in range(3)]
-    change(store.path, "UPDATE body SET data = x'ff00' WHERE key = 2")
+    spoil = (
+        "UPDATE history SET body = x'ff00' WHERE key = (SELECT body FROM input WHERE number = 2)"
+    )
+    change(store.path, spoil)
     found = await store.claim("session", WORKER, create=True, at_ms=START_MS)
     assert found is not None
     assert [record.number for record in found.inputs] == [1, 3]

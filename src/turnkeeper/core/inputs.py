@@ -355,6 +355,8 @@ def _canonical_json(value: Any) -> str:
 # and the idempotency key have rows of their own. Fields are only ever added, each with a default.
 
 _encoder = msgspec.msgpack.Encoder()
+_PROMPT = _CLASS_CODE[PromptInput]
+_NO_HEADER: dict[str, Any] = {}
 _HEADER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("durability", Durability.DURABLE),
     ("visibility", _DEFAULT_VISIBILITY),
@@ -372,6 +374,8 @@ _HEADER_DEFAULTS: tuple[tuple[str, Any], ...] = (
 def encode_own(item: Input) -> bytes:
     """Kind and own fields alone: what the fingerprint is taken of."""
     cls = type(item)
+    if isinstance(item, PromptInput):
+        return _encoder.encode((_PROMPT, item.text, item.turn_metadata))
     return _encoder.encode((_CLASS_CODE[cls], *[getattr(item, name) for name in cls.own_fields]))
 
 
@@ -382,8 +386,12 @@ def fingerprint(item: Input) -> bytes:
 
 def encode_body(item: Input) -> bytes:
     """The stored form of an input, without its id and idempotency key."""
+    plain = _has_plain_header(item)
+    if isinstance(item, PromptInput) and plain and item.source is _OPERATOR:
+        own = _encoder.encode((_PROMPT, item.text, item.turn_metadata))
+        return _encoder.encode((own, to_us(item.timestamp), _NO_HEADER))
     header: dict[str, Any] = {}
-    if not _has_plain_header(item):
+    if not plain:
         for name, default in _HEADER_DEFAULTS:
             value = getattr(item, name)
             if value is not default and value != default:

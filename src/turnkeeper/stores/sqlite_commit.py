@@ -1,17 +1,27 @@
 """One commit in SQLite: its conditions, in the contract's order.
 
-Decides whether a `Commit` holds against the rows. All conditions and all encoding come before the
-first write (`sqlite_writes`), and from that on nothing but SQLite itself may fail. It knows
-neither transactions nor threads: `sqlite_engine` calls it inside one.
+Decides whether a `Commit` holds against the rows. Most do, and are written by a first statement
+that has all conditions in it (`sqlite_writes`). Where it changes nothing, they are looked at one
+by one. No write comes before the conditions and the encoding; from the first one on nothing but
+SQLite itself may fail. It knows neither transactions nor threads: `sqlite_engine` calls it inside
+one.
 """
 
-from turnkeeper.core.ids import SessionId, pack_id
+from msgspec import Struct
+
+from turnkeeper.core.ids import SessionId
 from turnkeeper.core.lifecycle import TERMINAL
 from turnkeeper.core.records import Commit, CommitResult, InputRecord
-from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
+from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale, StoreError
 from turnkeeper.stores.sqlite_database import Database
-from turnkeeper.stores.sqlite_rows import INPUT_COLUMNS, INPUT_SOURCE, read_input
-from turnkeeper.stores.sqlite_writes import Head, Writes
+from turnkeeper.stores.sqlite_rows import (
+    INPUT_COLUMNS,
+    INPUT_SOURCE,
+    UNREADABLE,
+    pack_id,
+    read_input,
+)
+from turnkeeper.stores.sqlite_writes import First, Writes
 
 RETRY_AFTER_SECONDS = 1.0
 
@@ -27,8 +37,45 @@ _LOAD = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.n
 _IS_ACTIVE = "SELECT state < 5 FROM input WHERE session = ? AND number = ?"
 
 
+class Head(Struct, gc=False):
+    """What a commit needs to know of its session's row."""
+
+    session_id: SessionId
+    epoch: int
+    revision: int
+    run: bytes | None
+    inbox: int
+    active: int
+    message_count: int
+    last_commit: bytes | None
+    last_number: int
+    last_event: int
+    next_number: int
+    next_event: int
+
+
 def commit(database: Database, session_id: SessionId, commit: Commit) -> CommitResult:
     """Check `commit` and write it, or raise one of the contract's refusals and write nothing."""
+    first = database.numbers.get(commit.session.key)
+    if first is not None and len(commit.new_inputs) < 2 and not commit.dead_letters:
+        writes = _guess(database, session_id, commit, first)
+        if writes is not None:
+            return _finish(database, commit, writes, first)
+    return _commit_slowly(database, session_id, commit)
+
+
+def _guess(
+    database: Database, session_id: SessionId, commit: Commit, first: First
+) -> Writes | None:
+    """The writes of a commit whose conditions hold, and whose session's row is written."""
+    try:
+        writes = Writes(database, session_id, commit, first)
+        return writes if writes.hold() else None
+    except UNREADABLE:  # it has no stored form; but first it is the conditions' turn to refuse it
+        return None
+
+
+def _commit_slowly(database: Database, session_id: SessionId, commit: Commit) -> CommitResult:
     head = _load_head(database, session_id, commit)
     if head.last_commit == commit.commit_id:
         return CommitResult(head.last_number, head.last_event)
@@ -38,10 +85,18 @@ def commit(database: Database, session_id: SessionId, commit: Commit) -> CommitR
     if commit.active_bound is not None:
         _check_bound(database, head, commit)
     _check_count(head, commit)
-    writes = Writes(database, head, commit)
+    first = (head.next_number, head.next_event)
+    writes = Writes(database, session_id, commit, first, checked=True)
+    if not writes.hold():
+        raise StoreError(f"session {session_id!r} refuses a commit whose conditions hold")
+    return _finish(database, commit, writes, first)
+
+
+def _finish(database: Database, commit: Commit, writes: Writes, first: First) -> CommitResult:
     database.writing = True
     writes.run()
-    return CommitResult(head.next_number, head.next_event)
+    database.remember(commit.session.key, writes.after)
+    return CommitResult(*first)
 
 
 # -- conditions -----------------------------------------------------------------------------------

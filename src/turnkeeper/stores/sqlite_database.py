@@ -1,6 +1,6 @@
 """A connection to the store's file: settings, statements, and what its errors mean.
 
-Decides how a file is opened and which faults are whose. It knows no table but `body`'s counter.
+Decides how a file is opened and which faults are whose. It knows no table but `history`'s counter.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +15,13 @@ from turnkeeper.errors import CommitFailed, StoreError, TurnkeeperError
 BUSY_MILLISECONDS = 5_000
 """How long a statement waits for another process's lock."""
 WRITER_CACHE_KIBIBYTES = 16_384
-CHECKPOINT_PAGES = 1_000
+CHECKPOINT_PAGES = 500
 """The log is copied back, and starts anew, once it has this many pages: a log that never restarts
 is appended to, and appending syncs more slowly than overwriting."""
+REMEMBERED_MAX = 10_000
+"""Sessions whose next numbers are remembered: some 200 bytes each."""
+
+_LAST_ROW = "SELECT coalesce(max(key), 0) FROM history"
 
 _PERMANENT = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, apsw.RangeError)
 
@@ -51,7 +55,10 @@ class Database:
         self._cursor = connection.cursor()
         self.execute: Callable[..., Iterator[Any]] = self._cursor.execute
         """Run one statement with its parameters. Its rows are valid until the next one."""
-        self._last_body = 0
+        self._last_row = 0
+        self.numbers: dict[int, tuple[int, int]] = {}
+        """Of sessions that were written lately: the next admission and event number. They are a
+        guess, which a commit's conditions check: another process may have written since."""
 
     def row(self, statement: str, parameters: tuple[Any, ...]) -> Any:
         """The first row of a query, or None."""
@@ -69,16 +76,22 @@ class Database:
         self.execute(statement, parameters)
         return self.connection.changes()
 
-    def mint_body(self) -> int:
-        """The next body's number: no other process can take it while this transaction lasts."""
-        if not self._last_body:
-            self._last_body = self.row("SELECT coalesce(max(key), 0) FROM body", ())[0]
-        self._last_body += 1
-        return self._last_body
+    def mint_row(self) -> int:
+        """The number of a new history row: nobody else takes it while this transaction lasts."""
+        if not self._last_row:
+            self._last_row = self.row(_LAST_ROW, ())[0]
+        self._last_row += 1
+        return self._last_row
+
+    def remember(self, session: int, numbers: tuple[int, int]) -> None:
+        """Remember a session's next numbers, which saves the next commit a read."""
+        if len(self.numbers) >= REMEMBERED_MAX:
+            self.numbers.clear()
+        self.numbers[session] = numbers
 
     def begin(self) -> None:
         """Begin a transaction, and take the file's write lock with it."""
-        self._last_body = 0
+        self._last_row = 0
         self.rollback()  # of one that could not be undone when it failed
         self.execute("BEGIN IMMEDIATE")
 

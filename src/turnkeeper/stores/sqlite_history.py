@@ -5,13 +5,15 @@ Packed arrays are read by position and only ever grow at their end. What does no
 one of `UNREADABLE`; the reader says of which row.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from turnkeeper.core.events import Event, EventCode
-from turnkeeper.core.ids import InputId, RunId, pack_id, unpack_id
+from turnkeeper.core.ids import InputId, RunId, unpack_id
 from turnkeeper.core.inputs import append_text
 from turnkeeper.core.records import Append, InputAppend, InputRecord
 from turnkeeper.core.runs import (
@@ -21,6 +23,7 @@ from turnkeeper.core.runs import (
     RunBoundaryReceipt,
     RunResult,
 )
+from turnkeeper.stores.sqlite_rows import pack_id
 
 # Stored by position: append only. A test freezes them.
 ROLE_CODE = {role: code for code, role in enumerate(ROLES)}
@@ -28,6 +31,7 @@ ROLE_OF = dict(enumerate(ROLES))
 BOUNDARY_CODE = {boundary: code for code, boundary in enumerate(BOUNDARIES)}
 BOUNDARY_OF = dict(enumerate(BOUNDARIES))
 CODE_OF = {code.value: code for code in EventCode}
+_event_parts = attrgetter("code", "input_id", "run_id", "detail")
 
 InputName = int | bytes
 """An input inside a packed value: its number, or its id where the commit did not hold its row."""
@@ -36,40 +40,41 @@ Row = Sequence[Any]
 
 _pack: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 _unpack: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decode
-_unpack_names: Callable[[bytes], list[InputName]] = msgspec.msgpack.Decoder(
-    list[int | bytes]
-).decode
 
-# -- events: [the runs named, then per event (code, input, run[, detail])] ----------------------
+# -- events: [the runs named, then for each event four values: code, input, run, detail] ----------
 
 
 def pack_events(events: Sequence[Event], names: Mapping[InputId, InputName]) -> bytes:
     """The events of one commit. An input goes by its name, a run by its position from 1."""
     runs: list[RunId] = []
-    packed: list[Any] = []
-    for event in events:
-        run, detail, input_id = event.run_id, event.detail, event.input_id
-        position = 0
-        if run is not None:
-            if run not in runs:
-                runs.append(run)
-            position = runs.index(run) + 1
-        name = 0 if input_id is None else names[input_id]
-        if detail:
-            packed.append((event.code, name, position, detail))
-        else:
-            packed.append((event.code, name, position))
-    return _pack(([pack_id(run) for run in runs], *packed))
+    packed: list[Any] = [None]
+    place = 0
+    last: RunId | None = None
+    for code, input_id, run, detail in map(_event_parts, events):
+        if run is not last:
+            last, place = run, _place_of(run, runs)
+        packed += (code, 0 if input_id is None else names[input_id], place, detail)
+    packed[0] = [pack_id(run) for run in runs]
+    return _pack(packed)
+
+
+def _place_of(run: RunId | None, runs: list[RunId]) -> int:
+    """A run's position among those named so far, from 1; 0 for none."""
+    if run is None:
+        return 0
+    if run not in runs:
+        runs.append(run)
+    return runs.index(run) + 1
 
 
 def unpack_events(data: bytes) -> list[tuple[EventCode, InputName, RunId | None, dict[str, Any]]]:
     """The events of one row; an input's name is 0 where there is none."""
     runs, *packed = _unpack(data)
-    events: list[tuple[EventCode, InputName, RunId | None, dict[str, Any]]] = []
-    for code, name, position, *detail in packed:
-        run = unpack_id(runs[position - 1]) if position else None
-        events.append((CODE_OF[code], name, run, detail[0] if detail else {}))
-    return events
+    values = iter(packed)
+    return [
+        (CODE_OF[code], name, unpack_id(runs[run - 1]) if run else None, detail or {})
+        for code, name, run, detail in zip(values, values, values, values, strict=True)
+    ]
 
 
 # -- messages: per message the number of the input that it quotes, or (role, content, …) ----------
@@ -83,17 +88,18 @@ def pack_messages(
     appends: Sequence[Append],
     names: Mapping[InputId, InputName],
     records: Mapping[InputId, InputRecord],
-) -> Iterator[tuple[int, bytes]]:
+) -> list[tuple[int, bytes]]:
     """Rows of messages: the position of the first among `appends`, and the packed value."""
+    rows: list[tuple[int, bytes]] = []
     start = 0
     size = 0
     packed: list[Any] = []
     for position, append in enumerate(appends):
         if size > ROW_CHARACTERS or len(packed) == ROW_MESSAGES:
-            yield start, _pack(packed)
+            rows.append((start, _pack(packed)))
             start, size, packed = position, 0, []
-        if isinstance(append, InputAppend):
-            message = append.message
+        if type(append) is InputAppend:
+            message: Message = append.message
             name = names[append.input_id]
             if _quotes(message, records.get(append.input_id)):
                 packed.append(
@@ -101,12 +107,12 @@ def pack_messages(
                 )
                 continue
         else:
-            message = append
+            message = append  # type: ignore[assignment]
             name = 0
         packed.append(_pack_message(message, name))
         size += len(message.content) + len(message.data or b"")
-    if packed:
-        yield start, _pack(packed)
+    rows.append((start, _pack(packed)))
+    return rows
 
 
 def _quotes(message: Message, record: InputRecord | None) -> bool:
@@ -145,34 +151,39 @@ def _unpack_message(item: Any) -> tuple[Message, InputName, bool]:
 # -- receipts and results -------------------------------------------------------------------------
 
 
-def receipt_values(
-    receipt: RunBoundaryReceipt,
-    result: RunResult | None,
-    names: Mapping[InputId, InputName],
-) -> Parameters:
-    """The columns of a receipt from `sequence` on."""
-    return (
-        receipt.sequence,
-        receipt.final,
+class Outcome(Struct, frozen=True, array_like=True, gc=False):
+    """What a receipt's columns do not say. Fields are only added at the end, with a default."""
+
+    boundary: int
+    message_count: int
+    digest: bytes | None
+    inputs: list[InputName]
+    values: list[Any] | None = None
+    """Of the turn's result, as far as they are not the default."""
+
+    def result(self) -> RunResult | None:
+        """The turn's result, if it has one."""
+        return None if self.values is None else RunResult(*self.values)
+
+
+def pack_outcome(
+    receipt: RunBoundaryReceipt, result: RunResult | None, names: Mapping[InputId, InputName]
+) -> bytes:
+    """A receipt but for its run, its sequence and whether it is final; and the turn's result."""
+    inputs = [names[input_id] for input_id in receipt.contributing_input_ids]
+    fixed = (
         BOUNDARY_CODE[receipt.boundary],
         receipt.message_count,
         receipt.conversation_digest,
-        _pack([names[input_id] for input_id in receipt.contributing_input_ids]),
-        None if result is None else pack_result(result),
+        inputs,
     )
+    if result is None:
+        return _pack(fixed)
+    text, rest = result.text, (result.structured_output, result.usage)
+    if rest == (None, None) and result.turns == 1 and result.tool_calls == 0:
+        return _pack((*fixed, (text,)))
+    return _pack((*fixed, (text, *rest, result.turns, result.tool_calls)))
 
 
-def unpack_names(data: bytes) -> list[InputName]:
-    """The inputs of a receipt."""
-    return _unpack_names(data)
-
-
-def pack_result(result: RunResult) -> bytes:
-    """A result: its text, and the rest where there is any."""
-    rest = (result.structured_output, result.usage, result.turns, result.tool_calls)
-    return _pack((result.text,) if rest == (None, None, 1, 0) else (result.text, *rest))
-
-
-def unpack_result(data: bytes) -> RunResult:
-    """What `pack_result` packed."""
-    return RunResult(*_unpack(data))
+unpack_outcome: Callable[[bytes], Outcome] = msgspec.msgpack.Decoder(Outcome).decode
+"""What `pack_outcome` packed."""

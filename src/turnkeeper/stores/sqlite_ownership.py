@@ -5,12 +5,11 @@ is not in the table has left, or never came, and is dead. Called inside a transa
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 
 from turnkeeper import config
-from turnkeeper.core.ids import RunId, SessionId, pack_id
+from turnkeeper.core.ids import RunId, SessionId
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.records import Claim, InputRecord
 from turnkeeper.core.runs import EMPTY_DIGEST
@@ -23,6 +22,7 @@ from turnkeeper.stores.sqlite_rows import (
     SESSION_COLUMNS,
     Row,
     pack_any_id,
+    pack_id,
     read_input,
     read_session,
     unpack_any_id,
@@ -46,7 +46,15 @@ _ACTIVE = (
 _ACTIVE_NUMBERS = "SELECT number FROM input WHERE session = ? AND state < 5 ORDER BY number"
 _INPUT = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _SNAPSHOT = "SELECT data FROM snapshot WHERE session = ? AND length(data) <= ?"
-_RECEIPTS = "SELECT max(final) FROM receipt WHERE run = ? AND session = ?"
+_RECEIPTS = "SELECT max(final) FROM history WHERE run = ? AND session = ?"
+_BUSY = (
+    "WITH RECURSIVE busy (number) AS ("
+    "SELECT min(session) FROM input WHERE state < 5 AND session > ?"
+    " UNION ALL SELECT (SELECT min(session) FROM input WHERE state < 5 AND session > busy.number)"
+    " FROM busy WHERE busy.number IS NOT NULL)"
+    " SELECT key, id FROM busy CROSS JOIN session ON key = busy.number WHERE TRUE"
+)
+_INTENDED = "SELECT key, id FROM session WHERE intent IS NOT NULL AND key > ?"
 _WORKER = "SELECT 1 FROM worker WHERE id = ?"
 _WORKERS = "SELECT id FROM worker"
 _JOIN = (
@@ -191,17 +199,18 @@ def leave(database: Database, lives: Lives, worker_id: str) -> None:
 def due(
     connection: apsw.Connection, lives: Lives, worker_id: str, after: int, limit: int
 ) -> Sequence[tuple[int, SessionId]]:
-    """As `Store.due` says: a read of the partial index of sessions with something to do."""
+    """As `Store.due` says: from session to session through the index of active inputs, and
+    through that of intents; no session's number of inputs counts.
+    """
     me = pack_any_id(worker_id)
     others = [stored for (stored,) in connection.execute(_WORKERS) if stored != me]
     others = [stored for stored in others if lives.alive(unpack_any_id(stored))]
     owned = ""
     if others:
         owned = f" AND (worker IS NULL OR worker NOT IN ({','.join('?' * len(others))}))"
-    statement = (
-        "SELECT key, id FROM session WHERE (active > 0 OR intent IS NOT NULL) AND key > ?"
-        f"{owned} ORDER BY key LIMIT ?"
-    )
     bound = min(max(limit, 1), config.PAGE_MAX)
-    rows: list[Any] = connection.execute(statement, (after, *others, bound)).fetchall()
-    return rows
+    found: dict[int, SessionId] = {}
+    # The walk gives its sessions in their order; ORDER BY would have it walk to its end first.
+    for statement in (f"{_BUSY}{owned} LIMIT ?", f"{_INTENDED}{owned} ORDER BY key LIMIT ?"):
+        found.update(connection.execute(statement, (after, *others, bound)))
+    return sorted(found.items())[:bound]

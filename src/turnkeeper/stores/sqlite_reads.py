@@ -30,8 +30,7 @@ from turnkeeper.stores.sqlite_history import (
     InputName,
     unpack_events,
     unpack_messages,
-    unpack_names,
-    unpack_result,
+    unpack_outcome,
 )
 from turnkeeper.stores.sqlite_rows import (
     INPUT_COLUMNS,
@@ -59,21 +58,21 @@ _INPUTS = f"{_INPUT} AND i.number > ? ORDER BY i.number LIMIT ?"
 _ACTIVE_INPUTS = f"{_INPUT} AND i.number > ? AND i.state < 5 ORDER BY i.number LIMIT ?"
 _MENTIONS = "SELECT number, mentions FROM input WHERE id = ? AND session = ?"
 _MESSAGES = (
-    "SELECT first, data FROM message WHERE session = ?1 AND first >= coalesce((SELECT max(first)"
-    " FROM message WHERE session = ?1 AND first <= ?2), 0) ORDER BY first"
+    "SELECT first_message, messages FROM history WHERE session = ?1 AND first_message >="
+    " coalesce((SELECT max(first_message) FROM history WHERE session = ?1 AND first_message <= ?2),"
+    " 0) ORDER BY first_message"
 )
 _MESSAGES_BEFORE = (
-    "SELECT first, data FROM message WHERE session = ? AND first < ? ORDER BY first DESC"
+    "SELECT first_message, messages FROM history WHERE session = ? AND first_message < ?"
+    " ORDER BY first_message DESC"
 )
 _EVENTS = (
-    "SELECT first, at, data FROM event WHERE session = ?1 AND first >= coalesce((SELECT max(first)"
-    " FROM event WHERE session = ?1 AND first <= ?2), 0) ORDER BY first"
+    "SELECT first_event, at, events FROM history WHERE session = ?1 AND first_event >="
+    " coalesce((SELECT max(first_event) FROM history WHERE session = ?1 AND first_event <= ?2), 0)"
+    " ORDER BY first_event"
 )
-_EVENT_ROW = "SELECT at, data FROM event WHERE session = ? AND first = ?"
-_RECEIPT = (
-    "SELECT sequence, final, boundary, message_count, digest, inputs, result FROM receipt"
-    " WHERE run = ? AND session = ?"
-)
+_EVENT_ROW = "SELECT at, events FROM history WHERE session = ? AND first_event = ?"
+_RECEIPT = "SELECT sequence, final, outcome FROM history WHERE run = ? AND session = ?"
 _STEPS = (
     "SELECT key, arguments, done, result FROM step WHERE session = ? AND turn = ?"
     f" ORDER BY began, place LIMIT {config.PAGE_MAX}"
@@ -315,17 +314,18 @@ class Reader:
             return self._read_receipt(session, run_id, row)
 
     def _read_receipt(self, session: int | None, run_id: RunId, row: Row) -> StoredReceipt:
-        sequence, final, boundary, message_count, digest, inputs, result = row
+        sequence, final, data = row
+        outcome = unpack_outcome(data)
         receipt = RunBoundaryReceipt(
             run_id,
-            BOUNDARY_OF[boundary],
-            tuple([self._input_id(session, name) for name in unpack_names(inputs)]),
-            digest,
-            message_count,
+            BOUNDARY_OF[outcome.boundary],
+            tuple([self._input_id(session, name) for name in outcome.inputs]),
+            outcome.digest,
+            outcome.message_count,
             sequence,
             bool(final),
         )
-        return StoredReceipt(receipt, None if result is None else unpack_result(result))
+        return StoredReceipt(receipt, outcome.result())
 
     def _input_id(self, session: int | None, name: InputName) -> InputId:
         if isinstance(name, bytes):

@@ -4,14 +4,16 @@ Decides the meaning of columns and packed values, and nothing else: no statement
 Whatever does not decode raises `StoreError`, with the row named: it is never a missing row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from turnkeeper.core.ids import is_uuid_text, pack_id, unpack_id
-from turnkeeper.core.inputs import Kind, decode_body, encode_body
+from turnkeeper.core import ids
+from turnkeeper.core.ids import is_uuid_text, unpack_id
+from turnkeeper.core.inputs import Kind, decode_body
 from turnkeeper.core.lifecycle import (
     AbandonReason,
     Ended,
@@ -46,6 +48,9 @@ KIND_CODE = {kind: code for code, kind in enumerate(KINDS)}
 
 _pack = msgspec.msgpack.Encoder().encode
 
+pack_id: Callable[[str], bytes] = lru_cache(512)(ids.pack_id)
+"""As `core.ids.pack_id`: a commit names its run and its inputs several times."""
+
 
 def pack_ids(text: str | None) -> bytes | None:
     """An id that may be absent."""
@@ -76,6 +81,10 @@ SESSION_COLUMNS = (
 )
 
 
+_NO_RUN = (None,) * 4
+_NO_TURN = (None, None)
+
+
 def session_values(row: SessionRow, *, snapshot: bool) -> Parameters:
     """The columns that a commit sets as it is told: from `phase` to `due_at`, without the store's
     own `inbox` and `active`.
@@ -87,8 +96,8 @@ def session_values(row: SessionRow, *, snapshot: bool) -> Parameters:
         row.paused,
         row.intent,
         row.drain_until_ms,
-        *((None,) * 4 if run is None else _run_values(run)),
-        *((None, None) if turn is None else (pack_id(turn.turn_id), turn.due_at_ms)),
+        *(_NO_RUN if run is None else _run_values(run)),
+        *(_NO_TURN if turn is None else (pack_id(turn.turn_id), turn.due_at_ms)),
         row.message_count,
         row.digest,
         row.noticed,
@@ -160,6 +169,8 @@ _CONSUMED = Ended(InputLifecycleState.CONSUMED)
 def pack_rest(record: InputRecord) -> bytes | None:
     """The column of what few inputs have."""
     ended = record.ended
+    if ended is None and record.requeued_as is None and not record.sources:
+        return None
     ordinary = ended == _CONSUMED if record.state is InputLifecycleState.CONSUMED else ended is None
     if ordinary and record.requeued_as is None and not record.sources:
         return None
@@ -189,7 +200,7 @@ def _read_rest(state: InputLifecycleState, rest: bytes | None) -> dict[str, Any]
 
 
 def changing_values(record: InputRecord, number: int, place: int) -> Parameters:
-    """The columns of an input that may change: from `state` to `rest`, and `updated`."""
+    """The columns of an input that may change: from `state` to `rest`."""
     run = record.last_run_id
     turn = record.turn_id
     return (
@@ -208,22 +219,16 @@ def changing_values(record: InputRecord, number: int, place: int) -> Parameters:
         record.failure_count,
         record.recovery_count,
         pack_rest(record),
-        record.updated_at_ms - record.created_at_ms,
     )
-
-
-def body_of(record: InputRecord) -> bytes | None:
-    """The stored body of a new input."""
-    return None if record.input is None else encode_body(record.input)
 
 
 INPUT_COLUMNS = (
     "i.number, i.id, i.key, i.fingerprint, i.kind, i.state, i.policy, i.lane, i.priority,"
     " i.place, i.due_at, i.expires_at, i.ephemeral, i.turn, i.last_run, i.last_sequence,"
     " i.attempt_count, i.failure_count, i.recovery_count, i.rest, i.created, i.updated,"
-    " i.body, b.data"
+    " i.body, b.body"
 )
-INPUT_SOURCE = "input AS i LEFT JOIN body AS b ON b.key = i.body"
+INPUT_SOURCE = "input AS i LEFT JOIN history AS b ON b.key = i.body"
 
 
 def read_input(row: Row) -> InputRecord:

@@ -14,6 +14,8 @@ from turnkeeper.stores.sqlite_database import connect
 
 APPLICATION_ID = 0x54_75_4B_70
 """`TuKp`, in the header of every store."""
+PAGE_BYTES = 8_192
+"""Of a new file. A snapshot of 2 KB has a page of 4 KB for itself, and shares one of 8 KB."""
 _MAGIC = b"SQLite format 3\0"
 Migrations = list[tuple[int, str]]
 
@@ -80,6 +82,7 @@ def _prepare(connection: apsw.Connection, path: Path, steps: Migrations) -> None
     if found == newest:
         return
     if found == 0:
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
     else:
         _back_up(connection, path, found)

@@ -1,14 +1,17 @@
 """The rows of one commit in SQLite: what is minted, what is encoded, what is written.
 
-Decides which rows a `Commit` that holds writes, and in which order. Encoding is over before the
-first write, so that what has no stored form writes nothing.
+Decides which rows a `Commit` writes, and in which order. Encoding is over before the first write,
+so that what has no stored form writes nothing. The first write is the session's row, under the
+commit's conditions: where they do not hold it changes nothing. (`RETURNING` would cost more than
+all the rest of that statement; so the numbers to begin with are read or remembered before.)
 """
 
-from msgspec import Struct
+from operator import attrgetter
 
-from turnkeeper.core.ids import InputId, SessionId, pack_id
+from turnkeeper.core.ids import InputId, SessionId
+from turnkeeper.core.inputs import encode_body
 from turnkeeper.core.lifecycle import TERMINAL
-from turnkeeper.core.records import NEW_PLACE, Commit, InputAppend, InputRecord
+from turnkeeper.core.records import Commit, InputAppend, InputRecord
 from turnkeeper.errors import CommitFailed
 from turnkeeper.stores.sqlite_database import Database
 from turnkeeper.stores.sqlite_history import (
@@ -16,14 +19,14 @@ from turnkeeper.stores.sqlite_history import (
     Parameters,
     pack_events,
     pack_messages,
-    receipt_values,
+    pack_outcome,
 )
 from turnkeeper.stores.sqlite_rows import (
     INPUT_COLUMNS,
     INPUT_SOURCE,
     KIND_CODE,
-    body_of,
     changing_values,
+    pack_id,
     pack_rest,
     read_input,
     session_values,
@@ -31,13 +34,8 @@ from turnkeeper.stores.sqlite_rows import (
 
 _LOAD = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _FIND_ID = "SELECT number FROM input WHERE id = ? AND session = ?"
-_PUT_BODY = "INSERT INTO body (key, data) VALUES (?, ?)"
-_PUT_INPUT = (
-    "INSERT INTO input (session, number, id, key, fingerprint, kind, body, mentions, created,"
-    " state, policy, lane, priority, place, due_at, expires_at, ephemeral, turn, last_run,"
-    " last_sequence, attempt_count, failure_count, recovery_count, rest, updated)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-)
+# In the order of the table's columns. (apsw hashes a statement's text at each call: short is fast.)
+_PUT_INPUT = f"INSERT INTO input VALUES ({','.join('?' * 25)})"
 _SET_ACTIVE_INPUT = (
     "UPDATE input SET state=?, policy=?, lane=?, priority=?, place=?, due_at=?, expires_at=?,"
     " ephemeral=?, turn=?, last_run=?, last_sequence=?, attempt_count=?, failure_count=?,"
@@ -46,12 +44,7 @@ _SET_ACTIVE_INPUT = (
 )
 _SET_REST = "UPDATE input SET rest=? WHERE session=? AND number=?"
 _MENTION = "UPDATE input SET mentions=mentions||? WHERE session=? AND number=?"
-_PUT_MESSAGES = "INSERT INTO message (session, first, data) VALUES (?, ?, ?)"
-_PUT_EVENTS = "INSERT INTO event (session, first, count, at, data) VALUES (?, ?, ?, ?, ?)"
-_PUT_RECEIPT = (
-    "INSERT INTO receipt (run, session, sequence, final, boundary, message_count, digest, inputs,"
-    " result) VALUES (?,?,?,?,?,?,?,?,?)"
-)
+_PUT_HISTORY = f"INSERT INTO history VALUES ({','.join('?' * 12)})"
 _PUT_SNAPSHOT = (
     "INSERT INTO snapshot (session, data) VALUES (?, ?)"
     " ON CONFLICT (session) DO UPDATE SET data = excluded.data"
@@ -61,227 +54,277 @@ _PUT_STEP = (
     " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (session, turn, key)"
     " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result"
 )
+# A commit's conditions, and the session's row with it: changes one row, or nothing.
 _SET_SESSION = (
     "UPDATE session SET phase=?, paused=?, intent=?, drain_until=?, run=?, turn=?, run_started=?,"
     " run_sequence=?, open_turn=?, open_due=?, message_count=?, digest=?, noticed=?,"
-    " has_snapshot=?, due_at=?, revision=?, active=?, last_commit=?, last_number=?, last_event=?,"
-    " next_number=?, next_event=? WHERE key=?"
+    " has_snapshot=?, due_at=?, revision=revision+1, active=active+?, last_commit=?,"
+    " last_number=next_number, last_event=next_event, next_number=?, next_event=?"
+    " WHERE key=? AND id=? AND epoch=? AND revision=? AND next_number=? AND next_event=?"
+    " AND message_count=? AND run IS coalesce(?, run) AND inbox=coalesce(?, inbox) AND active<=?"
+    " AND last_commit IS NOT ?"
 )
-
-
-class Head(Struct, gc=False):
-    """What a commit needs to know of its session's row."""
-
-    session_id: SessionId
-    epoch: int
-    revision: int
-    run: bytes | None
-    inbox: int
-    active: int
-    message_count: int
-    last_commit: bytes | None
-    last_number: int
-    last_event: int
-    next_number: int
-    next_event: int
+_SET_SESSION_NEW = (
+    f"{_SET_SESSION} AND NOT EXISTS (SELECT 1 FROM input WHERE id=? AND session=?)"
+    " AND NOT EXISTS (SELECT 1 FROM input WHERE session=? AND key=?)"
+)
+_NO_BOUND = 2**62
+_input_of = attrgetter("input_id")
+_NONE = (None,) * 6
+First = tuple[int, int]
+"""The next admission number and the next event number of a session."""
 
 
 class Writes:
-    """The rows of one commit: encoded when this is made, written by `run`."""
+    """The rows of one commit: encoded when this is made, written by `hold` and then `run`."""
 
-    def __init__(self, database: Database, head: Head, commit: Commit) -> None:
-        self.database = database
-        self.head = head
-        self.commit = commit
-        self.session = commit.session.key
-        self.next_number = head.next_number
-        self.active = head.active
-        self.names: dict[InputId, InputName] = {}
-        self.records: dict[InputId, InputRecord] = {}
-        self.bodies: list[Parameters] = []
-        self.new_inputs: list[Parameters] = []
-        self.input_updates: list[tuple[InputRecord, Parameters]] = []
-        self.dead_letters = [self._encode_dead_letter(record) for record in commit.dead_letters]
-        self._name_inputs()
-        self.mentioned: set[InputId | None] = {event.input_id for event in commit.events}
-        self.mention = f",{head.next_event}"
-        self._encode_inputs()
-        self.strangers = self._name_strangers()
-        self._encode_history()
-        self.session_row = session_values(commit.session, snapshot=commit.snapshot is not None)
+    __slots__ = (
+        "_bodies",
+        "_commit",
+        "_database",
+        "_dead_letters",
+        "_growth",
+        "_history",
+        "_mention",
+        "_mentioned",
+        "_names",
+        "_new_inputs",
+        "_next_number",
+        "_records",
+        "_session",
+        "_session_id",
+        "_session_row",
+        "_set_session",
+        "_strangers",
+        "_updates",
+        "after",
+    )
 
-    def _name_inputs(self) -> None:
-        for record in self.commit.new_inputs:
-            self.names[record.input_id] = self._mint()
-            self.records[record.input_id] = record
-        for record in self.commit.input_updates:
-            self.names[record.input_id] = record.number
-            self.records[record.input_id] = record
+    def __init__(
+        self,
+        database: Database,
+        session_id: SessionId,
+        commit: Commit,
+        first: First,
+        *,
+        checked: bool = False,
+    ) -> None:
+        self._database = database
+        self._session_id = session_id
+        self._commit = commit
+        self._session = commit.session.key
+        self._growth = 0
+        self._names: dict[InputId, InputName] = {}
+        self._records: dict[InputId, InputRecord] = {}
+        self._mentioned = set(map(_input_of, commit.events))
+        self._mention = f",{first[1]}"
+        self._next_number = first[0]
+        self._bodies: list[tuple[int, bytes]] = []
+        self._dead_letters = list(map(self._encode_dead_letter, commit.dead_letters))
+        self._new_inputs = list(map(self._encode_new_input, commit.new_inputs))
+        arrivals = 0 if checked else self._growth
+        self._updates = list(map(self._encode_update, commit.input_updates))
+        self._strangers = self._name_strangers()
+        self._history = self._encode_history(first[1])
+        self.after: First = (self._next_number, first[1] + len(commit.events))
+        """What is `first` for the next commit."""
+        self._encode_session(first, arrivals)
 
-    def _mint(self) -> int:
-        number = self.next_number
-        self.next_number = number + 1
-        return number
+    # -- encoding -----------------------------------------------------------------------------
 
-    def _encode_inputs(self) -> None:
-        number = self.head.next_number
-        for record in self.commit.new_inputs:
-            self._encode_new_input(number, record)
-            number += 1
-        for record in self.commit.input_updates:
-            place = self._mint() if record.place == NEW_PLACE else record.place
-            values = (
-                *changing_values(record, record.number, place),
-                self.mention if record.input_id in self.mentioned else "",
-                self.session,
-                record.number,
-            )
-            self.input_updates.append((record, values))
-
-    def _encode_new_input(self, number: int, record: InputRecord) -> None:
-        body = body_of(record)
+    def _encode_new_input(self, record: InputRecord) -> Parameters:
+        input_id = record.input_id
+        number = self._next_number
+        self._next_number = number + 1
+        self._names[input_id] = number
+        self._records[input_id] = record
         body_key = None
-        if body is not None:
-            body_key = self.database.mint_body()
-            self.bodies.append((body_key, body))
-        self.active += record.state not in TERMINAL
-        self.new_inputs.append(
-            (
-                self.session,
-                number,
-                pack_id(record.input_id),
-                record.key,
-                record.fingerprint,
-                KIND_CODE[record.kind],
-                body_key,
-                self.mention if record.input_id in self.mentioned else "",
-                record.created_at_ms,
-                *changing_values(record, number, record.place or number),
-            )
+        if record.input is not None:
+            body_key = self._database.mint_row()
+            self._bodies.append((body_key, encode_body(record.input)))
+        if record.state not in TERMINAL:
+            self._growth += 1
+        return (
+            self._session,
+            number,
+            pack_id(input_id),
+            record.key,
+            record.fingerprint,
+            KIND_CODE[record.kind],
+            *changing_values(record, number, record.place or number),
+            body_key,
+            self._mention if input_id in self._mentioned else "",
+            record.created_at_ms,
+            record.updated_at_ms - record.created_at_ms,
+        )
+
+    def _encode_update(self, record: InputRecord) -> Parameters:
+        input_id, number, place = record.input_id, record.number, record.place
+        if not place:  # NEW_PLACE
+            place = self._next_number
+            self._next_number = place + 1
+        self._names[input_id] = number
+        self._records[input_id] = record
+        if record.state in TERMINAL:
+            self._growth -= 1
+        return (
+            *changing_values(record, number, place),
+            record.updated_at_ms - record.created_at_ms,
+            self._mention if input_id in self._mentioned else "",
+            self._session,
+            number,
         )
 
     def _encode_dead_letter(self, record: InputRecord) -> Parameters:
         """An ended input learns of its successor; nothing else of it changes."""
-        found = self.database.row(_FIND_ID, (pack_id(record.input_id), self.session))
+        found = self._database.row(_FIND_ID, (pack_id(record.input_id), self._session))
         stored = None
         if found is not None:
-            stored = read_input(self.database.existing(_LOAD, (self.session, found[0])))
+            stored = read_input(self._database.existing(_LOAD, (self._session, found[0])))
         if stored is None or stored.state not in TERMINAL:
             raise CommitFailed(
-                f"session {self.head.session_id!r} has no ended input {record.input_id}; nothing "
+                f"session {self._session_id!r} has no ended input {record.input_id}; nothing "
                 "was written",
                 applied=False,
                 permanent=True,
             )
         stored.requeued_as = record.requeued_as
-        return (pack_rest(stored), self.session, stored.number)
+        return (pack_rest(stored), self._session, stored.number)
 
     def _name_strangers(self) -> list[int]:
         """Name inputs whose rows this commit leaves alone; return those that its events mention."""
-        commit, names = self.commit, self.names
-        others: set[InputId | None] = self.mentioned.difference(names)
+        commit, names = self._commit, self._names
+        others = self._mentioned.difference(names)
         for append in commit.appends:
             if type(append) is InputAppend and append.input_id not in names:
                 others.add(append.input_id)
         if commit.receipt is not None:
-            others.update(commit.receipt.contributing_input_ids)
-            others.difference_update(names)
+            for input_id in commit.receipt.contributing_input_ids:
+                if input_id not in names:
+                    others.add(input_id)
         others.discard(None)
+        if not others:
+            return []
         return [number for input_id in others if (number := self._name_stranger(input_id))]
 
     def _name_stranger(self, input_id: InputId | None) -> int:
         """Name one such input; return its number if an event mentions it, else 0."""
         assert input_id is not None
-        row = self.database.row(_FIND_ID, (pack_id(input_id), self.session))
+        row = self._database.row(_FIND_ID, (pack_id(input_id), self._session))
         if row is None:
-            self.names[input_id] = pack_id(input_id)
+            self._names[input_id] = pack_id(input_id)
             return 0
         number: int = row[0]
-        self.names[input_id] = number
-        return number if input_id in self.mentioned else 0
+        self._names[input_id] = number
+        return number if input_id in self._mentioned else 0
 
-    def _encode_history(self) -> None:
-        commit, names = self.commit, self.names
-        self.events = pack_events(commit.events, names) if commit.events else None
-        self.receipt: Parameters | None = None
-        if commit.receipt is not None:
-            run = pack_id(commit.receipt.run_id)
-            values = receipt_values(commit.receipt, commit.result, names)
-            self.receipt = (run, self.session, *values)
-        self.messages: list[Parameters] = []
+    def _encode_history(self, next_event: int) -> list[Parameters]:
+        """One row of all that the commit adds; more for further bodies and very many messages."""
+        commit, names, mint = self._commit, self._names, self._database.mint_row
+        first_event = events = run = sequence = final = outcome = first = messages = body = None
+        if commit.events:
+            first_event, events = next_event, pack_events(commit.events, names)
+        receipt = commit.receipt
+        if receipt is not None:
+            run, sequence, final = pack_id(receipt.run_id), receipt.sequence, receipt.final
+            outcome = pack_outcome(receipt, commit.result, names)
+        further: list[tuple[int, bytes]] = []
         if commit.appends:
-            first = self.head.message_count + 1
-            for position, data in pack_messages(commit.appends, names, self.records):
-                self.messages.append((self.session, first + position, data))
+            count = commit.session.message_count - len(commit.appends) + 1
+            (position, messages), *further = pack_messages(commit.appends, names, self._records)
+            first = count + position
+        bodies = self._bodies
+        if bodies:
+            key, body = bodies[0]
+        elif first_event is None and run is None and first is None:
+            return []
+        else:
+            key = mint()
+        place = (self._session, commit.at_ms)
+        receipt_values = (run, sequence, final, outcome)
+        rows: list[Parameters] = [
+            (key, *place, first_event, events, *receipt_values, first, messages, body)
+        ]
+        for key, body in bodies[1:]:
+            rows.append((key, *place, *_NONE, None, None, body))
+        for position, messages in further:
+            rows.append((mint(), *place, *_NONE, count + position, messages, None))
+        return rows
+
+    def _encode_session(self, first: First, arrivals: int) -> None:
+        """What the session's row becomes, and what it must be for that."""
+        commit = self._commit
+        row = commit.session
+        bound = commit.active_bound
+        values = (
+            *session_values(row, snapshot=commit.snapshot is not None),
+            self._growth,
+            commit.commit_id,
+            *self.after,
+            row.key,
+            self._session_id,
+            commit.epoch,
+            commit.revision,
+            *first,
+            row.message_count - len(commit.appends),
+            None if commit.run_id is None else pack_id(commit.run_id),
+            commit.inbox,
+            # Terminal updates may make room as well: `sqlite_commit` looks into that.
+            bound - arrivals if bound is not None and arrivals else _NO_BOUND,
+            commit.commit_id,
+        )
+        self._set_session = _SET_SESSION
+        if len(commit.new_inputs) == 1:
+            record = commit.new_inputs[0]
+            self._set_session = _SET_SESSION_NEW
+            values = (*values, self._new_inputs[0][2], row.key, row.key, record.key)
+        self._session_row: Parameters = values
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def hold(self) -> bool:
+        """Write the session's row if the commit's conditions hold; else nothing."""
+        return self._database.change(self._set_session, self._session_row) == 1
 
     def run(self) -> None:
-        """Write all of it. What a reader's eye looks for last, the session's row, comes last."""
-        execute = self.database.execute
-        for body in self.bodies:
-            execute(_PUT_BODY, body)
-        for new_input in self.new_inputs:
+        """Write all the rest."""
+        commit, execute = self._commit, self._database.execute
+        for new_input in self._new_inputs:
             execute(_PUT_INPUT, new_input)
-        for record, values in self.input_updates:
-            self._update_input(record, values)
-        for dead_letter in self.dead_letters:
+        for place, values in enumerate(self._updates):
+            if not self._database.change(_SET_ACTIVE_INPUT, values):
+                raise self._no_active_input(commit.input_updates[place])
+        for dead_letter in self._dead_letters:
             execute(_SET_REST, dead_letter)
-        for number in self.strangers:
-            execute(_MENTION, (self.mention, self.session, number))
-        for message in self.messages:
-            execute(_PUT_MESSAGES, message)
-        if self.receipt is not None:
-            execute(_PUT_RECEIPT, self.receipt)
-        if self.commit.snapshot is not None:
-            execute(_PUT_SNAPSHOT, (self.session, self.commit.snapshot))
-        if self.commit.steps:
+        for number in self._strangers:
+            execute(_MENTION, (self._mention, self._session, number))
+        for row in self._history:
+            execute(_PUT_HISTORY, row)
+        if commit.snapshot is not None:
+            execute(_PUT_SNAPSHOT, (self._session, commit.snapshot))
+        if commit.steps:
             self._put_steps()
-        self._finish()
 
-    def _update_input(self, record: InputRecord, values: Parameters) -> None:
-        if self.database.change(_SET_ACTIVE_INPUT, values):
-            self.active -= record.state in TERMINAL
-        else:
-            raise CommitFailed(
-                f"session {self.head.session_id!r} has no active input {record.input_id} under "
-                f"number {record.number}; nothing was written",
-                applied=False,
-                permanent=True,
-            )
+    def _no_active_input(self, record: InputRecord) -> CommitFailed:
+        return CommitFailed(
+            f"session {self._session_id!r} has no active input {record.input_id} under "
+            f"number {record.number}; nothing was written",
+            applied=False,
+            permanent=True,
+        )
 
     def _put_steps(self) -> None:
-        for place, step in enumerate(self.commit.steps):
-            self.database.execute(
+        for place, step in enumerate(self._commit.steps):
+            self._database.execute(
                 _PUT_STEP,
                 (
-                    self.session,
+                    self._session,
                     pack_id(step.turn_id),
                     step.key,
-                    self.head.revision,
+                    self._commit.revision,
                     place,
                     step.arguments,
                     step.done | step.settles << 1,
                     step.result,
                 ),
             )
-
-    def _finish(self) -> None:
-        head, commit = self.head, self.commit
-        count = len(commit.events)
-        if self.events is not None:
-            self.database.execute(
-                _PUT_EVENTS, (self.session, head.next_event, count, commit.at_ms, self.events)
-            )
-        self.database.execute(
-            _SET_SESSION,
-            (
-                *self.session_row,
-                head.revision + 1,
-                self.active,
-                commit.commit_id,
-                head.next_number,
-                head.next_event,
-                self.next_number,
-                head.next_event + count,
-                self.session,
-            ),
-        )

@@ -2,8 +2,8 @@
 --
 -- Every number that stands for an enum is explained in `stores/sqlite_rows.py`; ids are 16-byte
 -- blobs; times are Unix milliseconds. A session has a number of its own (`session.key`), an input
--- its admission number. What is updated in place is clustered by session; history is appended, in
--- order of arrival, with a narrow index: clustering it would dirty a page per session and table.
+-- its admission number. Inputs and history are stored in order of arrival, with narrow indexes:
+-- clustering them by session would dirty a page per session and table in every group.
 
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
@@ -36,8 +36,9 @@ CREATE TABLE session (
     created INTEGER NOT NULL
 ) STRICT;
 
--- What `due` looks for: sessions that have something to do.
-CREATE INDEX session_busy ON session (key) WHERE active > 0 OR intent IS NOT NULL;
+-- What `due` looks for: sessions with an intent, and those with an active input (`input_active`).
+-- (An index on `active > 0` would change twice a turn, and cost more than the whole input row.)
+CREATE INDEX session_intent ON session (key) WHERE intent IS NOT NULL;
 
 CREATE TABLE snapshot (
     session INTEGER PRIMARY KEY,
@@ -67,54 +68,40 @@ CREATE TABLE input (
     failure_count INTEGER NOT NULL,
     recovery_count INTEGER NOT NULL,
     rest BLOB,                         -- what few inputs have: how it ended, successor, sources
-    body INTEGER,                      -- body.key; NULL once that was pruned
-    mentions TEXT NOT NULL,            -- the first numbers of the event rows that mention it: ,1,6
+    body INTEGER,                      -- where it is: history.key; NULL once it was pruned
+    mentions TEXT NOT NULL,            -- first_event of the rows that mention it: ,1,6
     created INTEGER NOT NULL,
-    updated INTEGER NOT NULL,          -- milliseconds after created
-    PRIMARY KEY (session, number)
-) STRICT, WITHOUT ROWID;
+    updated INTEGER NOT NULL           -- milliseconds after created
+) STRICT;
 
+CREATE UNIQUE INDEX input_place ON input (session, number);
 CREATE UNIQUE INDEX input_key ON input (session, key) WHERE key IS NOT NULL;
 -- Ids are UUIDv7, so that this index grows at its end whatever the session.
 CREATE UNIQUE INDEX input_id ON input (id, session);
 CREATE INDEX input_active ON input (session, number) WHERE state < 5;
 
-CREATE TABLE body (
+-- What one commit adds, in one row: each part may be there or not, and is pruned alone. Long parts
+-- come last, and a commit of many messages or bodies has further rows for them.
+CREATE TABLE history (
     key INTEGER PRIMARY KEY,
-    data BLOB NOT NULL
-) STRICT;
-
--- Consecutive messages of one commit: a number stands for the text of that input.
-CREATE TABLE message (
     session INTEGER NOT NULL,
-    first INTEGER NOT NULL,
-    data BLOB NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX message_place ON message (session, first);
-
--- The events of one commit.
-CREATE TABLE event (
-    session INTEGER NOT NULL,
-    first INTEGER NOT NULL,
-    count INTEGER NOT NULL,
     at INTEGER NOT NULL,
-    data BLOB NOT NULL
+    first_event INTEGER,
+    events BLOB,
+    run BLOB,                          -- of a receipt
+    sequence INTEGER,
+    final INTEGER,
+    outcome BLOB,                      -- the rest of the receipt; in a final one the turn's result
+    first_message INTEGER,
+    messages BLOB,                     -- consecutive; a number stands for the text of that input
+    body BLOB                          -- of a new input
 ) STRICT;
-CREATE UNIQUE INDEX event_place ON event (session, first);
 
--- Run ids are UUIDv7: this is the order of arrival, and needs no second index.
-CREATE TABLE receipt (
-    run BLOB NOT NULL,
-    session INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    final INTEGER NOT NULL,
-    boundary INTEGER NOT NULL,
-    message_count INTEGER NOT NULL,
-    digest BLOB,
-    inputs BLOB NOT NULL,              -- their numbers
-    result BLOB,                       -- of a final receipt: the turn's result, if it has one
-    PRIMARY KEY (run, session, sequence)
-) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX history_event ON history (session, first_event) WHERE first_event IS NOT NULL;
+CREATE UNIQUE INDEX history_message ON history (session, first_message)
+    WHERE first_message IS NOT NULL;
+-- Run ids are UUIDv7, so that this index grows at its end.
+CREATE UNIQUE INDEX history_run ON history (run, session, sequence) WHERE run IS NOT NULL;
 
 CREATE TABLE step (
     session INTEGER NOT NULL,
