@@ -417,6 +417,13 @@ def decode_body(body: bytes, input_id: InputId, key: str | None) -> Input:
     return msgspec.convert(fields, cls)
 
 
+def owned(item: Input) -> Input:
+    """The input, sharing with nobody what could still be changed: its JSON. [INP-3]"""
+    if _PARTS[type(item)](item)[2] is None:
+        return item
+    return decode_body(encode_body(item), item.id, item.idempotency_key)
+
+
 # ---------------------------------------------------------------------------------------------
 # Validity. A rule gives the reason why an input is refused, or None.
 
