@@ -23,7 +23,8 @@ from turnkeeper.core.admission import decide_accepts
 from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.runs import ApplyOutput, Message, RunResult
-from turnkeeper.core.session import ActiveSession, Context, Decision, evolve, load
+from turnkeeper.core.draft import Context, Decision
+from turnkeeper.core.session import ActiveSession, evolve, load
 from turnkeeper.core.turns import decide_finish
 from turnkeeper.environment import system_environment
 from turnkeeper.store import Store

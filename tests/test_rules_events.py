@@ -84,7 +84,10 @@ async def test_every_code_there_is(store: Store, environment: ManualEnvironment)
 async def test_the_codes_are_those_of_the_specification() -> None:
     """Codes are public: none is renamed, none is lost. [EVT-1]"""
     assert sorted(EVENT_NAMES.values()) == sorted(
-        [f"input.{w}" for w in ["accepted", "queued", "staged", "applied", "consumed", "superseded"]]
+        [
+            f"input.{w}"
+            for w in ["accepted", "queued", "staged", "applied", "consumed", "superseded"]
+        ]
         + [f"input.{w}" for w in ["coalesced", "abandoned", "requeued"]]
         + [f"run.{w}" for w in ["started", "boundary_applied", "completed", "failed", "cancelled"]]
         + ["runtime.state_changed", "runtime.recovered", "step.started", "step.finished"]

@@ -23,7 +23,7 @@ from turnkeeper import (
     ToolCallbackInput,
     Turn,
 )
-from turnkeeper.core.session import UNFINISHED_NOTICE
+from turnkeeper.core.draft import UNFINISHED_NOTICE
 from turnkeeper.testing import FakeExecutor, ManualEnvironment
 from turnkeeper.testing.executors import Checkpoint, Hang
 

@@ -20,7 +20,7 @@ from turnkeeper.core.arguments import (
 )
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id, is_unicode
-from turnkeeper.core.inputs import Input, PromptInput, check_input, refusal
+from turnkeeper.core.inputs import Input, PromptInput
 from turnkeeper.core.lifecycle import Intent, RuntimeState
 from turnkeeper.core.operations import decide_reset
 from turnkeeper.core.outcomes import (
@@ -44,6 +44,7 @@ from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import SessionRow, StoredMessage, StoredReceipt
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.core.session import runtime_state
+from turnkeeper.core.validity import check_input, refusal
 from turnkeeper.environment import Environment, from_ms, system_environment
 from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import as_factory, as_turn_executor

@@ -8,23 +8,17 @@ looked up before it is told so.
 from msgspec import Struct
 
 from turnkeeper.core import staging
+from turnkeeper.core.bodies import fingerprint
+from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.ids import InputId
-from turnkeeper.core.inputs import (
-    UNFIT,
-    Durability,
-    Input,
-    WhenBusy,
-    append_text,
-    fingerprint,
-    kind_of,
-    refusal,
-)
+from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
 from turnkeeper.core.lifecycle import TERMINAL, AbandonReason, Ended, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
 from turnkeeper.core.records import InputRecord
 from turnkeeper.core.runs import Message
-from turnkeeper.core.session import ActiveSession, Context, Decision, Draft, closing_state
+from turnkeeper.core.session import ActiveSession, closing_state
+from turnkeeper.core.validity import UNFIT, refusal
 from turnkeeper.environment import to_ms
 from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
 

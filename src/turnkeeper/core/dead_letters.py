@@ -5,11 +5,12 @@ from copy import copy
 
 from msgspec.structs import replace
 
+from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.outcomes import Accepted
 from turnkeeper.core.records import NEW_PLACE, InputRecord, StepRecord
-from turnkeeper.core.session import ActiveSession, Context, Decision, Draft, closing_state
+from turnkeeper.core.session import ActiveSession, closing_state
 from turnkeeper.core.staging import start_next
 from turnkeeper.errors import NotReady
 

@@ -5,6 +5,7 @@ Stop, destroy and respawn commit an intent first and take effect once no run is 
 
 from collections.abc import Iterable
 
+from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
 from turnkeeper.core.events import EventCode
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.lifecycle import (
@@ -22,7 +23,7 @@ from turnkeeper.core.outcomes import (
     RetireReport,
     StopReport,
 )
-from turnkeeper.core.session import UNFINISHED_NOTICE, ActiveSession, Context, Decision, Draft
+from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.staging import is_expired, start_next
 from turnkeeper.errors import NotReady
 

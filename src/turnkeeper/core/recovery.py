@@ -4,12 +4,13 @@
 """
 
 from turnkeeper.core.admission import adopt
+from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.events import EventCode
 from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState, Phase, RuntimeState
 from turnkeeper.core.operations import conclude
 from turnkeeper.core.outcomes import RecoveryReport
 from turnkeeper.core.records import Claim, InputRecord, OpenTurn
-from turnkeeper.core.session import ActiveSession, Context, Decision, Draft
+from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.staging import start_next
 from turnkeeper.core.turns import give_up, leave_turn
 

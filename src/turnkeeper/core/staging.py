@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from turnkeeper.core.draft import Draft, RunStart
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.inputs import (
@@ -28,7 +29,6 @@ from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Phase
 from turnkeeper.core.policy import ApplyMode, QueueMode
 from turnkeeper.core.records import STEERED_LANE, InputRecord, OpenTurn, RunInProgress
 from turnkeeper.core.runs import Boundary, Message, StagedInput
-from turnkeeper.core.session import Draft, RunStart
 
 _S = InputLifecycleState
 

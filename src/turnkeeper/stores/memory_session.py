@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
+from turnkeeper.core.bodies import decode_body, encode_body
 from turnkeeper.core.events import EVENT_NAMES, Event, EventEnvelope, RuntimeEvent, history_of
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.inputs import PromptInput, decode_body, encode_body
+from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry
 from turnkeeper.core.records import (
     NEW_PLACE,

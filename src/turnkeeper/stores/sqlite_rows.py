@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from turnkeeper.core import ids
+from turnkeeper.core.bodies import decode_body
 from turnkeeper.core.ids import is_uuid_text, unpack_id
-from turnkeeper.core.inputs import Kind, decode_body
+from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import (
     AbandonReason,
     Ended,

@@ -8,8 +8,8 @@ all the rest of that statement; so the numbers to begin with are read or remembe
 
 from operator import attrgetter
 
+from turnkeeper.core.bodies import encode_body
 from turnkeeper.core.ids import InputId, SessionId
-from turnkeeper.core.inputs import encode_body
 from turnkeeper.core.lifecycle import TERMINAL
 from turnkeeper.core.records import Commit, InputAppend, InputRecord
 from turnkeeper.errors import CommitFailed

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.core.admission import Admission, duplicate
+from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
@@ -19,17 +20,11 @@ from turnkeeper.core.outcomes import (
     RuntimeTerminated,
     outcome_of,
 )
+from turnkeeper.core.outputs import appends_refusal
 from turnkeeper.core.records import CommitResult, InputRecord, StepRecord
 from turnkeeper.core.runs import Message, Steered, StopRuntimeExecutor
-from turnkeeper.core.session import (
-    ActiveSession,
-    Context,
-    Decision,
-    Draft,
-    RunStart,
-    evolve,
-)
-from turnkeeper.core.turns import appends_refusal, decide_checkpoint, decide_steps
+from turnkeeper.core.session import ActiveSession, evolve
+from turnkeeper.core.turns import decide_checkpoint, decide_steps
 from turnkeeper.errors import (
     CommitFailed,
     DuplicateKey,

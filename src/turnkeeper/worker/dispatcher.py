@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from turnkeeper.config import Config
+from turnkeeper.core.draft import Context, Decision, RunStart
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import Phase
@@ -19,7 +20,7 @@ from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import Claim, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
-from turnkeeper.core.session import ActiveSession, Context, Decision, RunStart, load
+from turnkeeper.core.session import ActiveSession, load
 from turnkeeper.environment import Environment, Timer
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
@@ -323,7 +324,9 @@ class Worker:
         found = []
         while page := await self.store.load_messages(row.session_id, after=after, limit=1_000):
             notices = [m for m in page if m.message.role == "system_notice"]
-            found += [(m.number, m.message) for m in notices if not await self._is_projected(row, m)]
+            found += [
+                (m.number, m.message) for m in notices if not await self._is_projected(row, m)
+            ]
             after = page[-1].number
         session.notices = tuple(found)
 

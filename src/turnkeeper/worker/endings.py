@@ -5,6 +5,7 @@ While that commit fails, it is tried again and decided again; past its time the 
 
 from typing import TYPE_CHECKING
 
+from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import (
     Abandoned,
@@ -13,14 +14,9 @@ from turnkeeper.core.outcomes import (
     RuntimeTerminated,
     StopReport,
 )
-from turnkeeper.core.session import ActiveSession, Context, Decision
-from turnkeeper.core.turns import (
-    decide_cancelled,
-    decide_failure,
-    decide_finish,
-    decide_withdrawn,
-    output_refusal,
-)
+from turnkeeper.core.outputs import output_refusal
+from turnkeeper.core.session import ActiveSession
+from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
 from turnkeeper.errors import (
     CommitFailed,
     NonRetryable,

@@ -7,6 +7,7 @@ list; the commit that ends the run concludes it.
 import asyncio
 from typing import TYPE_CHECKING
 
+from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent
 from turnkeeper.core.operations import (
@@ -27,7 +28,7 @@ from turnkeeper.core.outcomes import (
     StopReport,
     UnregisterReport,
 )
-from turnkeeper.core.session import ActiveSession, Context, Decision
+from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.turns import Cancellation, decide_end_open_turn
 from turnkeeper.errors import NotReady, ValidationFailed
 from turnkeeper.worker.commands import Ask
@@ -140,9 +141,7 @@ async def pause(actor: "SessionActor", *, paused: bool) -> None:
             future.set_exception(error)
 
     actor.post(
-        Ask(
-            lambda session, context: decide_pause(session, context, paused=paused), done, failed
-        )
+        Ask(lambda session, context: decide_pause(session, context, paused=paused), done, failed)
     )
     await future
 

@@ -7,8 +7,9 @@ the first one was not and never will be; if it is fenced by the first one, that 
 
 from typing import TYPE_CHECKING
 
+from turnkeeper.core.draft import Decision, Draft
 from turnkeeper.core.records import Commit, CommitResult
-from turnkeeper.core.session import Decision, Draft, evolve
+from turnkeeper.core.session import evolve
 from turnkeeper.errors import (
     CommitFailed,
     DuplicateKey,

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from turnkeeper.core.bodies import fingerprint
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.inputs import (
@@ -36,7 +37,6 @@ from turnkeeper.core.inputs import (
     TraceContext,
     Visibility,
     WhenBusy,
-    fingerprint,
     kind_of,
 )
 from turnkeeper.core.lifecycle import Ended, InputLifecycleState

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from turnkeeper.core.bodies import fingerprint
 from turnkeeper.core.events import Event, EventCode
-from turnkeeper.core.inputs import fingerprint, kind_of
+from turnkeeper.core.inputs import kind_of
 from turnkeeper.core.lifecycle import AbandonReason, Ended, InputLifecycleState, Phase
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, PolicyDecision, QueueMode, WakeMode
 from turnkeeper.core.records import STEERED_LANE

@@ -1,0 +1,84 @@
+"""What an executor may give: which outputs, messages and snapshots a boundary can commit."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from turnkeeper import config as limits
+from turnkeeper.core.runs import (
+    ROLES,
+    ApplyOutput,
+    Message,
+    RunBoundaryReceipt,
+    RunResult,
+)
+
+
+def output_refusal(output: object) -> str | None:
+    """Why an executor's output cannot be committed, or None. [RUN-7]"""
+    if type(output) is not ApplyOutput:
+        return f"an executor returns an ApplyOutput, not {type(output).__name__}"
+    if type(output.appends) not in (tuple, list):
+        return f"appends are a tuple or list of Messages, not {type(output.appends).__name__}"
+    if output.receipt is not None and type(output.receipt) is not RunBoundaryReceipt:
+        return f"a receipt is a RunBoundaryReceipt, not {type(output.receipt).__name__}"
+    if output.run_result is not None:
+        if type(output.run_result) is not RunResult:
+            return f"a result is a RunResult, not {type(output.run_result).__name__}"
+        try:
+            size = _result_size(output.run_result)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            return f"the result cannot be stored: {error}"
+        if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
+            return f"the result is {size} bytes, over the limit"
+    return appends_refusal(output.appends, output.snapshot)
+
+
+def _result_size(result: RunResult) -> int:
+    """An upper bound of a result's size in the store. Raises where it has no form there."""
+    if (
+        type(result.text) is str
+        and len(result.text) <= limits.TEXT_MAX_BYTES // 4
+        and result.text.isprintable()
+        and result.structured_output is None
+        and result.usage is None
+        and type(result.turns) is type(result.tool_calls) is int
+    ):
+        return 4 * len(result.text)
+    stored = msgspec.msgpack.encode(result)
+    _result_decoder.decode(stored)
+    return len(stored)
+
+
+_result_decoder = msgspec.msgpack.Decoder(RunResult)
+
+
+def appends_refusal(appends: Sequence[Message], snapshot: bytes | None) -> str | None:
+    """Why a boundary cannot commit these messages and this snapshot, or None. [RUN-7]"""
+    if snapshot is not None:
+        if not isinstance(snapshot, bytes):
+            return f"a snapshot is bytes, not {type(snapshot).__name__}"
+        if len(snapshot) > limits.SNAPSHOT_MAX_BYTES:
+            return (
+                f"the snapshot is {len(snapshot)} bytes; the limit is {limits.SNAPSHOT_MAX_BYTES}"
+            )
+    size = 0
+    for message in appends:
+        if (
+            type(message) is not Message
+            or message.role not in ROLES
+            or type(message.content) is not str
+            or not isinstance(message.data, bytes | None)
+            or not isinstance(message.format, str | None)
+        ):
+            return f"{message!r:.100} is no Message with a role of {', '.join(ROLES)}"
+        if (message.format is None) is not (message.data is None):
+            return "a Message has both format and data, or neither"
+        try:
+            (message.format or "").encode()
+            size += len(message.content.encode()) + len(message.data or b"")
+        except UnicodeEncodeError as error:
+            return f"a Message's content or format is no valid text: {error}"
+    if size > limits.APPENDS_MAX_BYTES:
+        return f"the appended messages are {size} bytes; the limit is {limits.APPENDS_MAX_BYTES}"
+    return None
