@@ -192,9 +192,9 @@ class Life:
                 row = await self.store.load_session(SESSION)
                 records = await self.store.load_inputs(SESSION, active=True, limit=1_000)
                 current = actor.session.row
-                if actor.in_flight is None and row is not None and not actor.gone:
-                    if row.revision == current.revision:
-                        break
+                still = actor.in_flight is None and not actor.gone
+                if still and row is not None and row.revision == current.revision:
+                    break
             await asyncio.sleep(self.rest_seconds)
         else:
             return  # a commit is held back: there is nothing to compare with
@@ -381,7 +381,7 @@ async def test_the_life_without_a_failure(kind: str, tmp_path: Path) -> None:
 
 
 async def lives(kind: str, directory: Path, plans: dict[int, Plan]) -> list[Life]:
-    """A life for each plan, several at a time; a failure names the commit that its plan began at."""
+    """A life for each plan, several at a time; a failure names the commit that it began at."""
     places = asyncio.Semaphore(LIVES_AT_ONCE)
 
     async def one(k: int, plan: Plan) -> Life:

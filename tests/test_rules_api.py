@@ -622,7 +622,7 @@ async def test_receipts_are_read(store: Store, environment: ManualEnvironment) -
 
 
 async def test_health(store: Store, environment: ManualEnvironment, pass_time: PassTime) -> None:
-    """Age of the oldest due work, runs given up, the store; what is not measured says so. [API-8]"""
+    """Oldest due work, runs given up, the store; what is not measured says so. [API-8]"""
     hang = Hang()
     async with running(store, environment) as runtime:
         healthy = await runtime.health()

@@ -106,7 +106,7 @@ async def test_events_are_numbered_without_gaps_and_followed(
 
         async def follow() -> None:
             async for envelope in ada.events(after=2):
-                seen.append(envelope)
+                seen.append(envelope)  # noqa: PERF401 - seen while it goes on
 
         following = asyncio.ensure_future(follow())
         count = len(await codes_of(runtime, "ada"))
@@ -321,7 +321,7 @@ async def test_the_buffer_is_bounded(store: Store, environment: ManualEnvironmen
 async def test_a_slow_follower_never_slows_a_run(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """It is told that it lagged; the run ends in its own time; durable events are all there. [EVT-7]"""
+    """It is told that it lagged; the run ends in its own time; events are all there. [EVT-7]"""
 
     def streams(turn: Turn) -> str:
         for number in range(5_000):

@@ -86,7 +86,7 @@ async def test_a_finish_is_tried_again(store: Store, environment: ManualEnvironm
 async def test_a_finish_that_fails_for_good_leaves_nothing(
     store: Store, environment: ManualEnvironment, pass_time: PassTime
 ) -> None:
-    """No message, no result; inputs queued, session idle, executor stopped, waiters told. [FAIL-2]"""
+    """Nothing written; inputs queued, session idle, executor stopped, waiters told. [FAIL-2]"""
     faulty = FaultyStore(store)
     fake = FakeExecutor("never seen")
     async with running(faulty, environment) as runtime:
@@ -155,7 +155,7 @@ async def test_after_that_a_factory_makes_a_new_executor(
 async def test_a_failed_checkpoint_is_the_stores_fault(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """`checkpoint` raises `CommitFailed`; an executor that gives up at that is not charged. [FAIL-2]"""
+    """It raises `CommitFailed`; an executor that gives up at that is not charged. [FAIL-2]"""
     faulty = FaultyStore(store)
     raised: list[str] = []
 
@@ -276,7 +276,7 @@ async def test_a_runtime_with_an_agent_claims_again_by_itself(
 
         async def an_hour() -> None:
             end = environment.clock.monotonic() + 900.0
-            while environment.clock.monotonic() < end:
+            while environment.clock.monotonic() < end:  # noqa: ASYNC110 - time is the test's
                 await asyncio.sleep(0)
 
         await while_time_passes(environment, an_hour(), step_seconds=2.0)

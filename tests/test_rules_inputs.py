@@ -456,6 +456,40 @@ def test_a_word_of_the_header_may_be_given_as_text(field: str) -> None:
     assert getattr(PromptInput("x", **{field: text}), field) is word
 
 
+async def test_an_admitted_input_is_nobodys_to_change(
+    store: Store,
+    environment: ManualEnvironment,
+    pass_time: Callable[..., Awaitable[None]],
+) -> None:
+    """Neither by its caller afterwards nor by one attempt for the next: frozen goes for its JSON.
+    [INP-3]
+    """
+    payload = {"list": [1]}
+    seen = []
+
+    def spoil(turn: Any) -> str:
+        [item] = turn.inputs
+        seen.append(msgspec.json.encode(item.payload))
+        item.payload["list"].append("spoilt")
+        if len(seen) == 1:
+            raise RuntimeError("down")
+        return "done"
+
+    async with Runtime(store, environment=environment) as runtime:
+        await runtime.register_session(ADA)
+        item = ExternalEventInput("e", payload)
+        await runtime.accept_input(ADA, item)
+        payload["list"].append(2)
+        await runtime.attach(ADA, FakeExecutor(then=spoil))
+        await pass_time(runtime, 2)
+        await (await runtime.handle(ADA, item.id)).wait(10)
+        state = await runtime.input_state(ADA, item.id)
+        assert state is not None
+        assert isinstance(state.input, ExternalEventInput)
+        assert state.input.payload == {"list": [1]}
+    assert seen == [b'{"list":[1]}'] * 2
+
+
 RUNNABLE = [item for item in SEVEN if label(item) not in ("system_generated", "projected")]
 
 

@@ -52,7 +52,7 @@ PassTime = Callable[[Runtime, float], Any]
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10.0):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
 
@@ -640,7 +640,7 @@ async def test_unregister_completes_without_its_caller(
         hang.release()
         assert await outcome(handle) == Completed(RunResult("done"))
         async with asyncio.timeout(10.0):
-            while await runtime.contains_session("ada"):
+            while await runtime.contains_session("ada"):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 
 
@@ -651,7 +651,6 @@ async def test_close_drains_then_cancels(
     store: Store,
     environment: ManualEnvironment,
     new_environment: NewEnvironment,
-    pass_time: PassTime,
 ) -> None:
     """All runs share the drain; what remains is cancelled, uncharged; all is released. [OPS-10]"""
     quick, slow = Hang("quick"), Hang("slow")

@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until a question to the store is answered with yes."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
 
@@ -109,7 +109,8 @@ async def reaches(
     """Wait until the stored input is in `state`."""
 
     async def there() -> bool:
-        return (await state_of(runtime, session_id, input_id)).current_state is state
+        found = await runtime.input_state(session_id, input_id)
+        return found is not None and found.current_state is state
 
     await becomes(there)
     return await state_of(runtime, session_id, input_id)

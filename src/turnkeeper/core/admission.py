@@ -8,7 +8,7 @@ looked up before it is told so.
 from msgspec import Struct
 
 from turnkeeper.core import staging
-from turnkeeper.core.bodies import fingerprint
+from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
@@ -166,7 +166,7 @@ def _record(draft: Draft, item: Input, context: Context) -> InputRecord:
     now = context.now_ms
     key = item.idempotency_key
     return InputRecord(
-        input=item,
+        input=owned(item),
         input_id=item.id,
         kind=kind,
         key=key,

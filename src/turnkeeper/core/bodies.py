@@ -84,3 +84,9 @@ def decode_body(body: bytes, input_id: InputId, key: str | None) -> Input:
     fields = {**header, **dict(zip(cls.own_fields, values, strict=False))}
     fields |= {"timestamp": from_us(at_us), "id": input_id, "idempotency_key": key}
     return msgspec.convert(fields, cls)
+
+
+def owned(item: Input) -> Input:
+    """The input, sharing with nobody what could still be changed: its JSON. [INP-3]"""
+    fixed = getattr(item, "payload", None) is None and getattr(item, "turn_metadata", None) is None
+    return item if fixed else decode_body(encode_body(item), item.id, item.idempotency_key)

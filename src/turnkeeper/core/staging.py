@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from turnkeeper.core.bodies import owned
 from turnkeeper.core.draft import Draft, RunStart
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
@@ -273,7 +274,7 @@ def _begin(
     draft.handed = row.message_count
     detail = {"continuation": True} if continuation else None
     draft.events.append(Event(EventCode.RUN_STARTED, None, run_id, detail))
-    inputs = tuple([record.input for record in members if record.input is not None])
+    inputs = tuple([owned(record.input) for record in members if record.input is not None])
     draft.start = RunStart(
         run_id,
         turn_id,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from turnkeeper.core.bodies import owned
 from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId
@@ -321,7 +322,7 @@ def decide_checkpoint(
     if hand_out:
         taken = [stage(draft, r.input_id, run.run_id, run.turn_id) for r in steered(draft)]
         draft.members = (*draft.members, *[record.input_id for record in taken])
-    inputs = tuple([record.input for record in taken if record.input is not None])
+    inputs = tuple([owned(record.input) for record in taken if record.input is not None])
     return draft.decide(run_id=run.run_id, checked=bool(taken), report=Steered(inputs, fresh))
 
 

@@ -242,10 +242,3 @@ def _time_refusal(item: Input, now_ms: int) -> str | None:
         if to_ms(item.expires_at) <= now_ms:
             return "the input has already expired"
     return None
-
-
-def owned(item: Input) -> Input:
-    """The input, sharing with nobody what could still be changed: its JSON. [INP-3]"""
-    if _PARTS[type(item)](item)[2] is None:
-        return item
-    return decode_body(encode_body(item), item.id, item.idempotency_key)
