@@ -20,10 +20,10 @@ from benchmarks.report import Figure, Spread
 from benchmarks.workload import REPLY, TEXT, Scale, next_snapshot
 from turnkeeper.config import Config
 from turnkeeper.core.admission import decide_accepts
+from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.runs import ApplyOutput, Message, RunResult
-from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.session import ActiveSession, evolve, load
 from turnkeeper.core.turns import decide_finish
 from turnkeeper.environment import system_environment

@@ -4,7 +4,7 @@ A suite that a wrong store passes proves nothing about a right one.
 """
 
 # A wrong store's name says what is wrong with it, and it may ignore what it is told.
-# ruff: noqa: D101, ARG002
+# ruff: noqa: ARG002
 
 import copy
 from collections.abc import Callable, Sequence

@@ -110,14 +110,15 @@ from turnkeeper.worker.health import Health
 from turnkeeper.worker.live import Delta, Lagged, LiveNotice
 
 __all__ = [
+    "NOT_DONE",
     "AbandonReason",
     "Abandoned",
     "Accepted",
     "ApplyOutput",
     "CancelCurrentRun",
     "CancelReport",
-    "CloseReport",
     "Capabilities",
+    "CloseReport",
     "CommitFailed",
     "Completed",
     "CompletedWithoutResult",
@@ -148,7 +149,6 @@ __all__ = [
     "LiveNotice",
     "MemoryStore",
     "Message",
-    "NOT_DONE",
     "NonRetryable",
     "NotCompleted",
     "NotReady",

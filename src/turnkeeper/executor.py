@@ -31,16 +31,20 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """Whether inputs may be handed to it in the middle of a run."""
     snapshot: Literal["per_run", "per_step"] = "per_run"
     cancel: Literal["immediate", "graceful"] = "graceful"
-    """`immediate`: cancelled at once when interrupted; `graceful`: `control` first, then a grace."""
+    """`immediate`: cancelled at once when interrupted; `graceful`: `control`, then a grace."""
 
 
 @runtime_checkable
 class Executor(Protocol):
     """The small shape: one primitive in, one output out."""
 
-    async def apply(self, run_id: RunId, primitive: RunPrimitive) -> ApplyOutput: ...
+    async def apply(self, run_id: RunId, primitive: RunPrimitive) -> ApplyOutput:
+        """Do what the primitive asks; what this raises is a failure of the attempt."""
+        ...
 
-    async def control(self, command: RunControlCommand) -> None: ...
+    async def control(self, command: RunControlCommand) -> None:
+        """Hear that the run is to end, or that no further one will come."""
+        ...
 
 
 @runtime_checkable
@@ -48,21 +52,31 @@ class TurnExecutor(Protocol):
     """The full shape."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do; read at each run."""
+        ...
 
-    async def run(self, turn: "Turn") -> ApplyOutput: ...
+    async def run(self, turn: "Turn") -> ApplyOutput:
+        """Make one attempt at a turn; what this raises is a failure of the attempt."""
+        ...
 
-    async def control(self, command: RunControlCommand) -> None: ...
+    async def control(self, command: RunControlCommand) -> None:
+        """Hear that the run is to end, or that no further one will come."""
+        ...
 
 
 class TurnHost(Protocol):
     """What a `Turn` asks of the worker that runs it."""
 
-    def emit(self, delta: Any) -> None: ...
+    def emit(self, delta: Any) -> None:
+        """Stream one delta."""
+        ...
 
     async def checkpoint(
         self, appends: Sequence[Message], snapshot: bytes | None, *, includes_input: bool
-    ) -> Steered: ...
+    ) -> Steered:
+        """Commit a boundary inside the run."""
+        ...
 
     async def once(
         self,
@@ -72,9 +86,13 @@ class TurnHost(Protocol):
         *,
         idempotent: bool,
         reconcile: Callable[..., Any] | None,
-    ) -> Any: ...
+    ) -> Any:
+        """Take a durable step."""
+        ...
 
-    async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]: ...
+    async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
+        """Read a page of the transcript that ends before a number, each with its own."""
+        ...
 
 
 class Turn:
@@ -187,7 +205,7 @@ _PAGE = 100
 
 
 class History:
-    """A transcript that reads what it is asked for, newest page first, and gives it oldest first."""
+    """A transcript: reads what it is asked for, newest page first, and gives it oldest first."""
 
     __slots__ = ("_host", "_last")
 
@@ -251,6 +269,7 @@ class FunctionExecutor:
         self.__doc__ = function.__doc__
 
     def __call__(self, turn: Turn) -> Awaitable[Answer]:
+        """Call the function itself, as a test of it does."""
         return self._function(turn)
 
     async def run(self, turn: Turn) -> ApplyOutput:
@@ -271,7 +290,8 @@ def as_output(answer: Answer) -> ApplyOutput:
         answer = RunResult(answer)
     if not isinstance(answer, RunResult):
         raise TypeError(
-            f"an agent returns text, a RunResult, an ApplyOutput or None, not {type(answer).__name__}"
+            "an agent returns text, a RunResult, an ApplyOutput or None, "
+            f"not {type(answer).__name__}"
         )
     appends = (Message("assistant", answer.text),) if answer.text else ()
     return ApplyOutput(appends=appends, run_result=answer)
@@ -313,9 +333,11 @@ class PlainExecutor:
         self.inner = inner
 
     async def run(self, turn: Turn) -> ApplyOutput:
+        """Hand the primitive on."""
         return await self.inner.apply(turn.run_id, turn.primitive)
 
     async def control(self, command: RunControlCommand) -> None:
+        """Hand the command on."""
         await self.inner.control(command)
 
 
@@ -326,8 +348,8 @@ def as_turn_executor(executor: object) -> TurnExecutor:
     if isinstance(executor, Executor):
         return PlainExecutor(executor)
     raise ValidationFailed(
-        f"{executor!r:.100} is no executor: it has neither run(turn) with capabilities and control, "
-        "nor apply(run_id, primitive) with control; for a function, use @agent"
+        f"{executor!r:.100} is no executor: it has neither run(turn) with capabilities and "
+        "control, nor apply(run_id, primitive) with control; for a function, use @agent"
     )
 
 

@@ -51,6 +51,7 @@ from turnkeeper.executor import as_factory, as_turn_executor
 from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
+from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.worker import inside, intake, operating, reading
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.completion import Completion
@@ -76,8 +77,6 @@ def as_store(store: Store | str | Path) -> Store:
         )
     if not text or text == ":memory:":
         raise ValidationFailed("a store needs a path; for memory alone use Runtime.ephemeral()")
-    from turnkeeper.stores.sqlite import SqliteStore
-
     return SqliteStore(text)
 
 
@@ -155,7 +154,7 @@ class Runtime:
         """The session of this name, known or not. Raises `ValidationFailed` for an illegal id."""
         return Session(self, check_session_id(session_id))
 
-    # -- plumbing -----------------------------------------------------------------------------------
+    # -- plumbing ----------------------------------------------------------------------------------
 
     @property
     def worker(self) -> Worker:
@@ -191,7 +190,7 @@ class Runtime:
             raise SessionNotFound(session_id)
         return row
 
-    # -- registration ---------------------------------------------------------------------------------
+    # -- registration ------------------------------------------------------------------------------
 
     async def register_session(self, session_id: SessionId) -> None:
         """Own a session, made if it is unknown, opened anew if it was stopped. [OPS-12]
@@ -222,7 +221,10 @@ class Runtime:
         actor.executor = None
 
     async def unregister_session(self, session_id: SessionId) -> UnregisterReport:
-        """Let a session go: nothing durable is lost, whoever registers it next goes on. [OPS-8..9]"""
+        """Let a session go: nothing durable is lost, whoever registers it next goes on.
+
+        [OPS-8..9]
+        """
         actor = self.worker.actors.get(check_session_id(session_id))
         if actor is None or actor.gone:
             try:
@@ -239,7 +241,7 @@ class Runtime:
         row = await self.worker.store.load_session(session_id)
         return row is not None and self.worker.serves(row)
 
-    # -- inputs -----------------------------------------------------------------------------------------
+    # -- inputs ------------------------------------------------------------------------------------
 
     async def accept_input(self, session_id: SessionId, item: Input) -> AcceptOutcome:
         """Admit an input to a session that is registered here; it is durable when this returns.
@@ -260,7 +262,9 @@ class Runtime:
         return await intake.accept_with_completion(self.worker, actor, item)
 
     async def accept_input_and_run(self, session_id: SessionId, item: Input, op: Operation) -> Any:
-        """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn. [API-5..6]
+        """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn.
+
+        [API-5..6]
 
         Returns `op`'s value once its output is committed. Raises `NotReady` unless the session is
         idle with nothing else active and no executor, `ValidationFailed` for an invalid input or a
@@ -310,7 +314,10 @@ class Runtime:
         return item
 
     async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
-        """Give up one input: at once if it waits, by an interrupt if its run is going on. [CTL-6]"""
+        """Give up one input: at once if it waits, by an interrupt if its run is going on.
+
+        [CTL-6]
+        """
         check_text("an input id", input_id)
         return await operating.cancel_input(await self._known(session_id), input_id)
 
@@ -326,7 +333,7 @@ class Runtime:
         actor = await self._known(session_id)
         return await intake.requeue(self.worker, actor, input_id, steps or {})
 
-    # -- reading ----------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     async def runtime_state(self, session_id: SessionId) -> RuntimeState:
         """The state of a session that is registered here. Raises `SessionNotFound`."""
@@ -435,7 +442,7 @@ class Runtime:
         """How this Runtime is doing. What is not measured says so. [API-8]"""
         return await measure(self.worker)
 
-    # -- control ------------------------------------------------------------------------------------------
+    # -- control -----------------------------------------------------------------------------------
 
     async def interrupt_current_run(
         self,

@@ -253,12 +253,7 @@ class Draft:
 
     def has_riders(self) -> bool:
         """Whether a queued input may wait for someone else's run."""
-        if self.session.riders > 0:
-            return True
-        for record in self.added:
-            if not starts_run(record):
-                return True
-        return False
+        return self.session.riders > 0 or any(not starts_run(record) for record in self.added)
 
     # -- transcript -----------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 Stop, destroy and respawn commit an intent first and take effect once no run is in progress.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
 from turnkeeper.core.events import EventCode
@@ -23,11 +23,13 @@ from turnkeeper.core.outcomes import (
     RetireReport,
     StopReport,
 )
+from turnkeeper.core.records import SessionRow
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.staging import is_expired, start_next
 from turnkeeper.errors import NotReady
 
 _S = InputLifecycleState
+_ALIVE = (Phase.OPEN, Phase.RETIRED)
 
 OperationReport = StopReport | DestroyReport | RespawnReport
 
@@ -38,7 +40,7 @@ def decide_retire(
     """Take no new input; drain what there is, or give it up where nobody would. [OPS-1]"""
     draft = Draft(session, context)
     row = draft.row
-    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    _require(row, _ALIVE)
     abandoned = 0
     if row.phase is Phase.OPEN:
         row.phase = Phase.RETIRED
@@ -67,7 +69,7 @@ def decide_reset(session: ActiveSession, context: Context) -> Decision:
     row = draft.row
     if row.run is not None:
         raise NotReady("running", f"session {row.session_id!r} is running: interrupt it first")
-    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    _require(row, _ALIVE)
     count = abandon_all(draft, AbandonReason.RESET)
     row.phase = Phase.OPEN
     row.paused = False
@@ -80,9 +82,9 @@ def decide_intent(session: ActiveSession, intent: Intent, context: Context) -> D
     draft = Draft(session, context)
     row = draft.row
     if intent is Intent.RESPAWN:
-        _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+        _require(row, _ALIVE)
     elif intent is Intent.STOP:
-        _require(row.phase is not Phase.DESTROYED, row.session_id, row.phase)
+        _require(row, (*_ALIVE, Phase.STOPPED))
     row.intent = max(intent, row.intent) if row.intent is not None else intent
     report = conclude(draft)
     return draft.decide(checked=report is not None, report=report)
@@ -115,7 +117,7 @@ def decide_pause(session: ActiveSession, context: Context, *, paused: bool) -> D
     """Accept and start nothing, or start again. [OPS-7]"""
     draft = Draft(session, context)
     row = draft.row
-    _require(row.phase in (Phase.OPEN, Phase.RETIRED), row.session_id, row.phase)
+    _require(row, _ALIVE)
     row.paused = paused
     start_next(draft)
     return draft.decide()
@@ -170,7 +172,7 @@ def _abandon(draft: Draft, reason: AbandonReason, kept: Iterable[InputId]) -> in
     return len(doomed)
 
 
-def _require(allowed: bool, session_id: str, phase: Phase) -> None:
-    if not allowed:
-        state = phase.name.lower()
-        raise NotReady(state, f"session {session_id!r} is {state}")
+def _require(row: SessionRow, phases: Collection[Phase]) -> None:
+    if row.phase not in phases:
+        state = row.phase.name.lower()
+        raise NotReady(state, f"session {row.session_id!r} is {state}")

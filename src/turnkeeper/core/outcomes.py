@@ -1,4 +1,4 @@
-"""What callers are told: the outcome of an acceptance, of an input, and the reports of operations."""
+"""What callers are told: outcomes of acceptances and of inputs, and reports of operations."""
 
 from enum import StrEnum
 
@@ -101,7 +101,10 @@ CompletionOutcome = Completed | CompletedWithoutResult | Superseded | Abandoned 
 
 
 def outcome_of(ended: Ended, result: RunResult | None) -> CompletionOutcome | None:
-    """The outcome that a stored end stands for; None for a coalesced one, which has no own. [COMP-1]"""
+    """The outcome that a stored end stands for; None for a coalesced one, which has no own.
+
+    [COMP-1]
+    """
     match ended.state:
         case InputLifecycleState.CONSUMED:
             return CompletedWithoutResult() if result is None else Completed(result)
@@ -116,7 +119,7 @@ def outcome_of(ended: Ended, result: RunResult | None) -> CompletionOutcome | No
             return None
 
 
-# -- what is known of an input ----------------------------------------------------------------------
+# -- what is known of an input ---------------------------------------------------------------------
 
 
 class InputState(Struct, frozen=True, kw_only=True):
@@ -166,7 +169,7 @@ def input_state(record: InputRecord, history: tuple[HistoryEntry, ...]) -> Input
     )
 
 
-# -- reports of operations ----------------------------------------------------------------------------
+# -- reports of operations -------------------------------------------------------------------------
 
 
 class InterruptEffect(StrEnum):

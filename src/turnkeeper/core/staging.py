@@ -3,7 +3,7 @@
 Decides the order of work within a session. The place among a Runtime's runs is the worker's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -76,16 +76,10 @@ def _may_run(record: InputRecord, now_ms: int) -> bool:
 
 def _form_run(draft: Draft) -> list[InputRecord]:
     """The first due input that may start a run, and all due ones that only ride along. [ORD-2]"""
-    now = draft.context.now_ms
     riders: list[InputRecord] = []
     starter: InputRecord | None = None
     watch_riders = draft.has_riders()
-    blocked = draft.context.config.on_failure == "block"
-    for record in draft.queued():
-        if blocked and record.turn_id is None and _failed_turn_waits(draft):
-            continue
-        if not _may_run(record, now):
-            continue
+    for record in _runnable(draft):
         if record.policy is not None and not record.policy.starts_run and record.turn_id is None:
             riders.append(record)
         elif starter is None:
@@ -103,6 +97,15 @@ def _form_run(draft: Draft) -> list[InputRecord]:
     if not riders and not _coalesces(starter):
         return [starter]
     return _coalesce(draft, [*riders, starter])
+
+
+def _runnable(draft: Draft) -> Iterator[InputRecord]:
+    """The queued inputs that wait for no time and for no failed turn, in the queue's order."""
+    now = draft.context.now_ms
+    blocked = draft.context.config.on_failure == "block" and _failed_turn_waits(draft)
+    for record in draft.queued():
+        if _may_run(record, now) and not (blocked and record.turn_id is None):
+            yield record
 
 
 def _leads(record: InputRecord) -> bool:
@@ -296,8 +299,7 @@ def _begin(
 def _crashes(members: list[InputRecord]) -> int:
     worst = 0
     for record in members:
-        if record.recovery_count > worst:
-            worst = record.recovery_count
+        worst = max(worst, record.recovery_count)
     return worst
 
 

@@ -94,7 +94,8 @@ def _receipt_mismatch(draft: Draft, own: RunBoundaryReceipt | None) -> str | Non
     if own.conversation_digest != draft.row.digest:
         return "the executor's conversation digest is not the committed transcript's"
     if own.message_count not in (0, draft.row.message_count):
-        return f"the executor's receipt counts {own.message_count} messages, not {draft.row.message_count}"
+        count = draft.row.message_count
+        return f"the executor's receipt counts {own.message_count} messages, not {count}"
     return None
 
 
@@ -231,7 +232,7 @@ def give_up(
     draft.members = ()
 
 
-# -- cancellation -----------------------------------------------------------------------------------
+# -- cancellation ----------------------------------------------------------------------------------
 
 
 def decide_cancelled(
@@ -295,7 +296,7 @@ def decide_withdrawn(
     return _ended(draft, run)
 
 
-# -- checkpoint -------------------------------------------------------------------------------------
+# -- checkpoint ------------------------------------------------------------------------------------
 
 
 def decide_checkpoint(

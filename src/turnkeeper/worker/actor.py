@@ -149,7 +149,7 @@ class SessionActor:
     def has_snapshot(self) -> bool:
         return self.session.row.has_snapshot
 
-    # -- the mailbox --------------------------------------------------------------------------------
+    # -- the mailbox -------------------------------------------------------------------------------
 
     def post(self, command: Command) -> None:
         """Have a command decided, before any waiting acceptance."""
@@ -300,7 +300,7 @@ class SessionActor:
             self.settling = Settling(self, in_flight)
         self.settling.failed(error)
 
-    # -- acceptance ---------------------------------------------------------------------------------
+    # -- acceptance --------------------------------------------------------------------------------
 
     def _duplicates(
         self, requests: list[AcceptRequest], decision: Decision, error: DuplicateKey
@@ -325,7 +325,7 @@ class SessionActor:
             )
         self.accepts = [*rest, *(self.accepts or ())] or None
 
-    # -- runs -----------------------------------------------------------------------------------------
+    # -- runs --------------------------------------------------------------------------------------
 
     def _may_start(self, command: Command) -> bool:
         """Whether a run may be staged now; if so, this session holds a place for it."""
@@ -427,7 +427,7 @@ class SessionActor:
 
         await self.ask(decide)
 
-    # -- completion -------------------------------------------------------------------------------------
+    # -- completion --------------------------------------------------------------------------------
 
     def track(self, completion: Completion) -> None:
         """Resolve `completion` when its input has ended."""
@@ -450,7 +450,8 @@ class SessionActor:
                 self._resolve_one(record, decision)
 
     def _resolve_one(self, record: InputRecord, decision: Decision) -> None:
-        assert self.completions is not None and record.ended is not None
+        assert self.completions is not None
+        assert record.ended is not None
         waiting = self.completions.pop(record.input_id, None)
         if waiting is None:
             return
@@ -471,7 +472,7 @@ class SessionActor:
             for completion in completions:
                 completion.resolve(outcome)
 
-    # -- executors --------------------------------------------------------------------------------------
+    # -- executors ---------------------------------------------------------------------------------
 
     def attach(self, executor: TurnExecutor) -> None:
         """Have runs executed by `executor` from the next one on."""
@@ -485,7 +486,7 @@ class SessionActor:
         if executor is not None and tell_it:
             tell(self, executor, StopRuntimeExecutor(self.session_id, reason))
 
-    # -- the end ------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     def let_go(self, reason: str) -> None:
         """Drop the session from memory, its rows as they are, for the next claim. [FAIL-4]"""
@@ -544,7 +545,7 @@ class SessionActor:
             f"session {self.session_id!r} was let go by this Runtime; register it again",
         )
 
-    # -- time ---------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     def _on_time(self) -> Command | None:
         """What has fallen due: the end of a drain, an expiry, a backoff, a place for a run."""

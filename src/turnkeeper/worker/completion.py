@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Completion:
-    """A handle on one input's outcome. It costs nothing to keep, and may be waited on repeatedly."""
+    """A handle on one input's outcome. It costs nothing to keep, and may be waited on again."""
 
     __slots__ = ("_follow", "_outcome", "_waiters", "input_id", "session_id")
 
@@ -69,7 +69,9 @@ class Completion:
                 self._waiters.remove(waiter)
 
     async def result(self) -> RunResult:
-        """The input's result, once there is one; an empty one where the executor gave none. [COMP-3]
+        """The input's result, once there is one; an empty one where the executor gave none.
+
+        [COMP-3]
 
         Raises `NotCompleted(outcome)` for any other end.
         """

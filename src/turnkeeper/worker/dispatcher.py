@@ -97,7 +97,7 @@ class Worker:
             profile=profile,
         )
 
-    # -- the world ----------------------------------------------------------------------------------
+    # -- the world ---------------------------------------------------------------------------------
 
     def monotonic_at(self, at_ms: int) -> float:
         """The monotonic time at which the wall clock will show `at_ms`."""
@@ -133,7 +133,7 @@ class Worker:
         """Say something to the operator."""
         _log.warning(message)
 
-    # -- timers ---------------------------------------------------------------------------------------
+    # -- timers ------------------------------------------------------------------------------------
 
     def arm(self, actor: SessionActor, when: float) -> Alarm:
         """Call `actor.on_timer` no later than `when`, unless the alarm is taken back."""
@@ -168,7 +168,7 @@ class Worker:
                 actor.on_timer()
         self._set_timer()
 
-    # -- places for runs ------------------------------------------------------------------------------
+    # -- places for runs ---------------------------------------------------------------------------
 
     def take_slot(self, actor: SessionActor) -> bool:
         """Give `actor` a place for a run, unless all are taken or others have waited longer."""
@@ -217,7 +217,7 @@ class Worker:
         self.live.run_over(actor.session_id)
         self.start_over(run.start)
 
-    # -- sessions come --------------------------------------------------------------------------------
+    # -- sessions come -----------------------------------------------------------------------------
 
     async def acquire(
         self, session_id: SessionId, *, create: bool, reopen: bool = False, owned: bool = False
@@ -269,7 +269,7 @@ class Worker:
         actor = error = None
         try:
             actor = await self._claim(session_id, create=create, owned=owned)
-        except (Exception, asyncio.CancelledError) as raised:
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - told to who waits
             error = raised
         waiting = self._loading.pop(session_id)
         if not self._loading:
@@ -387,7 +387,7 @@ class Worker:
             await actor.ask(decide_reopen)
             self._give_executor(actor)
 
-    # -- executors ------------------------------------------------------------------------------------
+    # -- executors ---------------------------------------------------------------------------------
 
     def _give_executor(self, actor: SessionActor) -> None:
         """Attach the executor that this session has by hand, or a new one of the factory's."""
@@ -419,12 +419,15 @@ class Worker:
         self.environment.clock.call_at(when, again)
 
     def replace_executor(self, actor: SessionActor) -> None:
-        """A new instance takes over: a factory makes it anew, one attached by hand stays. [OPS-5]"""
+        """A new instance takes over: a factory makes it anew, one attached by hand stays.
+
+        [OPS-5]
+        """
         if actor.session_id not in self.executors:
             actor.drop_executor("respawned")
         self._give_executor(actor)
 
-    # -- sessions go ----------------------------------------------------------------------------------
+    # -- sessions go -------------------------------------------------------------------------------
 
     def passivate(self, actor: SessionActor) -> None:
         """A session at rest leaves memory; this worker goes on owning it. [REC-13]"""
@@ -529,7 +532,7 @@ class Worker:
             del self.actors[actor.session_id]
         self._active -= len(actor.session.inputs)
 
-    # -- life -----------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the store, begin this worker's life, and recover what is unfinished. [REC-12]"""

@@ -55,7 +55,9 @@ class EndOfRun(Command):
         _failed(self._actor, self.run, error)
 
 
-def _decide(run: Run, session: ActiveSession, context: Context) -> Decision:
+def _decide(  # noqa: PLR0911 - one row per way in which a run ends
+    run: Run, session: ActiveSession, context: Context
+) -> Decision:
     """The decision that this end asks for: one row per way in which a run ends. [FIN-1..6]"""
     one_turn = isinstance(run.executor, OneTurn)
     if run.commit_lost:
@@ -105,7 +107,8 @@ def _done(actor: "SessionActor", run: Run, decision: Decision) -> None:
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:
     """The run's result could not be kept: its executor may know things that the store does not.
-    [FAIL-2]"""
+    [FAIL-2]
+    """
     if actor.executor is run.executor:
         actor.drop_executor("commit failed")
         actor.services.remake_executor(actor)
@@ -116,7 +119,10 @@ def _stop_executor(actor: "SessionActor", run: Run) -> None:
 
 
 def _failed(actor: "SessionActor", run: Run, error: BaseException) -> None:
-    """The end's commit was not made: try again, give the run up, or let the session go. [FAIL-1..2]"""
+    """The end's commit was not made: try again, give the run up, or let the session go.
+
+    [FAIL-1..2]
+    """
     now = actor.services.monotonic()
     if run.failing_since is None:
         run.failing_since = now

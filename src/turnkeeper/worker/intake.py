@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> AcceptOutcome:
     """Admit one input: durable when this returns. [ADM-7]
 
-    Raises `NotReady`, `Overloaded`, `SessionNotFound`, or `CommitFailed`; then nothing was recorded.
+    Raises `NotReady`, `Overloaded`, `SessionNotFound`, or `CommitFailed`; then nothing was
+    recorded.
     """
     check_input(item)
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
@@ -136,13 +137,16 @@ async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> 
     return completion
 
 
-# -- one turn by the caller's own function ------------------------------------------------------------
+# -- one turn by the caller's own function ---------------------------------------------------------
 
 
 async def accept_and_run(
     worker: "Worker", actor: "SessionActor", item: Input, op: Operation
 ) -> Any:
-    """Admit one input and run its turn with `op`; gives `op`'s value once it is committed. [API-5..6]"""
+    """Admit one input and run its turn with `op`; gives `op`'s value once it is committed.
+
+    [API-5..6]
+    """
     check_input(item)
     refuse_own_session(actor.session_id, "run another turn")
     executor = OneTurn(op)
@@ -171,7 +175,7 @@ async def accept_and_run(
         raise
 
 
-# -- dead letters -------------------------------------------------------------------------------------
+# -- dead letters ----------------------------------------------------------------------------------
 
 
 async def requeue(

@@ -118,7 +118,10 @@ class Live:
             follower.news.set()
 
     async def follow(self, session_id: SessionId) -> AsyncIterator[LiveItem]:
-        """The run in progress from its beginning, as far as it is buffered, then what comes. [EVT-6]"""
+        """The run in progress from its beginning, as far as it is buffered, then what comes.
+
+        [EVT-6]
+        """
         follower = _Follower(self._new_buffer())
         held = self._replay.get(session_id)
         if held is not None:

@@ -154,7 +154,10 @@ _REPORT: dict[Intent, type[OperationReport]] = {
 
 
 async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
-    """Stop, destroy or respawn: commit the intent, wait for the run, commit the effect. [OPS-3..6]"""
+    """Stop, destroy or respawn: commit the intent, wait for the run, commit the effect.
+
+    [OPS-3..6]
+    """
     future: asyncio.Future[OperationReport] = asyncio.get_running_loop().create_future()
     noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

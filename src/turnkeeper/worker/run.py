@@ -103,7 +103,7 @@ class Run:
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
             turn = Turn(self, self.start.primitive, Fence(actor.epoch, self.run_id), snapshot)
             output = await self.executor.run(turn)
-        except (Exception, asyncio.CancelledError) as raised:
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - decided about below
             error = raised
         if self.given_up:
             actor.services.zombies.pop(self.run_id, None)
@@ -123,7 +123,9 @@ class Run:
     # -- being asked to end -----------------------------------------------------------------------
 
     def interrupt(self, cancellation: Cancellation) -> None:
-        """Somebody asked for the run's end: from now on nothing that it returns is a result. [CTL-3]
+        """Somebody asked for the run's end: from now on nothing that it returns is a result.
+
+        [CTL-3]
 
         It is carried out in the event loop's next turn, outside the step that decided it.
         """

@@ -104,7 +104,7 @@ class Settling:
             self._next_try = self._actor.services.monotonic() + min(1.0, 0.05 * 2**self._tries)
             self._arm()
 
-    def _replayed(self, result: CommitResult | None, error: BaseException | None) -> None:
+    def _replayed(self, result: CommitResult | None, _error: BaseException | None) -> None:
         """The commit was made after all: its replay gives what it minted."""
         actor = self._actor
         if actor.settling is not self:

@@ -11,7 +11,7 @@ from turnkeeper.store import Answer, Store
 
 
 def start(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-    """Run `coroutine` as a task that the caller holds until it has ended: a run, by the thousand."""
+    """Run `coroutine` as a task that the caller holds until it has ended."""
     return asyncio.get_running_loop().create_task(coroutine, name=name)
 
 
