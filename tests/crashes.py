@@ -1,17 +1,16 @@
 """How a test kills a Runtime without killing itself, and waits without hanging."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any
-
-from world import while_time_passes
+from typing import Any, TypeVar
 
 from turnkeeper import Completion, Config, Runtime, Store, StoredMessage
 from turnkeeper.core.outcomes import CompletionOutcome
 from turnkeeper.testing import ManualEnvironment
 
 PATIENCE_SECONDS = 10.0
+T = TypeVar("T")
 
 
 def runtime_of(
@@ -35,7 +34,7 @@ async def serving(
     try:
         yield runtime
     finally:
-        await while_time_passes(environment, runtime.close(drain_seconds=0.0))
+        await while_time_passes(runtime, environment, runtime.close(drain_seconds=0.0))
 
 
 async def crash(runtime: Runtime) -> None:
@@ -89,19 +88,23 @@ def said(messages: list[StoredMessage]) -> list[tuple[str, str]]:
     return [(stored.message.role, stored.message.content) for stored in messages]
 
 
-async def quiet(runtime: Runtime) -> None:
-    """Wait until no commit is on its way: then time may move without the store seeming slow."""
-    end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+def is_quiet(runtime: Runtime) -> bool:
+    """Whether no commit and no claim is on its way."""
+    worker = runtime._worker
+    if worker is None:
+        return True
+    return not worker._loading and all(a.in_flight is None for a in worker.actors.values())
+
+
+async def quiet(runtime: Runtime, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until the store has answered all: time may move then without it seeming slow."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience_seconds
     while True:
         for _ in range(10):
             await asyncio.sleep(0)
-        worker = runtime._worker
-        busy = worker is not None and any(
-            actor.in_flight is not None for actor in worker.actors.values()
-        )
-        if not busy and not (worker is not None and worker._loading):
+        if is_quiet(runtime) or loop.time() > end:
             return
-        assert asyncio.get_running_loop().time() < end, "a commit does not come back"
         await asyncio.sleep(0.0005)
 
 
@@ -112,3 +115,18 @@ async def pass_seconds(runtime: Runtime, environment: ManualEnvironment, seconds
         environment.clock.advance(min(seconds, 1.0))
         seconds -= 1.0
         await quiet(runtime)
+
+
+async def while_time_passes(
+    runtime: Runtime, environment: ManualEnvironment, awaitable: Awaitable[T]
+) -> T:
+    """What an awaitable gives that needs time to pass, the store keeping up with it."""
+    task = asyncio.ensure_future(awaitable)
+    end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while not task.done():
+        assert asyncio.get_running_loop().time() < end, f"waited in vain for {awaitable!r}"
+        await quiet(runtime, 0.5)
+        await asyncio.sleep(0.0005)
+        if not task.done():
+            environment.clock.advance(0.25)
+    return task.result()

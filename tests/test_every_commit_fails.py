@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import while_time_passes
+from world import faulty_over, while_time_passes
 
 from turnkeeper import (
     ApplyOutput,
@@ -38,7 +38,6 @@ from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import (
     Fault,
-    FaultyStore,
     ManualClock,
     Plan,
     fail_nth,
@@ -101,7 +100,7 @@ class Life:
     """One run of the script, and what it was promised."""
 
     def __init__(self, store: Store, clock: ManualClock, seed: int) -> None:
-        self.faulty = FaultyStore(store)
+        self.faulty = faulty_over(store)
         self.store = store
         self.environment = manual_environment(seed, clock=clock)
         self.called: dict[str, int] = {}
@@ -348,7 +347,7 @@ async def lived(store: Store, plan: Plan | None) -> Life:
         assert handle.outcome is not None or await life.bounded(handle.wait()) is not None
     life.environment = manual_environment(2, clock=clock)
     life.runtime = Runtime(
-        FaultyStore(store), agent=lambda _: Actor(life.called), environment=life.environment
+        faulty_over(store), agent=lambda _: Actor(life.called), environment=life.environment
     )
     async with life.runtime:
         for input_id, told in life.results.items():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from world import (
     codes_of,
+    faulty_over,
     outcome,
     prompt,
     reaches,
@@ -59,7 +60,6 @@ from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.testing import (
     FakeExecutor,
     FakePlainExecutor,
-    FaultyStore,
     Hang,
     ManualEnvironment,
     fail_matching,
@@ -542,7 +542,7 @@ async def test_a_callers_own_turn_whose_commit_fails(
     async def works(_run_id: str, _primitive: RunPrimitive) -> tuple[str, ApplyOutput]:
         return "value", said("done")
 
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment) as runtime:
         await runtime.register_session("ada")
         faulty.plan = fail_matching(lambda _, commit: commit.receipt is not None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from world import (
+    faulty_over,
     outcome,
     prompt,
     reaches,
@@ -46,7 +47,6 @@ from turnkeeper.store import Store
 from turnkeeper.testing import (
     Checkpoint,
     FakeExecutor,
-    FaultyStore,
     Hang,
     ManualEnvironment,
     fail_matching,
@@ -337,7 +337,7 @@ async def test_a_waiter_of_a_finish_that_is_given_up_is_let_go(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """A result that could not be committed is handed to nobody. [COMP-7] [FAIL-2]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor("never seen")
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
@@ -355,7 +355,7 @@ async def test_a_waiter_of_a_session_that_is_let_go_is_told(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Where a turn had a checkpoint and its end cannot be committed, waiters are told. [COMP-7]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
         await ada.attach(FakeExecutor(Checkpoint("never seen")))
@@ -431,7 +431,7 @@ async def test_a_failed_acceptance_leaves_no_waiter(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """A submit that raises has given no handle, and a repeat is a new input. [COMP-5]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor(), config=Config()) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from world import (
+    faulty_over,
     outcome,
     prompt,
     reaches,
@@ -47,7 +48,6 @@ from turnkeeper.testing import (
     Checkpoint,
     FakeExecutor,
     Fault,
-    FaultyStore,
     Hang,
     ManualEnvironment,
     fail_matching,
@@ -510,7 +510,7 @@ async def test_control_is_served_while_a_commit_is_tried_again(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Between the tries of a finish admission and control are served. [CTL-8] [FAIL-1]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor("done")) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -528,7 +528,7 @@ async def test_an_interrupt_does_not_wait_for_the_store(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """A store that holds an acceptance back does not hold up an interrupt. [CTL-8]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     hang = Hang()
     fake = FakeExecutor(hang, capabilities=IMMEDIATE)
     async with running(faulty, environment, fake) as runtime:
@@ -664,7 +664,7 @@ async def test_a_run_interrupted_before_its_start_calls_nobody(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Between the decision to stage and the start, an interrupt is in time. [CTL-10]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor()
     async with running(faulty, environment, fake) as runtime:
         ada = runtime.session("ada")
@@ -686,7 +686,7 @@ async def test_after_an_output_the_success_stands(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """An interrupt that comes while the finish is being committed is too late. [CTL-11]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor("done")) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -703,7 +703,7 @@ async def test_an_interrupt_counts_if_the_output_is_never_committed(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Where that commit fails for good, the inputs are abandoned, not queued. [CTL-11]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor("done")) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -719,7 +719,7 @@ async def test_an_interrupt_that_came_first_holds_though_the_commit_fails(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Interrupted first, its inputs are abandoned in any case. [CTL-3] [CTL-11]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     hang = Hang("rest")
     async with running(faulty, environment, FakeExecutor(hang)) as runtime:
         ada = runtime.session("ada")

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from world import (
+    Watched,
     becomes,
     codes_of,
+    faulty_over,
     outcome,
     prompt,
     reaches,
@@ -63,7 +65,7 @@ def admits(_session_id: SessionId, commit: Commit) -> bool:
 
 async def test_a_finish_is_tried_again(store: Store, environment: ManualEnvironment) -> None:
     """A passing failure costs time and nothing else; meanwhile the session is served. [FAIL-1]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor("kept")
     async with running(faulty, environment, fake) as runtime:
         ada = runtime.session("ada")
@@ -87,7 +89,7 @@ async def test_a_finish_that_fails_for_good_leaves_nothing(
     store: Store, environment: ManualEnvironment, pass_time: PassTime
 ) -> None:
     """Nothing written; inputs queued, session idle, executor stopped, waiters told. [FAIL-2]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor("never seen")
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
@@ -111,7 +113,7 @@ async def test_after_that_the_queue_waits_for_an_attach(
     store: Store, environment: ManualEnvironment, pass_time: PassTime
 ) -> None:
     """Without a factory nobody is called until somebody attaches. [FAIL-3]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
         await ada.attach(FakeExecutor("never seen"))
@@ -130,7 +132,7 @@ async def test_after_that_a_factory_makes_a_new_executor(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """With a backoff, and the same input is run by the new one. [FAIL-3]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     made: list[FakeExecutor] = []
 
     def agent(_session_id: str) -> FakeExecutor:
@@ -156,7 +158,7 @@ async def test_a_failed_checkpoint_is_the_stores_fault(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """It raises `CommitFailed`; an executor that gives up at that is not charged. [FAIL-2]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     raised: list[str] = []
 
     async def gives_up(turn: Turn) -> ApplyOutput:
@@ -185,7 +187,7 @@ async def test_a_session_that_cannot_be_kept_is_let_go(
     store: Store, environment: ManualEnvironment, pass_time: PassTime, kind: str
 ) -> None:
     """`NotReady("destroyed")`, memory dropped, rows as they are, until the next claim. [FAIL-4]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     behaviour = Checkpoint("lost") if kind == "checkpoint" else "lost"
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
@@ -224,7 +226,7 @@ async def test_an_unregister_from_control_while_the_session_is_let_go(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """An executor that unregisters when it is stopped meets no deadlock. [FAIL-4] [CTL-9]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     answers: list[Any] = []
 
     async def on_control(_command: object) -> None:
@@ -246,7 +248,7 @@ async def test_a_session_that_was_let_go_may_be_claimed_by_another_runtime(
     store: Store, environment: ManualEnvironment, new_environment: NewEnvironment
 ) -> None:
     """No session needs a restart of the process that let it go. [FAIL-4]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment) as runtime:
         await runtime.attach("ada", FakeExecutor(Checkpoint("lost")))
         faulty.plan = fail_matching(finishes)
@@ -264,7 +266,7 @@ async def test_a_runtime_with_an_agent_claims_again_by_itself(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """However long the store was away, the session goes on when it is back. [FAIL-4]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor(Checkpoint("lost"))
     async with running(faulty, environment, fake) as runtime:
         ada = runtime.session("ada")
@@ -295,7 +297,7 @@ async def test_the_fate_of_a_commit_is_settled(
     store: Store, environment: ManualEnvironment, fault: Fault
 ) -> None:
     """A lost answer: the input counts once if it was written, and the caller knows. [FAIL-5]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor()) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -321,7 +323,7 @@ async def test_a_finish_whose_answer_was_lost_counts_once(
     store: Store, environment: ManualEnvironment, fault: Fault
 ) -> None:
     """The result is handed out, the transcript has it once, nobody is called again. [FAIL-5]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     fake = FakeExecutor()
     async with running(faulty, environment, fake) as runtime:
         ada = runtime.session("ada")
@@ -340,7 +342,7 @@ async def test_an_answer_that_comes_while_it_is_being_settled(
     store: Store, environment: ManualEnvironment, fault: Fault
 ) -> None:
     """The late answer and the settling write agree, in whichever order they come. [FAIL-5]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor()) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -366,7 +368,7 @@ async def test_nothing_is_published_before_its_commit(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """While a finish is held back, state, events, waiter and queue are as before. [FAIL-6]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, FakeExecutor("done")) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -388,7 +390,7 @@ async def test_a_failed_acceptance_changes_nothing(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """Not for the inputs beside it, not for the run, not for a superseded one. [FAIL-6] [ADM-13]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     hang = Hang("first done")
     async with running(faulty, environment, FakeExecutor(hang)) as runtime:
         ada = runtime.session("ada")
@@ -422,7 +424,7 @@ async def test_a_store_that_raises_at_once_is_no_trap(
                 raise RuntimeError("not in the mood")
             return super().commit(session_id, commit)
 
-    rude = Rude(store)
+    rude = Rude(cast("Store", Watched(store)))
     async with running(rude, environment, FakeExecutor()) as runtime:
         ada = runtime.session("ada")
         await runtime.register_session("ada")
@@ -437,7 +439,7 @@ async def test_a_claim_that_fails_can_be_tried_again(
     store: Store, environment: ManualEnvironment, new_environment: NewEnvironment
 ) -> None:
     """A registration whose recovery cannot be committed raises, and works later. [FAIL-4]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     hang = Hang()
     async with running(store, environment, FakeExecutor(hang)) as first:
         handle = await first.session("ada").submit("hello")

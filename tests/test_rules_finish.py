@@ -5,8 +5,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from crashes import codes, ended, failed, pass_seconds, quiet, runtime_of, said, serving
-from world import while_time_passes
+from crashes import (
+    codes,
+    ended,
+    failed,
+    pass_seconds,
+    quiet,
+    runtime_of,
+    said,
+    serving,
+    while_time_passes,
+)
 
 from turnkeeper import (
     Abandoned,
@@ -187,10 +196,10 @@ async def test_a_stored_backoff_is_never_due_later_than_the_largest(
     an_hour_ago = ManualClock(environment.clock.now_ms() - 3_600_000)
     world = manual_environment(2, clock=an_hour_ago)
     async with serving(open_store, fake, world) as runtime:
+        await runtime.recover_runtime("s")
         handle = await runtime.handle("s", handle.input_id)
-        outcome = await while_time_passes(world, ended(handle))
-        assert outcome == Completed(RunResult("done"))
-        assert world.clock.monotonic() <= 61
+        await pass_seconds(runtime, world, 60)
+        assert await ended(handle) == Completed(RunResult("done"))
 
 
 async def test_the_members_of_a_turn_stay_together(
@@ -276,9 +285,9 @@ async def test_a_run_that_others_end_charges_nobody(
     runtime = await runtime_of(open_store, fake, environment).__aenter__()
     handle = await runtime.session("s").submit("hello")
     await asyncio.wait_for(hang.started.wait(), 10)
-    await while_time_passes(environment, end(runtime, runtime.session("s")))
+    await while_time_passes(runtime, environment, end(runtime, runtime.session("s")))
     await pass_seconds(runtime, environment, 10)
-    await while_time_passes(environment, runtime.close(drain_seconds=0))
+    await while_time_passes(runtime, environment, runtime.close(drain_seconds=0))
     async with serving(open_store, fake, new_environment()) as runtime:
         again = await runtime.handle("s", handle.input_id)
         assert isinstance(await ended(again), Completed)
@@ -308,7 +317,7 @@ async def test_failed_commits_charge_nobody(
             environment.clock.advance(0.25)
         faulty.plan = None
         final = await runtime.handle("s", handle.input_id)
-        assert isinstance(await while_time_passes(environment, ended(final)), Completed)
+        assert isinstance(await while_time_passes(runtime, environment, ended(final)), Completed)
         assert len(fake.calls) == 2
         state = await runtime.input_state("s", handle.input_id)
         assert state is not None

@@ -5,8 +5,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from crashes import crash_in, ended, failed, pass_seconds, runtime_of, said, serving
-from world import while_time_passes
+from crashes import (
+    crash_in,
+    ended,
+    failed,
+    pass_seconds,
+    runtime_of,
+    said,
+    serving,
+    while_time_passes,
+)
 
 from turnkeeper import (
     Abandoned,
@@ -282,7 +290,7 @@ async def test_where_others_are_requeued_an_open_turn_is_continued_uncharged(
         session = runtime.session("s")
         handle = await session.submit("hello")
         await asyncio.wait_for(hang.started.wait(), 10)
-        await while_time_passes(environment, end(runtime, session))
+        await while_time_passes(runtime, environment, end(runtime, session))
         await pass_seconds(runtime, environment, 10)
         assert await ended(await runtime.handle("s", handle.input_id)) == Completed(
             RunResult("two")

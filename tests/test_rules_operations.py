@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from world import (
+    faulty_over,
     outcome,
     prompt,
     reaches,
@@ -37,7 +38,6 @@ from turnkeeper.testing import (
     Checkpoint,
     FakeExecutor,
     Fault,
-    FaultyStore,
     Hang,
     ManualEnvironment,
     fail_matching,
@@ -751,7 +751,7 @@ async def test_an_operation_whose_commit_fails_changed_nothing(
     store: Store, environment: ManualEnvironment, verb: str
 ) -> None:
     """The caller gets the error; no waiter was told, no state published. [OPS-11] [FAIL-6]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment) as runtime:
         ada = runtime.session("ada")
         handle = await ada.submit("hello")
@@ -777,7 +777,7 @@ async def test_an_intent_whose_commit_fails_leaves_the_run_alone(
     store: Store, environment: ManualEnvironment, verb: str
 ) -> None:
     """The run goes on, and its success stands; also if the asker is the run. [OPS-11]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     hang = Hang("done")
 
     async def from_within(_turn: object) -> str:
@@ -875,7 +875,7 @@ async def test_an_operation_whose_answer_is_lost_counts_once(
     store: Store, environment: ManualEnvironment
 ) -> None:
     """A stop that was made, but whose answer was lost, is a stop. [OPS-11] [FAIL-5]"""
-    faulty = FaultyStore(store)
+    faulty = faulty_over(store)
     async with running(faulty, environment, config=Config()) as runtime:
         ada = runtime.session("ada")
         handle = await ada.submit("hello")

@@ -18,9 +18,9 @@ from crashes import (
     runtime_of,
     said,
     serving,
+    while_time_passes,
 )
 from msgspec.structs import replace
-from world import while_time_passes
 
 from turnkeeper import (
     Abandoned,
@@ -502,7 +502,7 @@ async def test_a_recovery_that_fails_half_way_can_be_tried_again(
         await wait_until(lambda: store.faults)
         second = asyncio.create_task(runtime.submit("s", "meanwhile"))
         both = asyncio.gather(first, second, return_exceptions=True)
-        refused, _ = await while_time_passes(world, both)
+        refused, _ = await while_time_passes(runtime, world, both)
         assert isinstance(refused, StoreError)
         store.plan = None
         await runtime.ensure_session_with_executor("s", fake)

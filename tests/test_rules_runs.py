@@ -28,6 +28,7 @@ from turnkeeper import (
     RunResult,
     Runtime,
     SqliteStore,
+    Stale,
     Store,
     SystemGeneratedInput,
     ToolCallbackInput,
@@ -175,6 +176,40 @@ async def test_a_commit_writes_each_user_message_once(
             ("assistant", "thinking"),
             ("assistant", "c"),
         ]
+
+
+async def test_a_finish_that_is_decided_again_keeps_the_order(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """The inbox had changed: what rode along is still written before. [RUN-4]"""
+
+    class StaleOnce(FaultyStore):
+        refused = False
+
+        def commit(self, session_id: str, commit: Commit) -> Any:
+            if commit.receipt is None or commit.inbox is None or self.refused:
+                return super().commit(session_id, commit)
+            self.refused = True
+            answer: asyncio.Future[CommitResult] = asyncio.get_running_loop().create_future()
+            answer.set_exception(Stale("the inbox has changed"))
+            return answer
+
+    stale = StaleOnce(store)
+    hang = Hang("done")
+    async with serving(stale, FakeExecutor(hang), environment) as runtime:
+        session = runtime.session("s")
+        await runtime.register_session("s")
+        await session.pause()
+        await session.submit("a prompt")
+        await session.submit(PeerInput("a rider", ResponseProgress("r", ProgressPhase.ACCEPTED)))
+        await session.resume()
+        await asyncio.wait_for(hang.started.wait(), 10)
+        later = await session.submit("later")
+        hang.release()
+        assert isinstance(await ended(later), Completed)
+        assert stale.refused
+        contents = [content for _, content in said(await session.transcript())]
+    assert contents == ["a rider", "a prompt", "done", "later", "re: later"]
 
 
 async def test_a_fence_names_epoch_and_run_and_epochs_grow(

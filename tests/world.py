@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -17,8 +17,8 @@ from turnkeeper import (
     Runtime,
 )
 from turnkeeper.core.outcomes import CompletionOutcome
-from turnkeeper.store import Store
-from turnkeeper.testing import FakeExecutor, ManualEnvironment
+from turnkeeper.store import Answer, Store
+from turnkeeper.testing import FakeExecutor, FaultyStore, ManualEnvironment
 
 T = TypeVar("T")
 
@@ -50,6 +50,50 @@ async def becomes(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0)
 
 
+class Watched:
+    """A store whose calls are counted while they are out: time must not outrun a real disk.
+
+    A `FaultyStore` goes around it, so that what is held back on purpose does not count.
+    """
+
+    out = 0
+    """Calls of all such stores that have not been answered."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._inner, name)
+        if not callable(method) or name == "watch":
+            return method
+
+        def call(*arguments: Any, **named: Any) -> Answer[Any]:
+            answer: Answer[Any] = Answer()
+            inner = method(*arguments, **named)
+            Watched.out += 1
+
+            def answered(value: Any, error: BaseException | None) -> None:
+                Watched.out -= 1
+                answer.settle(value, error)
+
+            def done(future: asyncio.Future[Any]) -> None:
+                error = asyncio.CancelledError() if future.cancelled() else future.exception()
+                answered(None if error else future.result(), error)
+
+            if isinstance(inner, Answer):
+                inner.then(answered)
+            else:
+                asyncio.ensure_future(inner).add_done_callback(done)
+            return answer
+
+        return call
+
+
+def faulty_over(store: Store) -> FaultyStore:
+    """A faulty store around `store`, whose honest answers are waited for."""
+    return FaultyStore(cast("Store", Watched(store)))
+
+
 async def while_time_passes(
     environment: ManualEnvironment,
     awaitable: Awaitable[T],
@@ -67,7 +111,7 @@ async def while_time_passes(
         for _ in range(10):
             await asyncio.sleep(0)
         await asyncio.sleep(rest_seconds)
-        if not task.done():
+        if not task.done() and not Watched.out:
             environment.clock.advance(step_seconds)
     return task.result()
 
@@ -82,8 +126,11 @@ async def running(
     profile: Profile | None = None,
 ) -> AsyncIterator[Runtime]:
     """A Runtime in a world whose time stands still; at the end it closes, however much hangs."""
+    watched = store if isinstance(store, FaultyStore) else cast("Store", Watched(store))
     factory = (lambda _session_id: agent) if isinstance(agent, FakeExecutor) else agent
-    runtime = Runtime(store, agent=factory, config=config, profile=profile, environment=environment)
+    runtime = Runtime(
+        watched, agent=factory, config=config, profile=profile, environment=environment
+    )
     await runtime.__aenter__()
     try:
         yield runtime

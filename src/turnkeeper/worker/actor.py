@@ -83,6 +83,7 @@ class SessionActor:
         "held",
         "in_flight",
         "in_line",
+        "looked_at_ms",
         "mailbox",
         "operators",
         "recovered",
@@ -129,6 +130,8 @@ class SessionActor:
         self.retry_at: float | None = None
         self.rested_at: float | None = None
         self.armed: float | None = None
+        self.looked_at_ms = -1
+        """What was due by then has been looked after: it has started, or waits for no time."""
         self.alarm: Alarm | None = None
 
     @property
@@ -346,7 +349,8 @@ class SessionActor:
         return self.has_slot or self.services.take_slot(self)
 
     def free_slot(self) -> None:
-        if self.has_slot and self.session.row.run is None:
+        """Give the place back, unless it came while a commit was in flight: its use is next."""
+        if self.has_slot and self.session.row.run is None and not self.wake:
             self.services.release_slot(self)
 
     def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
@@ -551,9 +555,18 @@ class SessionActor:
         """What has fallen due: the end of a drain, an expiry, a backoff, a place for a run."""
         row = self.session.row
         decide = decide_expire
-        if row.drain_until_ms is not None and row.drain_until_ms <= self.services.now_ms():
+        self.looked_at_ms = self.services.now_ms()
+        if row.drain_until_ms is not None and row.drain_until_ms <= self.looked_at_ms:
             decide = decide_drain_timeout
         return Ask(decide, _nothing, self._try_later)
+
+    def _next_due(self) -> int | None:
+        """When something falls due that has not been looked after. [REC-13]"""
+        due = self.session.row.due_at_ms
+        if due is None or due > self.looked_at_ms:
+            return due
+        # A clock that was set back does not put off what is due by it.
+        return endings.next_due(self.session, min(self.looked_at_ms, self.services.now_ms()))
 
     def _try_later(self, _error: BaseException) -> None:
         """A start that nobody asked for did not work: it is tried again after a while."""
@@ -590,7 +603,7 @@ class SessionActor:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             self.wake = True
-        due = self.session.row.due_at_ms
+        due = self._next_due()
         if due is not None and due <= self.services.now_ms():
             self.wake = True
         self.step()
@@ -614,8 +627,9 @@ class SessionActor:
             self._fall_asleep()
             return
         self.rested_at = None
-        if row.due_at_ms is not None:
-            self.arm(self.services.monotonic_at(row.due_at_ms))
+        due = self._next_due()
+        if due is not None:
+            self.arm(self.services.monotonic_at(due))
         if self.retry_at is not None:
             self.arm(self.retry_at)
 
@@ -632,7 +646,10 @@ class SessionActor:
             return
         if self.zombies and self.config.on_zombie == "hold":
             return
-        if endings.something_due(self.session, self.services.now_ms()) and self.retry_at is None:
+        if self.retry_at is not None:
+            return
+        blocked = self.config.on_failure == "block"
+        if endings.something_due(self.session, self.services.now_ms(), blocked=blocked):
             self.services.stand_in_line(self)
 
     def _fall_asleep(self) -> None:

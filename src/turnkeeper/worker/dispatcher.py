@@ -508,6 +508,8 @@ class Worker:
             fresh = load(claim.row, claim.inputs, claim.snapshot)
             await self._load_notices(fresh)
             fresh.handed = actor.session.handed
+            # The owner alone changes these, and the rows do not tell their order.
+            fresh.members = actor.session.members
             actor.reloaded(fresh, command)
 
         self.tasks.spawn(again(), f"reload {actor.session_id}")

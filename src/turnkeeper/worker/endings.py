@@ -173,18 +173,41 @@ def is_store_error(run: Run) -> bool:
     return isinstance(run.error, StoreError)
 
 
-def something_due(session: ActiveSession, now_ms: int) -> bool:
-    """Whether a run could start now but for a place."""
+def something_due(session: ActiveSession, now_ms: int, *, blocked: bool) -> bool:
+    """Whether a run could start now but for a place: exactly when staging would form one.
+
+    `blocked`: the rest of the queue waits for a failed turn.
+    """
     row = session.row
     if row.open_turn is not None:
         return row.open_turn.due_at_ms is None or row.open_turn.due_at_ms <= now_ms
     if session.timed == 0 and session.riders == 0:
         return bool(session.queue)
-    retired = row.phase != 0
-    for entry in session.queue:
-        record = session.inputs[entry[3]]
-        waits = record.due_at_ms is not None and record.due_at_ms > now_ms
+    records = [session.inputs[entry[3]] for entry in session.queue]
+    blocked = blocked and any(record.turn_id is not None for record in records)
+    starters = riders = False
+    for record in records:
         starts = record.policy is None or record.policy.starts_run or record.turn_id is not None
-        if not waits and (starts or retired):
+        starters = starters or starts
+        if record.due_at_ms is not None and record.due_at_ms > now_ms:
+            continue
+        if blocked and record.turn_id is None:
+            continue
+        if starts:
             return True
-    return False
+        riders = True
+    return riders and not starters and row.phase != 0
+
+
+def next_due(session: ActiveSession, after_ms: int) -> int | None:
+    """The earliest time past `after_ms` at which something of a session falls due."""
+    row = session.row
+    times = [row.drain_until_ms]
+    if row.open_turn is not None:
+        times.append(row.open_turn.due_at_ms)
+    for entry in session.queue if session.timed else ():
+        record = session.inputs[entry[3]]
+        times.append(record.due_at_ms)
+        if not record.attempt_count:
+            times.append(record.expires_at_ms)
+    return min((time for time in times if time is not None and time > after_ms), default=None)

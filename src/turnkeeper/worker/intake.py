@@ -18,6 +18,7 @@ from turnkeeper.core.validity import check_input
 from turnkeeper.errors import (
     DuplicateKey,
     NotCompleted,
+    RuntimeClosed,
     SessionNotFound,
     TurnkeeperError,
     ValidationFailed,
@@ -182,22 +183,26 @@ async def requeue(
     worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, Any]
 ) -> Accepted:
     """Admit a dead letter again, as a new input with a fresh budget; once. [DEAD-1]"""
-    under_way = worker.requeues.get((actor.session_id, input_id))
-    if under_way is not None:
-        return await asyncio.shield(under_way)
-    future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-    worker.requeues[actor.session_id, input_id] = future
+    identity = (actor.session_id, input_id)
+    under_way = worker.requeues.get(identity)
+    if under_way is None:
+        # It goes to its end whatever becomes of who asked: nobody else begins it meanwhile.
+        work = _requeue(worker, actor, input_id, steps)
+        under_way = worker.tasks.spawn(work, f"requeue {input_id}")
+        worker.requeues[identity] = under_way
+
+        def over(work: "asyncio.Future[Accepted]") -> None:
+            del worker.requeues[identity]
+            if not work.cancelled():
+                work.exception()  # who asked may have gone
+
+        under_way.add_done_callback(over)
     try:
-        accepted = await _requeue(worker, actor, input_id, steps)
-    except BaseException as error:
-        future.set_exception(error)
-        future.exception()
+        return await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        if under_way.cancelled():
+            raise RuntimeClosed from None
         raise
-    else:
-        future.set_result(accepted)
-        return accepted
-    finally:
-        del worker.requeues[actor.session_id, input_id]
 
 
 async def _requeue(

@@ -159,6 +159,7 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
     [OPS-3..6]
     """
     future: asyncio.Future[OperationReport] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(_forget_error)  # who asked may have gone
     noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def done(decision: Decision) -> None:
@@ -182,7 +183,6 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
     actor.post(Ask(lambda session, context: decide_intent(session, intent, context), done, failed))
     if deferred:
         # The asker is the run that this waits for: it hears of the intent only.
-        future.add_done_callback(_forget_error)
         await noted
         return _REPORT[intent](0, deferred=True)
     return await asyncio.shield(future)

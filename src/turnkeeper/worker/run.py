@@ -20,7 +20,14 @@ from turnkeeper.core.runs import (
     StopRuntimeExecutor,
 )
 from turnkeeper.core.turns import Cancellation
-from turnkeeper.errors import RunEnded, StoreError
+from turnkeeper.errors import (
+    CommitFailed,
+    DuplicateKey,
+    EventsPruned,
+    RunEnded,
+    SchemaMismatch,
+    StoreError,
+)
 from turnkeeper.executor import Turn, TurnExecutor
 from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
@@ -115,7 +122,7 @@ class Run:
         self.finished = True
         self.output = output
         self.error = error
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) and not _is_answer(error):
             self.commit_lost = True
             self.commit_error = error
         self.actor.run_ended(self)
@@ -260,6 +267,12 @@ class Run:
     def require_alive(self) -> None:
         """Raise `RunEnded` unless this is still the session's run."""
         self._require_alive()
+
+
+def _is_answer(error: StoreError) -> bool:
+    """Whether the store works, and has refused what the executor asked: that is charged to it."""
+    permanent = isinstance(error, CommitFailed) and error.permanent
+    return permanent or isinstance(error, DuplicateKey | EventsPruned | SchemaMismatch)
 
 
 def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlCommand) -> None:

@@ -35,10 +35,13 @@ class Slots:
         """Take a place, unless none is free or others have waited longer."""
         if self._free <= 0 or (self._line and self._served is not actor):
             return False
+        self._give(actor)
+        return True
+
+    def _give(self, actor: "SessionActor") -> None:
         self._free -= 1
         actor.has_slot = True
         actor.turns_in_row = 0
-        return True
 
     def may_keep(self, actor: "SessionActor") -> bool:
         """Whether a session may go on with its next turn: at once, or as long as nobody waits."""
@@ -69,6 +72,9 @@ class Slots:
             actor = self._line.popleft()
             actor.in_line = False
             if not actor.gone:
+                if actor.in_flight is not None and not actor.has_slot:
+                    # It cannot use its place before the store has answered: the place is kept.
+                    self._give(actor)
                 self._served = actor
                 yield actor
                 self._served = None
