@@ -6,7 +6,8 @@ works once the store is whole again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from world import faulty_over, while_time_passes
 from turnkeeper import (
     ApplyOutput,
     Completed,
+    Config,
     InputLifecycleState,
     Message,
     NonRetryable,
@@ -50,6 +52,8 @@ S = InputLifecycleState
 SESSION = "ada"
 COMMITS_AT_MOST = 80
 LIVES_AT_ONCE = 8
+CONFIG = Config(run_time_limit_seconds=60.0)
+"""So that a run whose interrupt was lost with the session ends in the life's time."""
 
 
 class Actor:
@@ -113,6 +117,17 @@ class Life:
         self.rest_seconds = 0.0 if isinstance(store, MemoryStore) else 0.0005
         """Of the machine's time: what threads need to answer."""
         self.runtime: Runtime | None = None
+
+    @asynccontextmanager
+    async def begun(self) -> AsyncIterator[None]:
+        """The Runtime, entered; it is left at once, whatever still runs."""
+        assert self.runtime is not None
+        await self.runtime.__aenter__()
+        try:
+            yield
+        finally:
+            self.faulty.heal()
+            await while_time_passes(self.environment, self.runtime.close(drain_seconds=0.0))
 
     # -- doing a thing, whatever the store does ---------------------------------------------------
 
@@ -336,25 +351,26 @@ async def lived(store: Store, plan: Plan | None) -> Life:
     life = Life(store, clock, 1)
     life.faulty.plan = plan
     life.runtime = Runtime(
-        life.faulty, agent=lambda _: Actor(life.called), environment=life.environment
+        life.faulty, agent=lambda _: Actor(life.called), environment=life.environment, config=CONFIG
     )
-    async with life.runtime:
+    async with life.begun():
         await life.live()
         commits = life.faulty.commit_count
         await life.works_again()
-        await while_time_passes(life.environment, life.runtime.close(drain_seconds=0.0))
     for handle in life.handles:
         assert handle.outcome is not None or await life.bounded(handle.wait()) is not None
     life.environment = manual_environment(2, clock=clock)
     life.runtime = Runtime(
-        faulty_over(store), agent=lambda _: Actor(life.called), environment=life.environment
+        faulty_over(store),
+        agent=lambda _: Actor(life.called),
+        environment=life.environment,
+        config=CONFIG,
     )
-    async with life.runtime:
+    async with life.begun():
         for input_id, told in life.results.items():
             handle = await life.runtime.handle(SESSION, input_id)
             assert await life.bounded(handle.wait()) == told, "an outcome changed"
         await life.wait(await life.submit("and in a fresh Runtime"))
-        await while_time_passes(life.environment, life.runtime.close(drain_seconds=0.0))
     await life.verdict()
     await store.close()
     life.faulty.commit_count = commits
@@ -393,9 +409,14 @@ async def lives(kind: str, directory: Path, plans: dict[int, Plan]) -> list[Life
                 error.add_note(f"commit {k} on {kind}")
                 raise
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(k, plan)) for k, plan in plans.items()]
-    return [task.result() for task in tasks]
+    # Each to its end: a life that is cancelled closes its Runtime, which takes time that stands.
+    ended = await asyncio.gather(
+        *[one(k, plan) for k, plan in plans.items()], return_exceptions=True
+    )
+    failures = [one for one in ended if isinstance(one, BaseException)]
+    if failures:
+        raise failures[0]
+    return [life for life in ended if isinstance(life, Life)]
 
 
 @pytest.mark.parametrize("fault", list(Fault))

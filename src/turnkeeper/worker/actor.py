@@ -207,7 +207,8 @@ class SessionActor:
         run = self.run
         if run is not None and not run.begun:
             self._begin_run()
-        if self.in_flight is None or self.armed is None:
+        in_flight = self.in_flight
+        if in_flight is None or self.armed is None or self.armed > in_flight.deadline:
             self._rest()
 
     def _take(self, command: Command) -> None:
