@@ -52,6 +52,8 @@ S = InputLifecycleState
 SESSION = "ada"
 COMMITS_AT_MOST = 80
 LIVES_AT_ONCE = 8
+STEP_SECONDS = 4.0
+"""How far time moves while the store is quiet; each timer still fires at its own moment."""
 CONFIG = Config(run_time_limit_seconds=60.0)
 """So that a run whose interrupt was lost with the session ends in the life's time."""
 
@@ -135,7 +137,10 @@ class Life:
         """The value, or None where the store's trouble reached the caller. Never for ever."""
         try:
             return await while_time_passes(
-                self.environment, awaitable, step_seconds=0.5, rest_seconds=self.rest_seconds
+                self.environment,
+                awaitable,
+                step_seconds=STEP_SECONDS,
+                rest_seconds=self.rest_seconds,
             )
         except TurnkeeperError:
             return None
@@ -190,7 +195,7 @@ class Life:
                     return
                 await asyncio.sleep(0)
 
-        await while_time_passes(self.environment, there(), step_seconds=0.5)
+        await while_time_passes(self.environment, there(), step_seconds=STEP_SECONDS)
 
     # -- memory and rows --------------------------------------------------------------------------
 

@@ -25,12 +25,12 @@ from turnkeeper.testing import (
 STEP_SECONDS = 0.0
 
 
-@pytest.fixture()
+@pytest.fixture
 def world() -> ManualEnvironment:
     return manual_environment(1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The session of each look at what has fallen due."""
     seen: list[str] = []
@@ -55,7 +55,8 @@ async def test_due_work_that_cannot_start_is_looked_at_once(
     world: ManualEnvironment, looks: list[str], why: str
 ) -> None:
     """[REC-13] An input past its `not_before` that must wait arms no timer in the past; what falls
-    due after it is still noticed. [ORD-5]"""
+    due after it is still noticed. [ORD-5]
+    """
     async with running(MemoryStore(), world) as runtime:
         hang = Hang()
         if why == "unattended":
@@ -146,7 +147,7 @@ class RefusingStore(FaultyStore):
 async def test_a_lost_answer_is_settled_in_its_own_time_also_while_a_run_goes_on(
     world: ManualEnvironment,
 ) -> None:
-    """[FAIL-5] The alarm of a commit in flight is not that of the run's time limit, an hour later."""
+    """[FAIL-5] The alarm of a commit in flight is not that of the run's time limit."""
     store = FaultyStore(MemoryStore())
     async with running(store, world) as runtime:
         hang = Hang()
@@ -166,7 +167,7 @@ async def test_a_lost_answer_is_settled_in_its_own_time_also_while_a_run_goes_on
 async def test_a_dead_letter_has_one_successor_though_its_first_asker_was_cancelled(
     world: ManualEnvironment,
 ) -> None:
-    """[DEAD-1] Requeueing goes to its end: a second asker joins it, and is not cancelled with it."""
+    """[DEAD-1] Requeueing goes to its end: a second asker joins it."""
     store = FaultyStore(MemoryStore())
     async with running(store, world) as runtime:
         await runtime.attach("s", FakeExecutor(NonRetryable("bad")))
@@ -195,12 +196,12 @@ async def test_a_session_with_a_commit_in_flight_keeps_the_place_that_it_is_give
             await runtime.attach(name, fake)
 
         async def feed(name: str) -> None:
-            for _ in range(400):
+            for _ in range(200):
                 await runtime.submit(name, name)
 
         await soon(asyncio.gather(*map(feed, "abc")))
-        done = fake.texts[:600]
-        assert min(done.count(name) for name in "abc") >= 150
+        longest = {name: max(map(len, "".join(fake.texts).split(name))) for name in "abc"}
+        assert max(longest.values()) <= 3 * 8, "more than 8 turns in a row of each other session"
 
 
 async def test_an_executor_that_raises_a_refusal_of_the_store_is_charged(

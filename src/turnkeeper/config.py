@@ -36,7 +36,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_time_limit_seconds: float = 3_600.0
     """Wall clock of one run; past it the run counts as failed."""
     max_failures: int = 3
-    """Failures (the executor raised, or ran out of time) after which an input is given up."""
+    """Failures (the executor raised, or ran out of time) past which an input is given up."""
     max_crashes: int = 10
     """Crashes of the process with the input's run in it, past which the input is given up."""
     backoff_first_seconds: float = 1.0
@@ -84,6 +84,8 @@ def _check(name: str, value: Any) -> None:
     elif name.endswith("_seconds"):
         rule = "a number of seconds, 0 or more"
         legal = type(value) in (int, float) and isfinite(value) and value >= 0
+    elif name == "max_running":
+        rule, legal = "a whole number, 1 or more", type(value) is int and value >= 1
     else:
         rule, legal = "a whole number, 0 or more", type(value) is int and value >= 0
     if not legal:

@@ -4,6 +4,7 @@ Two shapes are taken. `Executor` is small: `apply` one primitive, obey `control`
 is full: it gets a `Turn`, through which it streams, commits checkpoints and runs durable steps.
 """
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Literal, Protocol, overload, runtime_checkable
 
@@ -319,9 +320,17 @@ def agent(
     `steer="none"`, `turn.checkpoint` hands out no inputs.
     """
     capabilities = Capabilities(steer=steer, snapshot="per_step", cancel="immediate")
+    if steer not in ("none", "at_border"):
+        raise ValidationFailed(f"steer is 'none' or 'at_border', not {steer!r:.50}")
     if function is not None:
-        return FunctionExecutor(function, capabilities)
-    return lambda function: FunctionExecutor(function, capabilities)
+        return _function_executor(function, capabilities)
+    return lambda function: _function_executor(function, capabilities)
+
+
+def _function_executor(function: AgentFunction, capabilities: Capabilities) -> FunctionExecutor:
+    if not inspect.iscoroutinefunction(function):
+        raise ValidationFailed(f"@agent goes above `async def answer(turn)`, not {function!r:.100}")
+    return FunctionExecutor(function, capabilities)
 
 
 class PlainExecutor:
@@ -360,6 +369,9 @@ def as_factory(agent: object) -> ExecutorFactory:
     """What `Runtime(agent=...)` takes: an `@agent`, or a factory of executors. [API-3]"""
     if isinstance(agent, FunctionExecutor):
         return lambda _session_id: agent
+    if inspect.iscoroutinefunction(agent) or inspect.isasyncgenfunction(agent):
+        name = getattr(agent, "__name__", "the function")
+        raise ValidationFailed(f"agent={name}: put @agent above an async function to make it one")
     if isinstance(agent, type) or (
         callable(agent) and not isinstance(agent, TurnExecutor | Executor)
     ):

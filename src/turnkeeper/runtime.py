@@ -160,7 +160,9 @@ class Runtime:
     def worker(self) -> Worker:
         """The worker behind this Runtime. Raises `RuntimeClosed` outside its `async with`."""
         worker = self._worker
-        if worker is None or worker.closing:
+        if worker is None:
+            raise RuntimeClosed("this Runtime is not open: enter it with `async with` first")
+        if worker.closing:
             raise RuntimeClosed
         return worker
 

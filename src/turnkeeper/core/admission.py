@@ -12,7 +12,13 @@ from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
-from turnkeeper.core.lifecycle import TERMINAL, AbandonReason, Ended, InputLifecycleState
+from turnkeeper.core.lifecycle import (
+    TERMINAL,
+    AbandonReason,
+    Ended,
+    InputLifecycleState,
+    RuntimeState,
+)
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
 from turnkeeper.core.records import InputRecord
@@ -133,12 +139,20 @@ def _same(item: Input, existing: InputRecord) -> bool:
         return False  # it has no stored form, and what is stored has one
 
 
+_OPENS_AGAIN = {
+    RuntimeState.RETIRED: "reset opens it again",
+    RuntimeState.STOPPED: "register_session opens it again",
+}
+
+
 def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:
     """Why this input is not admitted, in the order of the rules. [ADM-2] [ADM-3] [ADM-4]"""
     row = draft.row
     closing = closing_state(row)
     if closing is not None:
-        return NotReady(closing, f"session {row.session_id!r} is {closing}: it takes no new input")
+        again = _OPENS_AGAIN.get(closing, "it stays so for ever")
+        message = f"session {row.session_id!r} is {closing} and takes no new input: {again}"
+        return NotReady(closing, message)
     reason = refusal(item, context.now_ms)
     if reason is not None:
         return Rejected(reason)

@@ -194,7 +194,8 @@ class MemoryStore:
         if row.worker_id != worker_id:
             if row.worker_id in self._workers:
                 raise Fenced(
-                    f"session {session_id!r} is owned by the live worker {row.worker_id}",
+                    f"session {session_id!r} is owned by the live worker "
+                    f"{row.worker_id}: ask the Runtime that owns it, or close that one first",
                     last_commit=row.last_commit,
                 )
             session.row = replace(row, worker_id=worker_id, epoch=row.epoch + 1)

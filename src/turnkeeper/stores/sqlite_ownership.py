@@ -109,7 +109,9 @@ def _check_owner_is_gone(
     if owner is None or not _alive(database, lives, owner):
         return
     raise Fenced(
-        f"session {session_id!r} is owned by the live worker {owner}", last_commit=last_commit
+        f"session {session_id!r} is owned by the live worker {owner}: "
+        "ask the Runtime that owns it, or close that one first",
+        last_commit=last_commit,
     )
 
 

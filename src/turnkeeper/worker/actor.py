@@ -207,8 +207,7 @@ class SessionActor:
         run = self.run
         if run is not None and not run.begun:
             self._begin_run()
-        in_flight = self.in_flight
-        if in_flight is None or self.armed is None or self.armed > in_flight.deadline:
+        if not (self.in_flight and self.armed and self.armed <= self.in_flight.deadline):
             self._rest()
 
     def _take(self, command: Command) -> None:
@@ -561,14 +560,6 @@ class SessionActor:
             decide = decide_drain_timeout
         return Ask(decide, _nothing, self._try_later)
 
-    def _next_due(self) -> int | None:
-        """When something falls due that has not been looked after. [REC-13]"""
-        due = self.session.row.due_at_ms
-        if due is None or due > self.looked_at_ms:
-            return due
-        # A clock that was set back does not put off what is due by it.
-        return endings.next_due(self.session, min(self.looked_at_ms, self.services.now_ms()))
-
     def _try_later(self, _error: BaseException) -> None:
         """A start that nobody asked for did not work: it is tried again after a while."""
         self.retry_at = self.services.monotonic() + self.config.backoff_first_seconds
@@ -604,7 +595,7 @@ class SessionActor:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             self.wake = True
-        due = self._next_due()
+        due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
         if due is not None and due <= self.services.now_ms():
             self.wake = True
         self.step()
@@ -628,7 +619,7 @@ class SessionActor:
             self._fall_asleep()
             return
         self.rested_at = None
-        due = self._next_due()
+        due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
         if due is not None:
             self.arm(self.services.monotonic_at(due))
         if self.retry_at is not None:

@@ -129,9 +129,9 @@ class Worker:
         """Call `callback` in the event loop's next turn."""
         asyncio.get_running_loop().call_soon(callback)
 
-    def report(self, message: str) -> None:
-        """Say something to the operator."""
-        _log.warning(message)
+    def report(self, message: str, error: BaseException | None = None) -> None:
+        """Say something to the operator, with the traceback of `error`."""
+        _log.warning(message, exc_info=error)
 
     # -- timers ------------------------------------------------------------------------------------
 

@@ -199,9 +199,13 @@ def something_due(session: ActiveSession, now_ms: int, *, blocked: bool) -> bool
     return riders and not starters and row.phase != 0
 
 
-def next_due(session: ActiveSession, after_ms: int) -> int | None:
-    """The earliest time past `after_ms` at which something of a session falls due."""
+def next_due(session: ActiveSession, looked_at_ms: int, now_ms: int) -> int | None:
+    """When something falls due that was not when this session was last looked at. [REC-13]"""
     row = session.row
+    if row.due_at_ms is None or row.due_at_ms > looked_at_ms:
+        return row.due_at_ms
+    # A clock that was set back does not put off what is due by it.
+    after_ms = min(looked_at_ms, now_ms)
     times = [row.drain_until_ms]
     if row.open_turn is not None:
         times.append(row.open_turn.due_at_ms)

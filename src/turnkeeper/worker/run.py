@@ -27,6 +27,7 @@ from turnkeeper.errors import (
     RunEnded,
     SchemaMismatch,
     StoreError,
+    TurnkeeperError,
 )
 from turnkeeper.executor import Turn, TurnExecutor
 from turnkeeper.worker.inside import entered
@@ -110,13 +111,24 @@ class Run:
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
             turn = Turn(self, self.start.primitive, Fence(actor.epoch, self.run_id), snapshot)
             output = await self.executor.run(turn)
-        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - decided about below
+        except GeneratorExit:
+            raise  # the event loop is gone: nobody is left to decide anything
+        except BaseException as raised:  # noqa: BLE001 - also a tool's sys.exit is a failed attempt
             error = raised
         if self.given_up:
             actor.services.zombies.pop(self.run_id, None)
             actor.zombie_ended()
             return
+        self._report(error)
         self._end(output, error)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def _report(self, error: BaseException | None) -> None:
+        """Say where an agent's own failure came from: the store keeps only its words."""
+        if error is not None and not isinstance(error, asyncio.CancelledError | TurnkeeperError):
+            what = f"run {self.run_id} of session {self.actor.session_id!r} failed"
+            self.actor.services.report(what, error)
 
     def _end(self, output: ApplyOutput | None, error: BaseException | None) -> None:
         self.finished = True
