@@ -15,8 +15,13 @@ EXAMPLES = ROOT / "examples"
 QUICKSTART_LINES = 25
 
 
-def run(example: str, folder: Path, *arguments: str, seconds: float = 60.0) -> list[str]:
-    """The lines that an example prints when it is run in `folder`; it must end well and quietly."""
+def run(
+    example: str, folder: Path, *arguments: str, seconds: float = 60.0, said: str = ""
+) -> list[str]:
+    """The lines that an example prints when it is run in `folder`; it must end well.
+
+    Quietly too, unless its agent fails on purpose: then the log says so with `said`.
+    """
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(EXAMPLES / example), *arguments],
         cwd=folder,
