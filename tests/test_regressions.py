@@ -1,6 +1,7 @@
 """Rules that were found broken once, by reading and by random stress; each test names its rule."""
 
 import asyncio
+from collections.abc import Awaitable
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import turnkeeper.worker.actor as actor_module
 from tests.world import prompt, running, soon, until
 from turnkeeper import Config, PeerInput, ResponseProgress
+from turnkeeper.core.records import Commit, CommitResult
 from turnkeeper.environment import from_ms
 from turnkeeper.errors import CommitFailed, EventsPruned, NonRetryable
 from turnkeeper.stores.memory import MemoryStore
@@ -135,7 +137,7 @@ class RefusingStore(FaultyStore):
     refusing = False
     refused = 0
 
-    def commit(self, session_id, commit):  # type: ignore[no-untyped-def]
+    def commit(self, session_id: str, commit: Commit) -> Awaitable[CommitResult]:
         if not self.refusing:
             return super().commit(session_id, commit)
         self.refused += 1
