@@ -545,16 +545,18 @@ class Worker:
             await self.store.close()
             raise
         if self.factory is not None:
-            self.tasks.spawn(self._recover_all(), "recover")
+            recovery = self._recover_all(self.config.backoff_first_seconds)
+            self.tasks.spawn(recovery, "recover")
 
-    async def _recover_all(self) -> None:
-        after = 0
+    async def _recover_all(self, delay: float, after: int = 0) -> None:
+        """Claim what is unfinished, page by page; a store that cannot be read is asked again."""
         while not self.closing:
             try:
                 page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
             except TurnkeeperError as error:
                 self.store_error = str(error)
                 self.report(f"the recovery at start cannot read the store: {error}")
+                self._recover_later(delay, after)
                 return
             if not page:
                 return
@@ -566,6 +568,16 @@ class Worker:
             for (_, session_id), result in zip(page, results, strict=True):
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
+                    self.claim_again(session_id)
+
+    def _recover_later(self, delay: float, after: int) -> None:
+        following = min(2 * delay, self.config.backoff_max_seconds)
+
+        def again() -> None:
+            if not self.closing:
+                self.tasks.spawn(self._recover_all(following, after), "recover")
+
+        self.environment.clock.call_at(self.monotonic() + delay, again)
 
     def begin_close(self, drain_seconds: float) -> asyncio.Task[None]:
         """Take nothing new from now on, and close in a task of its own: the asker may be a run."""

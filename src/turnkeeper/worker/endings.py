@@ -168,11 +168,6 @@ def _one_turn_error(run: Run) -> TurnkeeperError | None:
     return None
 
 
-def is_store_error(run: Run) -> bool:
-    """Whether the executor failed because the store did: that is charged to nobody. [FIN-6]"""
-    return isinstance(run.error, StoreError)
-
-
 def something_due(session: ActiveSession, now_ms: int, *, blocked: bool) -> bool:
     """Whether a run could start now but for a place: exactly when staging would form one.
 
