@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -124,11 +125,21 @@ class Connections(Struct):
         return sum(_changes(connection) for connection in self.opened)
 
 
+_PATIENCE_SECONDS = 5.0
+
+
 def _changes(connection: apsw.Connection) -> int:
-    try:
-        return connection.total_changes()
-    except apsw.ConnectionClosedError:
-        return 0
+    """Wait for a connection that its own thread is using just now."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return connection.total_changes()
+        except apsw.ConnectionClosedError:
+            return 0
+        except apsw.ThreadingViolationError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.001)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from turnkeeper.errors import (
     NonRetryable,
     NotCompleted,
     OutcomeUnknown,
-    StoreError,
     TurnkeeperError,
 )
 from turnkeeper.worker.commands import Command
