@@ -517,6 +517,11 @@ class Worker:
     def unregistered(self, actor: SessionActor) -> None:
         """A session in good order is released to whoever wants it. [OPS-9]"""
         actor.gone = True
+        self.executors.pop(actor.session_id, None)
+        if self.closing:  # the end of the worker's life releases all of its sessions at once
+            self._drop(actor)
+            actor.leave("unregistered")
+            return
 
         async def release() -> None:
             try:
@@ -525,7 +530,6 @@ class Worker:
                 self._drop(actor)
                 actor.leave("unregistered")
 
-        self.executors.pop(actor.session_id, None)
         self.tasks.spawn(release(), f"release {actor.session_id}")
 
     def _drop(self, actor: SessionActor) -> None:
