@@ -44,8 +44,7 @@ async def crash(runtime: Runtime) -> None:
     """
     worker = runtime.worker
     worker.closing = True
-    worker._ended = True
-    worker._set_timer()
+    worker.timers.end()
     for actor in worker.actors.values():
         actor.gone = True
         actor.in_flight = None

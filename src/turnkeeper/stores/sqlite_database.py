@@ -18,7 +18,7 @@ WRITER_CACHE_KIBIBYTES = 16_384
 CHECKPOINT_PAGES = 500
 """The log is copied back, and starts anew, once it has this many pages: a log that never restarts
 is appended to, and appending syncs more slowly than overwriting."""
-REMEMBERED_MAX = 10_000
+REMEMBERED_MAX = 2_000
 """Sessions whose next numbers are remembered: some 200 bytes each."""
 
 _LAST_ROW = "SELECT coalesce(max(key), 0) FROM history"

@@ -42,14 +42,11 @@ from turnkeeper.worker.one_turn import OneTurn
 from turnkeeper.worker.run import Run, tell
 from turnkeeper.worker.settling import Settling
 from turnkeeper.worker.tasks import hand_in
+from turnkeeper.worker.timers import Alarm
 
 if TYPE_CHECKING:
     from turnkeeper.config import Config
     from turnkeeper.worker.dispatcher import Worker
-
-
-Alarm = list[Any]
-"""An entry of the worker's heap of timers: when, a number, and whose it is, or None."""
 
 
 class InFlight:
@@ -570,12 +567,12 @@ class SessionActor:
         if self.armed is None or when < self.armed:
             self.armed = when
             self.disarm()
-            self.alarm = self.services.arm(self, when)
+            self.alarm = self.services.timers.arm(self, when)
 
     def disarm(self) -> None:
         """Be called no more: the heap of timers is not to hold what memory has let go."""
         if self.alarm is not None:
-            self.alarm[2] = None
+            self.services.timers.take_back(self.alarm)
             self.alarm = None
 
     def on_timer(self) -> None:

@@ -5,7 +5,6 @@ but the recovery at start. What a session does when it is called is `actor`'s.
 """
 
 import asyncio
-import heapq
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +20,11 @@ from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import Claim, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, load
-from turnkeeper.environment import Environment, Timer
+from turnkeeper.environment import Environment
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
-from turnkeeper.worker.actor import Alarm, SessionActor
+from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.commands import Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
@@ -33,6 +32,7 @@ from turnkeeper.worker.operating import conclusion, unregister
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.slots import Slots
 from turnkeeper.worker.tasks import Tasks, start
+from turnkeeper.worker.timers import Timers
 
 _log = logging.getLogger("turnkeeper")
 
@@ -79,10 +79,7 @@ class Worker:
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
         self._claim_delays: dict[SessionId, float] = {}
-        self._heap: list[Alarm] = []
-        self._timer: Timer | None = None
-        self._timer_at = float("inf")
-        self._sequence = 0
+        self.timers = Timers(environment.clock)
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
         self._active = 0
@@ -133,40 +130,8 @@ class Worker:
         """Say something to the operator, with the traceback of `error`."""
         _log.warning(message, exc_info=error)
 
-    # -- timers ------------------------------------------------------------------------------------
-
-    def arm(self, actor: SessionActor, when: float) -> Alarm:
-        """Call `actor.on_timer` no later than `when`, unless the alarm is taken back."""
-        self._sequence += 1
-        alarm: Alarm = [when, self._sequence, actor]
-        heapq.heappush(self._heap, alarm)
-        if when < self._timer_at:
-            self._set_timer()
-        return alarm
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = float("inf")
-        if self._heap and not self.ended:
-            self._timer_at = self._heap[0][0]
-            self._timer = self.environment.clock.call_at(self._timer_at, self._on_timer)
-
     ended = False
     """Everything is released; the store is about to be closed."""
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = float("inf")
-        now = self.monotonic()
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[2])
-        for actor in due:
-            if actor is not None:
-                actor.on_timer()
-        self._set_timer()
 
     # -- places for runs ---------------------------------------------------------------------------
 
@@ -603,12 +568,11 @@ class Worker:
             waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]
         await asyncio.gather(*waits, return_exceptions=True)
         self.ended = True
-        self._set_timer()
+        self.timers.end()
         self.live.close()
         for news in self.followers:
             news.set()
         await self.tasks.cancel(self.config.interrupt_grace_seconds)
-        self._heap.clear()
         try:
             await self.store.leave(self.worker_id)
         finally:
