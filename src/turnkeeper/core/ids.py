@@ -48,7 +48,7 @@ def check_session_id(session_id: object) -> SessionId:
     return session_id
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=512)
 def pack_id(text: str) -> bytes:
     """UUID text as the 16 bytes that a store keeps."""
     return bytes.fromhex(text.replace("-", ""))
