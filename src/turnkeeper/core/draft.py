@@ -18,12 +18,12 @@ from turnkeeper.config import Config
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import (
-    INPUT_TRANSITIONS,
     TERMINAL,
     AbandonReason,
     Ended,
     InputLifecycleState,
     RuntimeState,
+    check_input_step,
     check_runtime_step,
 )
 from turnkeeper.core.policy import Profile
@@ -38,7 +38,6 @@ from turnkeeper.core.records import (
 )
 from turnkeeper.core.runs import Message, RunBoundaryReceipt, RunPrimitive, RunResult, next_digest
 from turnkeeper.core.session import ActiveSession, runtime_state, starts_run
-from turnkeeper.errors import InvalidTransition
 
 _S = InputLifecycleState
 CONSUMED = Ended(_S.CONSUMED)
@@ -175,8 +174,7 @@ class Draft:
         detail: dict[str, Any] | None = None,
     ) -> None:
         """Take one step of the input machine, and note it. Refuses a step that no table has."""
-        if target not in INPUT_TRANSITIONS[record.state]:
-            raise InvalidTransition(record.state, target, record.input_id)
+        check_input_step(record.state, target, record.input_id)
         record.state = target
         if code is not None:
             self.events.append(Event(code, record.input_id, None, detail))

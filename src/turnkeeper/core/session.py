@@ -160,11 +160,6 @@ def load(row: SessionRow, inputs: list[InputRecord], snapshot: bytes | None) -> 
     return session
 
 
-def is_open(row: SessionRow) -> bool:
-    """Whether the session admits new inputs, as far as its phase goes. [ADM-2]"""
-    return row.phase is Phase.OPEN and closing_state(row) is None
-
-
 def closing_state(row: SessionRow) -> RuntimeState | None:
     """The state that a session is on its way to, or has reached, if it admits nothing. [ADM-2]"""
     if row.intent is not None and row.intent in _INTENT_STATE:

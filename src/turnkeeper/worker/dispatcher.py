@@ -73,7 +73,6 @@ class Worker:
         self.followers: set[asyncio.Event] = set()
         """Of each reader that waits for changes: what wakes it."""
         self.closing = False
-        self.store_error: str | None = None
         self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
         self._uncharged: set[RunId] = set()
         self._to_claim: set[SessionId] = set()
@@ -523,7 +522,6 @@ class Worker:
             try:
                 page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
             except TurnkeeperError as error:
-                self.store_error = str(error)
                 self.report(f"the recovery at start cannot read the store: {error}")
                 self._recover_later(delay, after)
                 return

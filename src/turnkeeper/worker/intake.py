@@ -77,12 +77,18 @@ async def _unless_known(
     return replace(duplicate(item, existing), existing_id=last.input_id)
 
 
-async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
-    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-5]"""
+def _hand_in(actor: "SessionActor", item: Input) -> "tuple[asyncio.Future[Admission], Completion]":
+    """Put one input among those that wait, with the handle that its caller gets if it is new."""
     check_input(item)
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
     completion = Completion(actor.session_id, item.id)
     actor.accept(AcceptRequest(item, answer, completion))
+    return answer, completion
+
+
+async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
+    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-5]"""
+    answer, completion = _hand_in(actor, item)
     admission = await answer
     if type(admission.verdict) is Accepted:
         return completion
@@ -97,10 +103,7 @@ async def accept_with_completion(
     worker: "Worker", actor: "SessionActor", item: Input
 ) -> tuple[AcceptOutcome, Completion | None]:
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
-    check_input(item)
-    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-    completion = Completion(actor.session_id, item.id)
-    actor.accept(AcceptRequest(item, answer, completion))
+    answer, completion = _hand_in(actor, item)
     outcome = await _outcome(worker, actor, item, await answer)
     match outcome:
         case Accepted():
