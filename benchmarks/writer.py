@@ -142,7 +142,7 @@ async def _claimed(store: Store, name: str) -> ActiveSession:
     claim = await store.claim(name, _WORKER, create=True, at_ms=1)
     if claim is None:
         raise RuntimeError(f"session {name!r} could not be claimed")
-    return load(claim.row, claim.inputs, claim.snapshot)
+    return load(claim)
 
 
 async def _commit(

@@ -79,7 +79,7 @@ async def quiet(runtime: Runtime) -> None:
 
     def at_rest() -> bool:
         in_flight = any(actor.in_flight is not None for actor in worker.actors.values())
-        return not in_flight and not worker._loading
+        return not (in_flight or worker._loading or worker.lookout._looking)
 
     await settle()
     while not at_rest():

@@ -92,7 +92,8 @@ def is_quiet(runtime: Runtime) -> bool:
     worker = runtime._worker
     if worker is None:
         return True
-    return not worker._loading and all(a.in_flight is None for a in worker.actors.values())
+    looking = bool(worker._loading) or worker.lookout._looking
+    return not looking and all(a.in_flight is None for a in worker.actors.values())
 
 
 async def quiet(runtime: Runtime, patience_seconds: float = PATIENCE_SECONDS) -> None:

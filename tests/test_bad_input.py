@@ -536,7 +536,7 @@ async def main():
         async with Runtime(sys.argv[1]) as runtime:
             ada = runtime.session("ada")
             await ada.submit("first", key="first")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, resource.RLIM_INFINITY))
             try:
                 for number in range(20):
                     handle = await ada.submit("x" * 50_000, key=f"{number}")

@@ -629,6 +629,7 @@ async def test_health(store: Store, environment: ManualEnvironment, pass_time: P
         assert (healthy.store, healthy.oldest_due_work_seconds) == ("ok", None)
         assert healthy.given_up_runs == {}
         assert healthy.event_loop_lag == "not measured"
+        await runtime.register_session("ada")
         ada = runtime.session("ada")
         await ada.submit("hello")
         await pass_time(runtime, 7.0)

@@ -99,6 +99,7 @@ async def test_a_session_that_ends_terminates_its_waiters(
 ) -> None:
     """Abandoned by what happened to the session: `RuntimeTerminated`, for good. [COMP-1]"""
     async with running(store, environment) as runtime:
+        await runtime.register_session("ada")
         ada = runtime.session("ada")
         handle = await ada.submit("hello")
         verb = {"retired": ada.retire, "reset": ada.reset, "stopped": ada.stop}
@@ -129,6 +130,7 @@ async def test_expired_is_abandoned(
 ) -> None:
     """An input whose time is over before its first attempt is abandoned. [COMP-1]"""
     async with running(store, environment) as runtime:
+        await runtime.register_session("ada")
         at = from_ms(environment.clock.now_ms()) + timedelta(seconds=5)
         handle = await runtime.session("ada").submit("soon", expires_at=at)
         await pass_time(runtime, 6.0)
@@ -310,6 +312,7 @@ async def test_a_waiter_whose_runtime_unregisters_is_let_go(
 ) -> None:
     """The input stays active; the waiter hears that this Runtime is out of it. [COMP-7]"""
     async with running(store, environment) as runtime:
+        await runtime.register_session("ada")
         handle = await runtime.session("ada").submit("hello")
         await runtime.unregister_session("ada")
         told = await outcome(handle)

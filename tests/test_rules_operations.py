@@ -124,6 +124,7 @@ async def test_retire_without_an_executor_abandons(
 ) -> None:
     """Where nobody would drain, everything is given up at once. [OPS-1]"""
     async with running(store, environment) as runtime:
+        await runtime.register_session("ada")
         ada = runtime.session("ada")
         handles = [await ada.submit("one"), await ada.submit("two")]
         report = await ada.retire()

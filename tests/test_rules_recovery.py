@@ -558,8 +558,9 @@ async def test_a_session_at_rest_costs_nothing(
         assert "s" in worker.actors
         await pass_seconds(runtime, environment, 2)
         assert "s" not in worker.actors
+        await quiet(runtime)
         assert environment.clock.timer_count == 0
-        assert (len(worker.tasks), faulty.commit_count) == (0, commits)
+        assert (len(worker.tasks), faulty.commit_count) == (0, commits), worker.tasks._tasks
         assert await runtime.contains_session("s")
         assert await runtime.runtime_state("s") == "idle"
         again = await session.submit("1", key="k")

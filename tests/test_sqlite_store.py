@@ -75,7 +75,10 @@ def names_in(folder: Path) -> list[str]:
 
 
 def owner_in(engine: Engine, session_id: str) -> Owner:
-    work = (partial(claim, create=True, at_ms=START_MS), (engine.lives, session_id, WORKER))
+    work = (
+        partial(claim, create=True, at_ms=START_MS),
+        (engine.lives, session_id, WORKER, START_MS),
+    )
     (found,) = engine.apply([work])
     assert isinstance(found, Claim)
     return Owner(store=None, claim=found)  # type: ignore[arg-type]
@@ -157,6 +160,9 @@ async def test_a_quoted_text_is_stored_once(store: SqliteStore) -> None:
 async def test_a_turn_is_small(store: SqliteStore) -> None:
     """A turn of the benchmark's shape takes at most 1,000 bytes of the file."""
     turns = 100
+    await store.close()
+    empty = store.path.stat().st_size
+    await store.open()
     owner = await Owner.of(store)
     for n in range(turns):
         (record,) = await owner.accept(prompt(f"please do thing {n:04}", key=f"key-{n:06}"))
@@ -170,7 +176,6 @@ async def test_a_turn_is_small(store: SqliteStore) -> None:
         parts = owner.finish_parts(run, member, appends=appends)
         await owner.commit(result=RunResult("ok, done it"), snapshot=bytes(2_048), **parts)
     await store.close()
-    empty = 20 * 4_096
     assert store.path.stat().st_size < empty + turns * 1_000
     await store.open()
 
@@ -492,6 +497,10 @@ async def test_a_dead_process_owns_nothing(store: SqliteStore) -> None:
     found = await store.claim("s", WORKER, create=False, at_ms=3)
     assert found is not None
     assert (found.row.worker_id, found.row.epoch) == (WORKER, 2)
+    assert (await store.news(WORKER)).dead == ["the other"]
+    await store.bury("the other")
+    await store.bury(WORKER)  # without effect: it lives
+    assert (await store.news(WORKER)).dead == []
     await store.join("third", 1.0)
     files = [path.name for path in store.path.parent.glob("x.db-worker-*")]
     assert sorted(files) == ["x.db-worker-third", "x.db-worker-worker-1"]

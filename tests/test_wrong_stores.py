@@ -22,8 +22,10 @@ from turnkeeper.core.records import (
     Claim,
     Commit,
     CommitResult,
+    Delivery,
     InputAppend,
     InputRecord,
+    News,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -39,6 +41,7 @@ from turnkeeper.testing.conformance import (
     Chapter,
     Claims,
     Crowd,
+    Deliveries,
     Events,
     Fencing,
     History,
@@ -46,6 +49,7 @@ from turnkeeper.testing.conformance import (
     Inbox,
     Inputs,
     Life,
+    Looks,
     Numbering,
     Paging,
     Receipts,
@@ -639,6 +643,83 @@ class WatchesForEver(MemoryStore):
     def watch(self, hint: Callable[[SessionId], None]) -> Callable[[], None]:
         super().watch(hint)
         return lambda: None
+
+
+@convicted_by(Deliveries)
+class ForgetsTheInbox(MemorySession):
+    def deliver(self, delivery: Delivery) -> CommitResult:
+        result = super().deliver(delivery)
+        self.row = replace(self.row, inbox=0)
+        return result
+
+
+@convicted_by(Deliveries)
+class DeliversIntoAnyPhase(MemorySession):
+    def _check_state(self, delivery: Delivery) -> None:
+        pass
+
+
+@convicted_by(Deliveries)
+class DeliversPastTheBound(MemorySession):
+    def _check_bound(self, bound: int | None, growth: int) -> None:
+        pass
+
+
+@convicted_by(Deliveries)
+class TakesAnyNumberOfRequests(MemorySession):
+    def _check_requests(self, delivery: Delivery, growth: int) -> None:
+        pass
+
+
+@convicted_by(Deliveries)
+class WithdrawsWhatHasBegun(MemorySession):
+    def deliver(self, delivery: Delivery) -> CommitResult:
+        for request_id in delivery.withdrawn:
+            self._requests.pop(request_id, None)
+        return super().deliver(delivery)
+
+
+@convicted_by(Deliveries)
+class ClaimsWithoutRequests(MemorySession):
+    def claimed(self, *, created: bool) -> Claim:
+        claim = super().claimed(created=created)
+        claim.requests = []
+        return claim
+
+
+@convicted_by(Looks)
+class ShowsEveryoneEachInbox(MemoryStore):
+    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+        return await super().news("worker-1", after=after, limit=limit)
+
+
+@convicted_by(Looks)
+class TellsOfAnInboxOnce(MemoryStore):
+    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+        news = await super().news(worker_id, after=after, limit=limit)
+        self._inboxes.clear()
+        return news
+
+
+@convicted_by(Looks)
+class HidesWhatIsFree(MemoryStore):
+    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+        news = await super().news(worker_id, after=after, limit=limit)
+        news.free = []
+        return news
+
+
+@convicted_by(Looks)
+class BuriesNobody(MemoryStore):
+    async def bury(self, worker_id: str) -> None:
+        pass
+
+
+@convicted_by(Looks)
+class CountsCommitsAlone(MemoryStore):
+    async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
+        found = [self._sessions.get(session_id) for session_id in session_ids]
+        return [0 if s is None else s.row.revision + 1 for s in found]
 
 
 # -- the verdicts ----------------------------------------------------------------------------------

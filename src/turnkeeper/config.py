@@ -20,6 +20,8 @@ JSON_MAX_DEPTH = 64
 SNAPSHOT_MAX_BYTES = 16_000_000
 APPENDS_MAX_BYTES = 16_000_000
 PRIORITY_MAX = 9
+OPEN_REQUESTS_MAX = 100
+"""Requests of other processes that one session holds unanswered before `Overloaded`."""
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 

@@ -37,6 +37,10 @@ class Clock(Protocol):
         """Call `callback` on the running event loop once `monotonic()` has reached `when`."""
         ...
 
+    def every(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` on the running event loop again and again, until called off."""
+        ...
+
 
 class SystemClock:
     """The machine's clocks; waiting is done by the running event loop."""
@@ -48,6 +52,28 @@ class SystemClock:
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         return asyncio.get_running_loop().call_later(max(0.0, when - time.monotonic()), callback)
+
+    def every(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return _Ticker(asyncio.get_running_loop(), seconds, callback)
+
+
+class _Ticker:
+    """A timer that sets itself again."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._callback = callback
+        self._timer = loop.call_later(seconds, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(self._seconds, self._tick)
+        self._callback()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
 
 _POOL_BYTES = 4_096

@@ -21,8 +21,7 @@ from turnkeeper.core.arguments import (
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id, is_unicode
 from turnkeeper.core.inputs import Input, PromptInput
-from turnkeeper.core.lifecycle import Intent, RuntimeState
-from turnkeeper.core.operations import decide_reset
+from turnkeeper.core.lifecycle import Intent, Phase, RuntimeState
 from turnkeeper.core.outcomes import (
     Accepted,
     AcceptOutcome,
@@ -42,23 +41,36 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import SessionRow, StoredMessage, StoredReceipt
+from turnkeeper.core.requests import (
+    CancelInput,
+    Interrupt,
+    Operate,
+    Operation,
+    Pause,
+    Reopen,
+    Requeue,
+    Reset,
+    Retire,
+)
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
-from turnkeeper.core.session import runtime_state
-from turnkeeper.core.validity import check_input, refusal
+from turnkeeper.core.session import closing_state, runtime_state
+from turnkeeper.core.validity import check_input
 from turnkeeper.environment import Environment, from_ms, system_environment
-from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
-from turnkeeper.executor import as_factory, as_turn_executor
+from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, ValidationFailed
+from turnkeeper.executor import NOT_DONE, as_factory, as_turn_executor
 from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
-from turnkeeper.worker import inside, intake, operating, reading
+from turnkeeper.worker import inside, intake, operating, outside, reading
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.dispatcher import Worker
 from turnkeeper.worker.health import Health, measure
 from turnkeeper.worker.live import LiveItem
-from turnkeeper.worker.one_turn import Operation
+from turnkeeper.worker.one_turn import Operation as OneTurnOperation
+from turnkeeper.worker.requests import perform
+from turnkeeper.worker.steps import encode_result
 
 
 def as_store(store: Store | str | Path) -> Store:
@@ -173,18 +185,15 @@ class Runtime:
     async def _registered(self, session_id: SessionId) -> SessionActor:
         """The actor of a session that is registered here, or `SessionNotFound`. [ADM-11]"""
         actor = self._in_memory(session_id)
-        if actor is not None and not actor.gone and actor.unregistering is None:
+        if (
+            actor is not None
+            and not (actor.gone or actor.borrowers)
+            and actor.unregistering is None
+        ):
             return actor
-        check_session_id(session_id)
+        if not self.worker.serves_by_name(check_session_id(session_id)):
+            raise SessionNotFound(session_id)
         return await self.worker.acquire(session_id, create=False, owned=True)
-
-    async def _known(self, session_id: SessionId) -> SessionActor:
-        """The actor of any session in the store, or `SessionNotFound`."""
-        actor = self._in_memory(session_id)
-        if actor is not None and not actor.gone and actor.unregistering is None:
-            return actor
-        check_session_id(session_id)
-        return await self.worker.acquire(session_id, create=False)
 
     async def _row(self, session_id: SessionId) -> SessionRow:
         row = await self.worker.store.load_session(check_session_id(session_id))
@@ -199,25 +208,49 @@ class Runtime:
 
         Raises `NotReady("destroyed")` for a destroyed one.
         """
-        await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
+        await self._register(check_session_id(session_id))
+
+    async def _register(self, session_id: SessionId) -> SessionActor | None:
+        """The session's actor, owned and open; None where this is a standby. [PROC-5]"""
+        worker = self.worker
+        if worker.factory is None:
+            worker.registered.add(session_id)
+        try:
+            return await worker.acquire(session_id, create=True, reopen=True)
+        except Fenced:
+            pass  # a live other worker owns it
+        except BaseException:
+            worker.registered.discard(session_id)
+            raise
+        row = await self._row(session_id)
+        if closing_state(row) is not None and row.phase is not Phase.RETIRED:
+            await outside.ask(worker, session_id, Reopen())
+        worker.standby.add(session_id)
+        return None
 
     async def ensure_session_with_executor(self, session_id: SessionId, executor: object) -> None:
         """Register a session and attach `executor`, unless one is attached already. [OPS-12]"""
         made = as_turn_executor(executor)
-        actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
-        if actor.executor is None:
+        actor = await self._register(check_session_id(session_id))
+        if actor is None:
+            self.worker.executors.setdefault(session_id, made)
+        elif actor.executor is None:
             self.worker.executors[session_id] = made
             actor.attach(made)
 
     async def attach(self, session_id: SessionId, executor: object) -> None:
         """Register a session and have `executor` run it from the next run on. [OPS-13]"""
         made = as_turn_executor(executor)
-        actor = await self.worker.acquire(check_session_id(session_id), create=True, reopen=True)
+        actor = await self._register(check_session_id(session_id))
         self.worker.executors[session_id] = made
-        actor.attach(made)
+        if actor is not None:
+            actor.attach(made)
 
     async def detach(self, session_id: SessionId) -> None:
         """Take the executor away; a run in progress ends as it will. [OPS-13]"""
+        if check_session_id(session_id) in self.worker.standby:
+            self.worker.executors.pop(session_id, None)
+            return
         actor = await self._registered(session_id)
         self.worker.executors.pop(session_id, None)
         actor.executor = None
@@ -228,6 +261,11 @@ class Runtime:
         [OPS-8..9]
         """
         actor = self.worker.actors.get(check_session_id(session_id))
+        if session_id in self.worker.standby:
+            for served in (self.worker.standby, self.worker.registered):
+                served.discard(session_id)
+            self.worker.executors.pop(session_id, None)
+            return UnregisterReport()
         if actor is None or actor.gone:
             try:
                 actor = await self._registered(session_id)
@@ -237,11 +275,16 @@ class Runtime:
 
     async def contains_session(self, session_id: SessionId) -> bool:
         """Whether the session is registered with this Runtime."""
-        actor = self.worker.actors.get(check_session_id(session_id))
+        worker = self.worker
+        actor = worker.actors.get(check_session_id(session_id))
+        if not worker.serves_by_name(session_id):
+            return False
         if actor is not None and not actor.gone:
             return actor.unregistering is None
-        row = await self.worker.store.load_session(session_id)
-        return row is not None and self.worker.serves(row)
+        if session_id in worker.standby:
+            return True
+        row = await worker.store.load_session(session_id)
+        return row is not None and worker.serves(row)
 
     # -- inputs ------------------------------------------------------------------------------------
 
@@ -251,6 +294,8 @@ class Runtime:
         Raises `SessionNotFound`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing was
         recorded. [ADM-7]
         """
+        if isinstance(session_id, str) and session_id in self.worker.standby:
+            return await outside.accept_anywhere(self.worker, session_id, item)
         return await intake.accept(self.worker, await self._registered(session_id), item)
 
     async def accept_input_with_completion(
@@ -260,10 +305,14 @@ class Runtime:
 
         Raises `ValidationFailed` besides, for an invalid input.
         """
+        if isinstance(session_id, str) and session_id in self.worker.standby:
+            return await outside.accept_with_completion(self.worker, session_id, item)
         actor = await self._registered(session_id)
         return await intake.accept_with_completion(self.worker, actor, item)
 
-    async def accept_input_and_run(self, session_id: SessionId, item: Input, op: Operation) -> Any:
+    async def accept_input_and_run(
+        self, session_id: SessionId, item: Input, op: OneTurnOperation
+    ) -> Any:
         """Admit an input and have `op(run_id, primitive) -> (value, output)` be its turn.
 
         [API-5..6]
@@ -288,19 +337,13 @@ class Runtime:
         worker = self.worker
         made = self._made(item, key, header)
         actor = self._in_memory(session_id)
-        if actor is None or actor.gone or actor.unregistering is not None:
-            actor = await self._made_on_first_use(check_session_id(session_id), made)
-        return await intake.submit(worker, actor, made)
-
-    async def _made_on_first_use(self, session_id: SessionId, item: Input) -> SessionActor:
-        """The session's actor; an invalid input makes no session. [ADM-3] [ADM-11]"""
-        reason = refusal(item, self.worker.now_ms())
-        try:
-            return await self.worker.acquire(session_id, create=reason is None)
-        except SessionNotFound:
-            if reason is None:
-                raise
-            raise ValidationFailed(reason) from None
+        if (
+            actor is not None
+            and not (actor.gone or actor.borrowers)
+            and actor.unregistering is None
+        ):
+            return await intake.submit(worker, actor, made)
+        return await outside.submit(worker, check_session_id(session_id), made)
 
     def _made(self, item: Input | str, key: str | None, header: dict[str, Any]) -> Input:
         if isinstance(item, str):
@@ -321,7 +364,20 @@ class Runtime:
         [CTL-6]
         """
         check_text("an input id", input_id)
-        return await operating.cancel_input(await self._known(session_id), input_id)
+        report: CancelReport = await self._perform(session_id, CancelInput(input_id))
+        return report
+
+    async def _perform(self, session_id: SessionId, operation: Operation) -> Any:
+        """Have an operation carried out by the session's owner, here or elsewhere. [REQ-1]"""
+        worker = self.worker
+        actor = self._in_memory(session_id)
+        if (
+            actor is not None
+            and not (actor.gone or actor.borrowers)
+            and actor.unregistering is None
+        ):
+            return await perform(actor, operation)
+        return await outside.perform_anywhere(worker, check_session_id(session_id), operation)
 
     async def requeue_input(
         self, session_id: SessionId, input_id: InputId, *, steps: dict[str, Any] | None = None
@@ -332,8 +388,12 @@ class Runtime:
         `ValidationFailed` where one is missing, or the input is no dead letter.
         """
         check_text("an input id", input_id)
-        actor = await self._known(session_id)
-        return await intake.requeue(self.worker, actor, input_id, steps or {})
+        told = {
+            key: None if result is NOT_DONE else encode_result(result)
+            for key, result in (steps or {}).items()
+        }
+        accepted: Accepted = await self._perform(session_id, Requeue(input_id, told))
+        return accepted
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -344,7 +404,7 @@ class Runtime:
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         row = await self._row(session_id)
-        if not worker.serves(row):
+        if not worker.serves(row) and session_id not in worker.standby:
             raise SessionNotFound(session_id)
         return runtime_state(row)
 
@@ -461,8 +521,9 @@ class Runtime:
         check_text("reason", reason)
         if run_id is not None:
             check_text("a run id", run_id)
-        actor = await self._known(session_id)
-        return await operating.interrupt(actor, reason, run_id, requeue=requeue)
+        asked = Interrupt(reason, run_id, requeue)
+        report: InterruptReport = await self._perform(session_id, asked)
+        return report
 
     async def retire_runtime(
         self, session_id: SessionId, *, drain_timeout: float | None = None
@@ -472,46 +533,41 @@ class Runtime:
         `drain_timeout`: seconds after which the rest is abandoned.
         """
         check_seconds("drain_timeout", drain_timeout)
-        return await operating.retire(await self._known(session_id), drain_timeout)
+        report: RetireReport = await self._perform(session_id, Retire(drain_timeout))
+        return report
 
     async def reset_runtime(self, session_id: SessionId) -> ResetReport:
         """Give up all active inputs and be open. Raises `NotReady` while running. [OPS-2]"""
-        actor = await self._known(session_id)
-        report: ResetReport = await actor.ask(decide_reset)
+        report: ResetReport = await self._perform(session_id, Reset())
         return report
 
     async def stop_runtime(self, session_id: SessionId) -> StopReport:
         """End all work; registering again opens the session anew. [OPS-3..4]"""
-        report = await operating.operate(await self._known(session_id), Intent.STOP)
-        assert isinstance(report, StopReport)
+        report: StopReport = await self._perform(session_id, Operate(Intent.STOP))
         return report
 
     async def destroy_runtime(self, session_id: SessionId) -> DestroyReport:
         """End all work for ever; results and keys stay readable. [OPS-4]"""
-        report = await operating.operate(await self._known(session_id), Intent.DESTROY)
-        assert isinstance(report, DestroyReport)
+        report: DestroyReport = await self._perform(session_id, Operate(Intent.DESTROY))
         return report
 
     async def respawn_runtime(self, session_id: SessionId) -> RespawnReport:
         """Have a new instance of the agent take over what is pending. [OPS-5]"""
-        report = await operating.operate(await self._known(session_id), Intent.RESPAWN)
-        assert isinstance(report, RespawnReport)
+        report: RespawnReport = await self._perform(session_id, Operate(Intent.RESPAWN))
         return report
 
     async def pause_runtime(self, session_id: SessionId) -> None:
         """Accept inputs and start none, until resumed. [OPS-7]"""
-        await operating.pause(await self._known(session_id), paused=True)
+        await self._perform(session_id, Pause(paused=True))
 
     async def resume_runtime(self, session_id: SessionId) -> None:
         """Start runs again. [OPS-7]"""
-        await operating.pause(await self._known(session_id), paused=False)
+        await self._perform(session_id, Pause(paused=False))
 
     async def recover_runtime(self, session_id: SessionId) -> RecoveryReport:
         """Claim and recover a session now, and say what was found. [REC-1]"""
-        actor = self.worker.actors.get(check_session_id(session_id))
-        if actor is None or actor.gone:
-            actor = await self.worker.acquire(session_id, create=False)
-        return actor.recovered
+        async with outside.borrowed(self.worker, check_session_id(session_id)) as actor:
+            return actor.recovered
 
 
 def _session_state(row: SessionRow) -> SessionState:

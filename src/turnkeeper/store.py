@@ -16,7 +16,11 @@ from turnkeeper.core.records import (
     Claim,
     Commit,
     CommitResult,
+    Delivery,
+    Inbox,
     InputRecord,
+    News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -119,6 +123,24 @@ class Store(Protocol):
         """
         ...
 
+    # -- what others put in ---------------------------------------------------------------------
+
+    def deliver(self, session_id: SessionId, delivery: Delivery) -> Awaitable[CommitResult]:
+        """Put inputs and requests into a session that somebody else may own. [PROC-1]
+
+        Returns once it is durable. Raises `Fenced` for an unknown session, and `Stale`,
+        `DuplicateKey`, `Overloaded` or `CommitFailed` as `Delivery` says.
+        """
+        ...
+
+    async def load_inbox(self, session_id: SessionId) -> Inbox | None:
+        """What others have put in and the owner has not decided about; None if unknown."""
+        ...
+
+    async def load_request(self, session_id: SessionId, request_id: str) -> RequestRecord | None:
+        """One request, or None: it never came, was withdrawn, or is long answered."""
+        ...
+
     # -- reads ---------------------------------------------------------------------------------
 
     async def load_session(self, session_id: SessionId) -> SessionRow | None:
@@ -197,16 +219,41 @@ class Store(Protocol):
         """Let go of a session; without effect if `worker_id` does not own it."""
         ...
 
-    async def join(self, worker_id: str, lease_seconds: float) -> None:
-        """Begin a worker's life: its sessions are safe from other claims while it lasts."""
+    async def join(
+        self, worker_id: str, lease_seconds: float, lost: Callable[[], None] | None = None
+    ) -> None:
+        """Begin a worker's life: its sessions are safe from other claims while it lasts. [PROC-6]
+
+        The store renews the life sign by itself, each third of the lease, and not on the event
+        loop, which a user's agent may block. Where somebody has declared the worker dead
+        meanwhile, `lost` is called on the event loop, once.
+        """
         ...
 
     async def beat(self, worker_id: str) -> None:
-        """Renew the worker's life sign. Raises `Fenced` if the store has declared it dead."""
+        """Renew the worker's life sign now. Raises `Fenced` if it has been declared dead."""
         ...
 
     async def leave(self, worker_id: str) -> None:
         """End the worker's life: every session that it still owns may be claimed at once."""
+        ...
+
+    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+        """One look at what others have left: for `worker_id`, for anyone, and who is dead.
+
+        `inboxes` in the order of the sessions' keys, from the first one past `after`. [PROC-4]
+        """
+        ...
+
+    async def bury(self, worker_id: str) -> None:
+        """Take a worker off the list whose sessions have been looked through; not a live one."""
+        ...
+
+    async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
+        """Of each session a number that grows with each change of it; 0 for an unknown one.
+
+        At most 1,000 at once.
+        """
         ...
 
     async def due(

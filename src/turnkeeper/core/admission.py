@@ -7,9 +7,11 @@ looked up before it is told so.
 
 from msgspec import Struct
 
+from turnkeeper.config import OPEN_REQUESTS_MAX
 from turnkeeper.core import staging
 from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Context, Decision, Draft
+from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
 from turnkeeper.core.lifecycle import (
@@ -21,7 +23,7 @@ from turnkeeper.core.lifecycle import (
 )
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
-from turnkeeper.core.records import InputRecord
+from turnkeeper.core.records import Delivery, InputRecord, SessionRow
 from turnkeeper.core.runs import Message
 from turnkeeper.core.session import ActiveSession, closing_state
 from turnkeeper.core.validity import UNFIT, refusal
@@ -99,7 +101,9 @@ def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     refused = _refuse(draft, item, context)
     if refused is not None:
         return Admission(item.id, refused, refused=True)
-    record = _record(draft, item, context)
+    record = _record(item, context)
+    record.policy = context.profile.decide(record.kind, running=draft.row.run is not None)
+    record.priority = context.profile.priority(record.kind, item.priority)
     draft.add(record)
     _supersede(draft, record)
     _settle(draft, record)
@@ -148,18 +152,9 @@ _OPENS_AGAIN = {
 def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:
     """Why this input is not admitted, in the order of the rules. [ADM-2] [ADM-3] [ADM-4]"""
     row = draft.row
-    closing = closing_state(row)
-    if closing is not None:
-        again = _OPENS_AGAIN.get(closing, "it stays so for ever")
-        message = f"session {row.session_id!r} is {closing} and takes no new input: {again}"
-        return NotReady(closing, message)
-    reason = refusal(item, context.now_ms)
-    if reason is not None:
-        return Rejected(reason)
-    if item.when_busy is WhenBusy.REJECT and row.run is not None:
-        return NotReady(
-            "running", f"session {row.session_id!r} is running and the input asked not to wait"
-        )
+    refused = _refuse_at(row, item, context.now_ms)
+    if refused is not None:
+        return refused
     bound = context.config.queue_per_session
     if row.active + len(draft.new) >= bound and _waiting(draft) >= bound:
         return Overloaded(f"session {row.session_id!r} holds {bound} inputs, its bound", 1.0)
@@ -169,31 +164,82 @@ def _refuse(draft: Draft, item: Input, context: Context) -> Verdict | None:
     return None
 
 
+def _refuse_at(row: SessionRow, item: Input, now_ms: int) -> Verdict | None:
+    """Why a session like this takes no input like that, whatever else it holds."""
+    closing = closing_state(row)
+    if closing is not None:
+        again = _OPENS_AGAIN.get(closing, "it stays so for ever")
+        message = f"session {row.session_id!r} is {closing} and takes no new input: {again}"
+        return NotReady(closing, message)
+    reason = refusal(item, now_ms)
+    if reason is not None:
+        return Rejected(reason)
+    if item.when_busy is WhenBusy.REJECT and row.run is not None:
+        return NotReady(
+            "running", f"session {row.session_id!r} is running and the input asked not to wait"
+        )
+    return None
+
+
 def _waiting(draft: Draft) -> int:
     """How many inputs are active as this draft has it: one that it ends takes no room."""
     ended = sum(record.state in TERMINAL for record in draft.updates.values())
     return draft.row.active - ended + sum(r.state not in TERMINAL for r in draft.new.values())
 
 
-def _record(draft: Draft, item: Input, context: Context) -> InputRecord:
-    kind = kind_of(item)
+def _record(item: Input, context: Context) -> InputRecord:
     now = context.now_ms
     key = item.idempotency_key
     return InputRecord(
         input=owned(item),
         input_id=item.id,
-        kind=kind,
+        kind=kind_of(item),
         key=key,
         fingerprint=None if key is None else fingerprint(item),
         state=_S.ACCEPTED,
-        policy=context.profile.decide(kind, running=draft.row.run is not None),
-        priority=context.profile.priority(kind, item.priority),
         due_at_ms=None if item.not_before is None else to_ms(item.not_before),
         expires_at_ms=None if item.expires_at is None else to_ms(item.expires_at),
         ephemeral=item.durability is Durability.EPHEMERAL,
         created_at_ms=now,
         updated_at_ms=now,
     )
+
+
+def decide_delivery(row: SessionRow, item: Input, context: Context) -> Delivery | Verdict:
+    """Put an input into a session that somebody else owns, or say why not. [PROC-2]
+
+    Identity, phase and bound are checked again in the delivery itself; supersession, policy and
+    the queue are the owner's.
+    """
+    if not isinstance(item.id, str):
+        return Rejected(f"id is UUID text, not {item.id!r:.50}")
+    refused = _refuse_at(row, item, context.now_ms)
+    if refused is not None:
+        return refused
+    record = _record(item, context)
+    record.priority = item.priority
+    return Delivery(
+        at_ms=context.now_ms,
+        phase=row.phase,
+        intent=row.intent,
+        idle=item.when_busy is WhenBusy.REJECT,
+        active_bound=context.config.queue_per_session,
+        request_bound=OPEN_REQUESTS_MAX,
+        new_inputs=(record,),
+        events=(Event(EventCode.INPUT_ACCEPTED, record.input_id),),
+    )
+
+
+def decide_inbox(session: ActiveSession, context: Context) -> Decision:
+    """Decide about the inputs that others have put in, in their order, and form a run. [PROC-4]"""
+    draft = Draft(session, context)
+    waiting = [r for r in session.inputs.values() if r.state is _S.ACCEPTED]
+    for record in sorted(waiting, key=lambda record: record.number):
+        adopt(draft, record)
+    staging.start_next(draft)
+    if not draft.events:
+        return Decision(commit=None, members=session.members)
+    return draft.decide(checked=len(draft.updates) > len(waiting))
 
 
 def adopt(draft: Draft, record: InputRecord) -> None:

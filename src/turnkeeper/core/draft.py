@@ -33,6 +33,7 @@ from turnkeeper.core.records import (
     Commit,
     InputAppend,
     InputRecord,
+    RequestRecord,
     StepRecord,
     copied,
 )
@@ -107,6 +108,7 @@ class Draft:
         "new",
         "notices",
         "receipt",
+        "requests",
         "result",
         "row",
         "session",
@@ -127,6 +129,7 @@ class Draft:
         self.events: list[Event] = [_CREATED] if session.created else []
         self.appends: list[Append] = []
         self.steps: Sequence[StepRecord] = ()
+        self.requests: Sequence[RequestRecord] = ()
         self.members = session.members
         self.notices = session.notices
         self.handed = session.handed
@@ -314,6 +317,7 @@ class Draft:
             appends=self.appends,
             snapshot=self.snapshot,
             steps=self.steps,
+            requests=self.requests,
             events=self.events,
         )
         return Decision(

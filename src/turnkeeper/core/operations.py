@@ -5,6 +5,8 @@ Stop, destroy and respawn commit an intent first and take effect once no run is 
 
 from collections.abc import Collection, Iterable
 
+from msgspec.structs import replace
+
 from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
 from turnkeeper.core.events import EventCode
 from turnkeeper.core.ids import InputId
@@ -23,8 +25,9 @@ from turnkeeper.core.outcomes import (
     RetireReport,
     StopReport,
 )
-from turnkeeper.core.records import SessionRow
-from turnkeeper.core.session import ActiveSession
+from turnkeeper.core.records import RequestRecord, SessionRow
+from turnkeeper.core.requests import Operate, pack_answer, unpack_operation
+from turnkeeper.core.session import ActiveSession, runtime_state
 from turnkeeper.core.staging import is_expired, start_next
 from turnkeeper.errors import NotReady
 
@@ -77,8 +80,16 @@ def decide_reset(session: ActiveSession, context: Context) -> Decision:
     return draft.decide(checked=True, report=ResetReport(count))
 
 
-def decide_intent(session: ActiveSession, intent: Intent, context: Context) -> Decision:
-    """Commit what is to happen, and do it at once if no run is in progress. [OPS-3..5]"""
+def decide_intent(
+    session: ActiveSession,
+    intent: Intent,
+    context: Context,
+    request: RequestRecord | None = None,
+) -> Decision:
+    """Commit what is to happen, and do it at once if no run is in progress. [OPS-3..5]
+
+    `request`: another process has asked for it, and is answered with the effect. [REQ-3]
+    """
     draft = Draft(session, context)
     row = draft.row
     if intent is Intent.RESPAWN:
@@ -86,16 +97,52 @@ def decide_intent(session: ActiveSession, intent: Intent, context: Context) -> D
     elif intent is Intent.STOP:
         _require(row, (*_ALIVE, Phase.STOPPED))
     row.intent = max(intent, row.intent) if row.intent is not None else intent
+    if request is not None:
+        draft.requests = (replace(request, taken=True),)
     report = conclude(draft)
     return draft.decide(checked=report is not None, report=report)
 
 
 def conclude(draft: Draft) -> OperationReport | None:
     """Carry out a committed intent, now that no run is in progress. [OPS-6]"""
-    row = draft.row
-    intent = row.intent
-    if intent is None or row.run is not None:
+    intent = draft.row.intent
+    if intent is None or draft.row.run is not None:
         return None
+    report = _conclude(draft, intent)
+    taken = (*draft.session.taken, *draft.requests)
+    if taken:
+        draft.requests = [_answered(record, report, draft.row) for record in taken]
+    return report
+
+
+def _answered(record: RequestRecord, report: OperationReport, row: SessionRow) -> RequestRecord:
+    operation = unpack_operation(record.operation)
+    assert isinstance(operation, Operate), "nothing else is taken and waits"
+    answer = report_to(operation.intent, report, row)
+    return replace(record, answer=pack_answer(answer))
+
+
+REPORT_OF: dict[Intent, type[OperationReport]] = {
+    Intent.STOP: StopReport,
+    Intent.DESTROY: DestroyReport,
+    Intent.RESPAWN: RespawnReport,
+}
+
+
+def report_to(
+    intent: Intent, report: OperationReport, row: SessionRow
+) -> OperationReport | NotReady:
+    """What who asked for `intent` is told of the operation that has taken effect. [OPS-6]"""
+    if isinstance(report, REPORT_OF[intent]):
+        return report
+    if isinstance(report, RespawnReport) or intent is Intent.RESPAWN:
+        state = runtime_state(row).value
+        return NotReady(state, f"session {row.session_id!r} became {state}")
+    return REPORT_OF[intent](report.inputs_abandoned)
+
+
+def _conclude(draft: Draft, intent: Intent) -> OperationReport:
+    row = draft.row
     row.intent = None
     if intent is Intent.RESPAWN:
         draft.event(EventCode.TOPOLOGY_RUNTIME_RESPAWNED)
@@ -134,7 +181,7 @@ def decide_reopen(session: ActiveSession, context: Context) -> Decision:
 
 
 def decide_cancel_queued(session: ActiveSession, input_id: InputId, context: Context) -> Decision:
-    """Give up one input that no run has. [CTL-6]"""
+    """Give up one input that no run has, and that may not even be in the queue yet. [CTL-6]"""
     draft = Draft(session, context)
     draft.abandon(input_id, AbandonReason.CANCELLED)
     start_next(draft)

@@ -133,6 +133,67 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     """Begun as one whose unknown end a later run can settle: idempotent, or with `reconcile`."""
 
 
+class RequestRecord(Struct, frozen=True, kw_only=True, gc=False):
+    """An operation that somebody asks of the session's owner. [REQ-1]"""
+
+    request_id: str
+    """UUIDv7 text; one that comes twice is one."""
+    number: int = 0
+    """The session's inbox counter at its delivery: minted by the store, and the order."""
+    asked_at_ms: int
+    operation: bytes
+    taken: bool = False
+    """Its intent is committed; the answer comes with the effect."""
+    answer: bytes | None = None
+
+
+class Delivery(Struct, kw_only=True, gc=False):
+    """What somebody else than the owner puts into a session: all of it, or nothing. [PROC-1]
+
+    A store refuses it with `Stale` unless phase and intent are as said here (asked for only where
+    it brings inputs), and, with `idle`, while a run is in progress; with `DuplicateKey` if a new
+    input's key or id is known; with `Overloaded` past either bound. It mints the admission and
+    event numbers, and counts the session's inbox up by one.
+    """
+
+    at_ms: int
+    phase: Phase = Phase.OPEN
+    intent: Intent | None = None
+    idle: bool = False
+    active_bound: int
+    request_bound: int
+    new_inputs: Sequence[InputRecord] = ()
+    """Each `accepted`: the owner decides about it."""
+    requests: Sequence[RequestRecord] = ()
+    withdrawn: Sequence[str] = ()
+    """Ids of requests that are taken back, unless they are taken or answered."""
+    events: Sequence[Event] = ()
+
+
+class Inbox(Struct, kw_only=True, gc=False):
+    """What others have put into a session, and its owner has not decided about."""
+
+    inbox: int
+    """The counter of the session's row."""
+    inputs: list[InputRecord]
+    """The accepted ones, in the order of their numbers: the session's bound is theirs."""
+    requests: list[RequestRecord]
+    """Those neither taken nor answered, in their order."""
+    corrupt: list[tuple[int, str]] = []
+    """Rows that do not decode: their number, and what is wrong."""
+
+
+class News(Struct, kw_only=True, gc=False):
+    """What one look at a store shows a worker."""
+
+    inboxes: list[tuple[int, SessionId, int]]
+    """Sessions of the worker with an inbox to look into: key, id, and the inbox's counter."""
+    free: list[SessionId]
+    """Sessions with work that nobody owns."""
+    dead: list[str]
+    """Workers that have joined, and live no more."""
+
+
 class Commit(Struct, kw_only=True, gc=False):
     """Everything that one decision changes in one session: all of it is written, or nothing.
 
@@ -166,6 +227,8 @@ class Commit(Struct, kw_only=True, gc=False):
     appends: Sequence[Append] = ()
     snapshot: bytes | None = None
     steps: Sequence[StepRecord] = ()
+    requests: Sequence[RequestRecord] = ()
+    """Requests that are taken or answered by this commit."""
     events: Sequence[Event] = ()
 
 
@@ -189,6 +252,8 @@ class Claim(Struct, kw_only=True, gc=False):
     """Of the inputs' last runs those with a final receipt."""
     receipt_runs: frozenset[RunId] = frozenset()
     """Of the inputs' last runs those with any receipt."""
+    requests: list[RequestRecord] = []
+    """Those that have no answer, in their order."""
     created: bool = False
 
 

@@ -17,8 +17,11 @@ from turnkeeper.core.lifecycle import (
 )
 from turnkeeper.core.records import (
     NEW_PLACE,
+    Claim,
     CommitResult,
+    Inbox,
     InputRecord,
+    RequestRecord,
     SessionRow,
 )
 from turnkeeper.core.runs import Message
@@ -45,7 +48,9 @@ class ActiveSession:
         "queue",
         "riders",
         "row",
+        "seen",
         "snapshot",
+        "taken",
         "timed",
     )
 
@@ -67,6 +72,10 @@ class ActiveSession:
         """Notices up to this message number were handed to the run in progress."""
         self.snapshot: bytes | None = None
         """The newest snapshot if it is small; larger ones are read before each run."""
+        self.seen = 0
+        """The number of the newest accepted input that was read: an older reading is no news."""
+        self.taken: tuple[RequestRecord, ...] = ()
+        """Requests whose intent is committed: they are answered when it takes effect."""
 
     @property
     def state(self) -> RuntimeState:
@@ -101,6 +110,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
     row = commit.session
     row.revision = commit.revision + 1
     row.last_commit = commit.commit_id
+    row.inbox = session.row.inbox
     number = result.first_number
     for record in commit.new_inputs:
         record.number = number
@@ -124,6 +134,26 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         row.has_snapshot = True
         small = len(commit.snapshot) <= SNAPSHOT_KEPT_BYTES
         session.snapshot = commit.snapshot if small else None
+    if commit.requests:
+        changed = {record.request_id for record in commit.requests}
+        kept = [record for record in session.taken if record.request_id not in changed]
+        session.taken = tuple(kept + [r for r in commit.requests if r.answer is None])
+
+
+def receive(session: ActiveSession, inbox: Inbox) -> list[RequestRecord]:
+    """Know what others have put in, as stored; return the requests that are news. [PROC-4]
+
+    A reading may be older than what was decided since: it brings nothing back.
+    """
+    for record in inbox.inputs:
+        if record.number > session.seen:
+            session.seen = record.number
+            _install(session, record)
+    row = session.row
+    requests = [request for request in inbox.requests if request.number > row.inbox]
+    row.inbox = max(row.inbox, inbox.inbox)
+    row.active = len(session.inputs)
+    return requests
 
 
 def _uninstall(session: ActiveSession, old: InputRecord) -> None:
@@ -146,17 +176,20 @@ def _install(session: ActiveSession, record: InputRecord) -> None:
         session.riders += not starts_run(record)
 
 
-def load(row: SessionRow, inputs: list[InputRecord], snapshot: bytes | None) -> ActiveSession:
+def load(claim: Claim) -> ActiveSession:
     """A session as its rows describe it."""
-    session = ActiveSession(row)
-    for record in inputs:
+    session = ActiveSession(claim.row)
+    session.created = claim.row.revision == 0
+    for record in claim.inputs:
         _install(session, record)
+        session.seen = max(session.seen, record.number)
     session.members = tuple(
         record.input_id
-        for record in sorted(inputs, key=lambda record: (record.lane, record.place))
+        for record in sorted(claim.inputs, key=lambda record: (record.lane, record.place))
         if record.state in (_S.STAGED, _S.APPLIED_PENDING_CONSUMPTION)
     )
-    session.snapshot = snapshot
+    session.snapshot = claim.snapshot
+    session.taken = tuple(record for record in claim.requests if record.taken)
     return session
 
 

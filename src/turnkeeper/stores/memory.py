@@ -23,7 +23,11 @@ from turnkeeper.core.records import (
     Claim,
     Commit,
     CommitResult,
+    Delivery,
+    Inbox,
     InputRecord,
+    News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -51,8 +55,13 @@ class MemoryStore:
         """The keys of `_sessions`, ascending."""
         self._busy: dict[int, MemorySession] = {}
         """Sessions with active inputs or an intent, by key: what `due` looks at."""
-        self._workers: dict[str, float] = {}
-        """Workers that have joined and not left. They share our process, so they live as we do."""
+        self._inboxes: dict[int, MemorySession] = {}
+        """Sessions into which something was put, by key, until it has been decided about."""
+        self._workers: dict[str, Callable[[], None] | None] = {}
+        """Workers that have joined and not left. They share our process, so they live as we do;
+        with each what is to be called if it is declared dead all the same."""
+        self._dead: list[str] = []
+        """Workers that went, and may have left work."""
         self._hints: dict[object, Hint] = {}
         self._users = 0
         self._answers: list[_Answer] = []
@@ -66,7 +75,8 @@ class MemoryStore:
         self._check_open()
         self._users -= 1
         if not self._users:
-            self._workers.clear()
+            for worker_id in tuple(self._workers):
+                self._end(worker_id)
             self._deliver()
 
     def _check_open(self) -> None:
@@ -83,12 +93,37 @@ class MemoryStore:
         if session is None:
             raise Fenced(f"session {session_id!r} is unknown to the store; claim it first")
         result = session.apply(commit)
+        self._note_work(session)
+        return result
+
+    def _note_work(self, session: MemorySession) -> None:
         row = session.row
         if row.active or row.intent is not None:
             self._busy[row.key] = session
         else:
             self._busy.pop(row.key, None)
+
+    # -- what others put in ---------------------------------------------------------------------
+
+    def deliver(self, session_id: SessionId, delivery: Delivery) -> asyncio.Future[CommitResult]:
+        return self._answer(lambda: self._take_in(session_id, delivery), hint=session_id)
+
+    def _take_in(self, session_id: SessionId, delivery: Delivery) -> CommitResult:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise Fenced(f"session {session_id!r} is unknown to the store; claim it first")
+        result = session.deliver(delivery)
+        self._note_work(session)
+        self._inboxes[session.row.key] = session
         return result
+
+    async def load_inbox(self, session_id: SessionId) -> Inbox | None:
+        session = self._known(session_id)
+        return None if session is None else session.inbox()
+
+    async def load_request(self, session_id: SessionId, request_id: str) -> RequestRecord | None:
+        session = self._known(session_id)
+        return None if session is None else session.request(request_id)
 
     # -- reads ---------------------------------------------------------------------------------
 
@@ -215,9 +250,14 @@ class MemoryStore:
         if session is not None and session.row.worker_id == worker_id:
             session.row = replace(session.row, worker_id=None)
 
-    async def join(self, worker_id: str, lease_seconds: float) -> None:
+    async def join(
+        self,
+        worker_id: str,
+        lease_seconds: float,  # noqa: ARG002 - whoever shares our process needs no lease
+        lost: Callable[[], None] | None = None,
+    ) -> None:
         self._check_open()
-        self._workers[worker_id] = lease_seconds
+        self._workers[worker_id] = lost
 
     async def beat(self, worker_id: str) -> None:
         self._check_open()
@@ -226,7 +266,44 @@ class MemoryStore:
 
     async def leave(self, worker_id: str) -> None:
         self._check_open()
-        self._workers.pop(worker_id, None)
+        self._end(worker_id)
+
+    def declare_dead(self, worker_id: str) -> None:
+        """End a worker's life from outside, as the end of its lease would: for simulations."""
+        lost = self._end(worker_id)
+        if lost is not None:
+            asyncio.get_running_loop().call_soon(lost)
+
+    def _end(self, worker_id: str) -> Callable[[], None] | None:
+        if worker_id in self._workers and any(
+            session.row.worker_id == worker_id for session in self._busy.values()
+        ):
+            self._dead.append(worker_id)
+        return self._workers.pop(worker_id, None)
+
+    async def news(
+        self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
+    ) -> News:
+        self._check_open()
+        for key in [key for key, session in self._inboxes.items() if not session.has_inbox()]:
+            del self._inboxes[key]
+        rows = [self._inboxes[key].row for key in sorted(self._inboxes) if key > after]
+        mine = [row for row in rows if row.worker_id == worker_id]
+        free = [s.row.session_id for s in self._busy.values() if s.row.worker_id is None]
+        return News(
+            inboxes=[(row.key, row.session_id, row.inbox) for row in mine[: _bounded(limit)]],
+            free=free[: _bounded(limit)],
+            dead=[worker for worker in self._dead if worker not in self._workers],
+        )
+
+    async def bury(self, worker_id: str) -> None:
+        self._check_open()
+        if worker_id in self._dead:
+            self._dead.remove(worker_id)
+
+    async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
+        found = [self._known(session_id) for session_id in session_ids[: config.PAGE_MAX]]
+        return [0 if s is None else s.row.revision + s.row.inbox + 1 for s in found]
 
     async def due(
         self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT

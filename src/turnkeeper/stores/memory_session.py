@@ -7,7 +7,8 @@ here, as with any store that writes bytes.
 
 import copy
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -16,15 +17,18 @@ from turnkeeper.core.bodies import decode_body, encode_body
 from turnkeeper.core.events import EVENT_NAMES, Event, EventEnvelope, RuntimeEvent, history_of
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.inputs import PromptInput
-from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry
+from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry, InputLifecycleState
 from turnkeeper.core.records import (
     NEW_PLACE,
     Append,
     Claim,
     Commit,
     CommitResult,
+    Delivery,
+    Inbox,
     InputAppend,
     InputRecord,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -37,6 +41,10 @@ from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, St
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
 RETRY_AFTER_SECONDS = 1.0
+ANSWERS_KEPT_MS = 3_600_000
+"""How long an answered request is kept for its asker to read."""
+
+T = TypeVar("T")
 
 
 class MemorySession:
@@ -54,6 +62,7 @@ class MemorySession:
         "_next_number",
         "_numbers",
         "_receipts",
+        "_requests",
         "_steps",
         "row",
         "snapshot",
@@ -76,6 +85,7 @@ class MemorySession:
         self._receipts: dict[RunId, dict[int, StoredReceipt]] = {}
         self._final_sequences: dict[RunId, int] = {}
         self._steps: dict[RunId, dict[str, StepRecord]] = {}
+        self._requests: dict[str, RequestRecord] = {}
         self._last_result: CommitResult | None = None
 
     def apply(self, commit: Commit) -> CommitResult:
@@ -84,11 +94,12 @@ class MemorySession:
             return self._last_result
         self._check_fence(commit)
         self._check_inbox(commit)
-        self._check_new(commit)
+        self._check_new(commit.new_inputs)
         growth = self._growth(commit)
-        self._check_bound(commit, growth)
+        self._check_bound(commit.active_bound, growth)
         dead_letters = self._find_dead_letters(commit)
         new_inputs, input_updates, receipt = _stored_forms(commit)
+        requests = self._find_requests(commit)
         row = self._next_row(commit, growth)
         result = CommitResult(self._next_number, len(self._events) + 1)
         self._write_new_inputs(new_inputs)
@@ -96,11 +107,34 @@ class MemorySession:
         self._inputs.update(dead_letters)
         self._write_receipt(receipt)
         self._write_messages(commit.appends)
-        self._write_events(commit)
+        self._write_events(commit.at_ms, commit.events)
         self._write_snapshot(commit)
         self._write_steps(commit)
+        self._requests.update(requests)
         self.row = row
         self._last_result = result
+        return result
+
+    def deliver(self, delivery: Delivery) -> CommitResult:
+        """Put all of `delivery` in, or raise and write nothing."""
+        row = self.row
+        if delivery.new_inputs:
+            self._check_new(delivery.new_inputs)
+            self._check_state(delivery)
+            self._check_bound(delivery.active_bound, len(delivery.new_inputs))
+        new_inputs = _encodable(lambda: [_owned(record) for record in delivery.new_inputs])
+        requests = [r for r in delivery.requests if r.request_id not in self._requests]
+        self._check_requests(delivery, len(requests))
+        result = CommitResult(self._next_number, len(self._events) + 1)
+        self._write_new_inputs(new_inputs)
+        self._write_events(delivery.at_ms, delivery.events)
+        for request_id in delivery.withdrawn:
+            request = self._requests.get(request_id)
+            if request is not None and not request.taken and request.answer is None:
+                del self._requests[request_id]
+        inbox = row.inbox + 1
+        self._requests.update((r.request_id, replace(r, number=inbox)) for r in requests)
+        self.row = replace(row, inbox=inbox, active=row.active + len(new_inputs))
         return result
 
     # -- conditions: nothing is written before all of them hold ------------------------------------
@@ -127,12 +161,30 @@ class MemorySession:
                 "read it and decide again"
             )
 
-    def _check_new(self, commit: Commit) -> None:
+    def _check_state(self, delivery: Delivery) -> None:
+        row = self.row
+        busy = delivery.idle and row.run is not None
+        if busy or (row.phase, row.intent) != (delivery.phase, delivery.intent):
+            raise Stale(
+                f"session {row.session_id!r} has changed since this delivery was decided; read it "
+                "and decide again"
+            )
+
+    def _check_requests(self, delivery: Delivery, growth: int) -> None:
+        waiting = sum(request.answer is None for request in self._requests.values())
+        if growth and waiting + growth > delivery.request_bound:
+            raise Overloaded(
+                f"session {self.row.session_id!r} holds {waiting} unanswered requests of at most "
+                f"{delivery.request_bound}; try again in {RETRY_AFTER_SECONDS} s",
+                RETRY_AFTER_SECONDS,
+            )
+
+    def _check_new(self, records: Sequence[InputRecord]) -> None:
         duplicates: list[tuple[int, InputRecord]] = []
         seen: dict[tuple[str, str], InputRecord] = {}
-        for index, record in enumerate(commit.new_inputs):
+        for index, record in enumerate(records):
             existing = self._find(record.input_id, record.key)
-            if existing is None and len(commit.new_inputs) > 1:
+            if existing is None and len(records) > 1:
                 existing = _seen_before(seen, record)
             if existing is not None:
                 duplicates.append((index, _owned(existing)))
@@ -167,8 +219,14 @@ class MemorySession:
             found[number] = replace(self._inputs[number], requeued_as=record.requeued_as)
         return found
 
-    def _check_bound(self, commit: Commit, growth: int) -> None:
-        bound = commit.active_bound
+    def _find_requests(self, commit: Commit) -> dict[str, RequestRecord]:
+        """The requests that are taken or answered; those of long ago are forgotten then."""
+        for request_id, request in tuple(self._requests.items()) if commit.requests else ():
+            if request.answer is not None and request.asked_at_ms < commit.at_ms - ANSWERS_KEPT_MS:
+                del self._requests[request_id]
+        return {r.request_id: r for r in commit.requests if r.request_id in self._requests}
+
+    def _check_bound(self, bound: int | None, growth: int) -> None:
         # One that ends as many inputs as it admits passes: it makes a full queue no fuller.
         if bound is not None and growth > 0 and self.row.active + growth > bound:
             raise Overloaded(
@@ -244,8 +302,8 @@ class MemorySession:
                 stored = StoredMessage(number, append)
             self._messages.append(stored)
 
-    def _write_events(self, commit: Commit) -> None:
-        self._events.extend((commit.at_ms, event) for event in commit.events)
+    def _write_events(self, at_ms: int, events: Sequence[Event]) -> None:
+        self._events.extend((at_ms, event) for event in events)
 
     def _write_snapshot(self, commit: Commit) -> None:
         if commit.snapshot is not None:
@@ -326,6 +384,30 @@ class MemorySession:
             trace_context=None if item is None else item.trace_context,
         )
 
+    def inbox(self) -> Inbox:
+        """What others have put in and the owner has not decided about."""
+        active = [self._inputs[number] for number in sorted(self._active)]
+        return Inbox(
+            inbox=self.row.inbox,
+            inputs=[_owned(r) for r in active if r.state is InputLifecycleState.ACCEPTED],
+            requests=[r for r in self._unanswered() if not r.taken],
+        )
+
+    def has_inbox(self) -> bool:
+        """Whether there is something in it."""
+        accepted = InputLifecycleState.ACCEPTED
+        return any(self._inputs[number].state is accepted for number in self._active) or any(
+            not request.taken for request in self._unanswered()
+        )
+
+    def request(self, request_id: str) -> RequestRecord | None:
+        """One request."""
+        return self._requests.get(request_id)
+
+    def _unanswered(self) -> list[RequestRecord]:
+        waiting = [r for r in self._requests.values() if r.answer is None]
+        return sorted(waiting, key=lambda r: (r.number, r.request_id))
+
     def claimed(self, *, created: bool) -> Claim:
         """The session as its new owner finds it."""
         inputs = [_owned(self._inputs[number]) for number in sorted(self._active)]
@@ -337,6 +419,7 @@ class MemorySession:
             snapshot=self.snapshot if small else None,
             final_runs=frozenset(runs & self._final_sequences.keys()),
             receipt_runs=frozenset(runs & self._receipts.keys()),
+            requests=self._unanswered(),
             created=created,
         )
 
@@ -367,7 +450,8 @@ def _stored_forms(
     """Copies of what is to be kept, made before the first write: a value that has no stored form
     is refused with all of its commit.
     """
-    try:
+
+    def forms() -> tuple[list[InputRecord], list[InputRecord], StoredReceipt | None]:
         kept = None
         if commit.receipt is not None:
             kept = StoredReceipt(commit.receipt, _owned_result(commit.result))
@@ -376,6 +460,13 @@ def _stored_forms(
             [_owned(record) for record in commit.input_updates],
             kept,
         )
+
+    return _encodable(forms)
+
+
+def _encodable(forms: Callable[[], T]) -> T:
+    try:
+        return forms()
     except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as cause:
         raise CommitFailed(
             f"a value in this commit has no stored form: {cause}", applied=False, permanent=True

@@ -26,19 +26,25 @@ from turnkeeper.core.records import (
     Claim,
     Commit,
     CommitResult,
+    Delivery,
+    Inbox,
     InputRecord,
+    News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
     StoredReceipt,
 )
 from turnkeeper.environment import SystemClock
-from turnkeeper.errors import CommitFailed, StoreError
+from turnkeeper.errors import CommitFailed, Fenced, StoreError
 from turnkeeper.store import Answer, Hint
+from turnkeeper.stores import sqlite_inbox as inbox
 from turnkeeper.stores import sqlite_ownership as ownership
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_database import connect_reader, reading
 from turnkeeper.stores.sqlite_engine import Engine, Work
+from turnkeeper.stores.sqlite_hearts import Hearts
 from turnkeeper.stores.sqlite_reads import Reader
 
 GROUP_MAX = 1_000
@@ -104,7 +110,8 @@ class SqliteStore:
         self._turning = None
         if work.exception() is not None:
             return
-        self._open = _Open(self.path, work.result(), work.get_loop(), self._hints)
+        loop = work.get_loop()
+        self._open = _Open(self.path, work.result(), loop, self._hints, self._now_ms)
         if not self._users:  # cancelled while it was being opened
             self._turning = self._stop(self._open)
             self._turning.add_done_callback(self._turned)
@@ -122,6 +129,17 @@ class SqliteStore:
 
     def commit(self, session_id: SessionId, commit: Commit) -> Answer[CommitResult]:
         return self._opened().submit(make_commit, session_id, commit)
+
+    # -- what others put in ---------------------------------------------------------------------
+
+    def deliver(self, session_id: SessionId, delivery: Delivery) -> Answer[CommitResult]:
+        return self._opened().submit(inbox.deliver, session_id, delivery)
+
+    async def load_inbox(self, session_id: SessionId) -> Inbox | None:
+        return await self._opened().read(inbox.load_inbox, session_id)
+
+    async def load_request(self, session_id: SessionId, request_id: str) -> RequestRecord | None:
+        return await self._opened().read(inbox.load_request, session_id, request_id)
 
     # -- reads ---------------------------------------------------------------------------------
 
@@ -193,28 +211,47 @@ class SqliteStore:
     ) -> Answer[Claim | None]:
         opened = self._opened()
         work = partial(ownership.claim, create=create, at_ms=at_ms)
-        return opened.submit(work, opened.engine.lives, session_id, worker_id)
+        lives = opened.engine.lives
+        return opened.submit(work, lives, session_id, worker_id, self._now_ms())
 
     def release(self, session_id: SessionId, worker_id: str) -> Answer[None]:
         return self._opened().submit(ownership.release, session_id, worker_id)
 
-    async def join(self, worker_id: str, lease_seconds: float) -> None:
+    async def join(
+        self, worker_id: str, lease_seconds: float, lost: Callable[[], None] | None = None
+    ) -> None:
         opened = self._opened()
         lives = opened.engine.lives
         await opened.submit(ownership.join, lives, worker_id, lease_seconds, self._now_ms())
+        opened.hearts.begin(worker_id, lease_seconds, lost)
 
     async def beat(self, worker_id: str) -> None:
         await self._opened().submit(ownership.beat, worker_id, self._now_ms())
 
     async def leave(self, worker_id: str) -> None:
         opened = self._opened()
+        opened.hearts.end(worker_id)
         await opened.submit(ownership.leave, opened.engine.lives, worker_id)
+
+    async def news(
+        self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
+    ) -> News:
+        opened = self._opened()
+        lives, now_ms = opened.engine.lives, self._now_ms()
+        return await opened.read(inbox.news, lives, worker_id, after, limit, now_ms)
+
+    async def bury(self, worker_id: str) -> None:
+        opened = self._opened()
+        await opened.submit(ownership.bury, opened.engine.lives, worker_id, self._now_ms())
+
+    async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
+        return await self._opened().read(inbox.versions, session_ids[: config.PAGE_MAX])
 
     async def due(
         self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
     ) -> Sequence[tuple[int, SessionId]]:
         opened = self._opened()
-        return await opened.read(_due, opened.engine.lives, worker_id, after, limit)
+        return await opened.read(_due, opened.engine.lives, worker_id, after, limit, self._now_ms())
 
     def watch(self, hint: Hint) -> Callable[[], None]:
         watcher = object()
@@ -224,6 +261,9 @@ class SqliteStore:
             self._hints.pop(watcher, None)
 
         return unwatch
+
+
+_HINTED = (make_commit, inbox.deliver)
 
 
 def _due(reader: Reader, *arguments: Any) -> Sequence[tuple[int, SessionId]]:
@@ -239,6 +279,7 @@ class _Open:
         engine: Engine,
         loop: asyncio.AbstractEventLoop,
         hints: dict[object, Hint],
+        now_ms: Callable[[], int],
     ) -> None:
         self.path = path
         self.engine = engine
@@ -253,6 +294,7 @@ class _Open:
         self._readers = ThreadPoolExecutor(READER_THREADS, f"turnkeeper reads {path.name}")
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
+        self.hearts = Hearts(self._beat, now_ms)
 
     # -- on the event loop ----------------------------------------------------------------------
 
@@ -280,7 +322,7 @@ class _Open:
 
     def _hint(self, group: list[_Item], outcomes: list[Any]) -> None:
         for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
-            if function is make_commit and not isinstance(outcome, Exception):
+            if function in _HINTED and not isinstance(outcome, Exception):
                 for hint in tuple(self._hints.values()):
                     hint(arguments[0])
 
@@ -290,6 +332,7 @@ class _Open:
 
     def finish(self) -> asyncio.Future[None]:
         """Write what was handed in, then close the threads and the file."""
+        self.hearts.end_all()
         self._hand_over()
         self._queue.put(None)
         return self.loop.run_in_executor(None, self._close)
@@ -301,6 +344,19 @@ class _Open:
             connection.close()
         with reading(str(self.path)):
             self.engine.close()
+
+    # -- on the thread of a worker's heart ------------------------------------------------------
+
+    def _beat(self, worker_id: str, now_ms: int, lost: Callable[[], None]) -> None:
+        """Renew a life sign, past the event loop; call `lost` on the loop if it is too late."""
+        answer: Answer[None] = Answer()
+
+        def beaten(_value: None, error: BaseException | None) -> None:
+            if isinstance(error, Fenced):
+                lost()
+
+        answer.then(beaten)
+        self._queue.put([(answer, (ownership.beat, (worker_id, now_ms)))])
 
     # -- on a reader's thread -------------------------------------------------------------------
 

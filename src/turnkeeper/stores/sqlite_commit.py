@@ -7,6 +7,8 @@ SQLite itself may fail. It knows neither transactions nor threads: `sqlite_engin
 one.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from turnkeeper.core.ids import SessionId
@@ -81,7 +83,7 @@ def _commit_slowly(database: Database, session_id: SessionId, commit: Commit) ->
         return CommitResult(head.last_number, head.last_event)
     _check_fence(head, commit)
     if commit.new_inputs:
-        _check_new(database, commit)
+        check_new(database, commit.session.key, commit.new_inputs)
     if commit.active_bound is not None:
         _check_bound(database, head, commit)
     _check_count(head, commit)
@@ -129,19 +131,18 @@ def _check_fence(head: Head, commit: Commit) -> None:
     )
 
 
-def _check_new(database: Database, commit: Commit) -> None:
+def check_new(database: Database, session: int, records: Sequence[InputRecord]) -> None:
     """No new input's id or key is taken: in the store, or by one before it in this commit."""
-    session = commit.session.key
     duplicates: list[tuple[int, InputRecord]] = []
     seen: dict[tuple[str, str], InputRecord] = {}
-    for index, record in enumerate(commit.new_inputs):
+    for index, record in enumerate(records):
         # Without a key the second half finds nothing, since no row's key equals NULL.
         names = (pack_id(record.input_id), session, record.key)
         found = database.row(_FIND_ID_OR_KEY, names)
         existing = None
         if found is not None:
             existing = read_input(database.existing(_LOAD, (session, found[0])))
-        elif len(commit.new_inputs) > 1:
+        elif len(records) > 1:
             existing = _seen_before(seen, record)
         if existing is not None:
             duplicates.append((index, existing))

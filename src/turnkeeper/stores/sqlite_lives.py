@@ -27,9 +27,11 @@ class Lives:
 
     def begin(self, worker_id: str) -> None:
         """Hold the lock of `worker_id` from now on. Raises `StoreError` if somebody else does."""
-        if worker_id in self._held:
-            return
         path = self._file(worker_id)
+        if worker_id in self._held:
+            if _is_at(self._held[worker_id], path):
+                return
+            os.close(self._held.pop(worker_id))  # buried by somebody, as one who had died
         while True:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

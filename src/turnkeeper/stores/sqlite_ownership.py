@@ -1,7 +1,8 @@
 """Workers and the sessions that they own, in SQLite.
 
-Decides who owns a session. Whether a worker lives is its lock's word (`sqlite_lives`); one that
-is not in the table has left, or never came, and is dead. Called inside a transaction.
+Decides who owns a session. A worker lives while its lock is held (`sqlite_lives`) and its last
+life sign is good; one that is not in the table has left, or never came, and is dead. Called inside
+a transaction.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,11 @@ import apsw
 from turnkeeper import config
 from turnkeeper.core.ids import RunId, SessionId
 from turnkeeper.core.lifecycle import InputLifecycleState
-from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.core.records import Claim, InputRecord, SessionRow
 from turnkeeper.core.runs import EMPTY_DIGEST
 from turnkeeper.errors import Fenced, StoreError
 from turnkeeper.stores.sqlite_database import Database
+from turnkeeper.stores.sqlite_inbox import unanswered
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_rows import (
     INPUT_COLUMNS,
@@ -55,14 +57,16 @@ _BUSY = (
     " SELECT key, id FROM busy CROSS JOIN session ON key = busy.number WHERE TRUE"
 )
 _INTENDED = "SELECT key, id FROM session WHERE intent IS NOT NULL AND key > ?"
-_WORKER = "SELECT 1 FROM worker WHERE id = ?"
-_WORKERS = "SELECT id FROM worker"
+_UNTIL = "SELECT until FROM worker WHERE id = ?"
+_WORKERS = "SELECT id, until FROM worker"
 _JOIN = (
     "INSERT INTO worker (id, lease, until) VALUES (?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, until = excluded.until"
 )
-_BEAT = "UPDATE worker SET until = lease + ? WHERE id = ?"
-_LEAVE = "DELETE FROM worker WHERE id = ?"
+_BEAT = "UPDATE worker SET until = lease + ? WHERE id = ? AND until >= 0"
+_DECLARE_DEAD = "UPDATE worker SET until = -1 WHERE id = ?"
+_REMOVE = "DELETE FROM worker WHERE id = ?"
+_HAS_WORK = "SELECT 1 FROM session WHERE worker = ? AND (active > 0 OR intent IS NOT NULL) LIMIT 1"
 
 
 def claim(
@@ -70,6 +74,7 @@ def claim(
     lives: Lives,
     session_id: SessionId,
     worker_id: str,
+    now_ms: int,
     *,
     create: bool,
     at_ms: int,
@@ -85,12 +90,17 @@ def claim(
         row = database.existing(_SESSION, (session_id,))
     session = read_session(row)
     if session.worker_id != worker_id:
-        _check_owner_is_gone(database, lives, session_id, session.worker_id, session.last_commit)
+        owner = session.worker_id
+        if owner is not None and alive(database, lives, owner, now_ms):
+            raise _owned(session)
         database.writing = True
+        if owner is not None:
+            database.execute(_DECLARE_DEAD, (pack_any_id(owner),))
         database.execute(_TAKE, (pack_any_id(worker_id), session.key))
         session.worker_id = worker_id
         session.epoch += 1
     found = Claim(row=session, inputs=[], corrupt=[], created=created)
+    found.requests = unanswered(database.connection, session.key)
     if session.active:
         _load_active(database, found)
     if session.has_snapshot:
@@ -99,24 +109,18 @@ def claim(
     return found
 
 
-def _check_owner_is_gone(
-    database: Database,
-    lives: Lives,
-    session_id: SessionId,
-    owner: str | None,
-    last_commit: bytes | None,
-) -> None:
-    if owner is None or not _alive(database, lives, owner):
-        return
-    raise Fenced(
-        f"session {session_id!r} is owned by the live worker {owner}: "
+def _owned(session: SessionRow) -> Fenced:
+    return Fenced(
+        f"session {session.session_id!r} is owned by the live worker {session.worker_id}: "
         "ask the Runtime that owns it, or close that one first",
-        last_commit=last_commit,
+        last_commit=session.last_commit,
     )
 
 
-def _alive(database: Database, lives: Lives, worker_id: str) -> bool:
-    return database.row(_WORKER, (pack_any_id(worker_id),)) is not None and lives.alive(worker_id)
+def alive(database: Database, lives: Lives, worker_id: str, now_ms: int) -> bool:
+    """Whether a worker's sessions are safe from others. [PROC-6]"""
+    found = database.row(_UNTIL, (pack_any_id(worker_id),))
+    return found is not None and found[0] > now_ms and lives.alive(worker_id)
 
 
 def _load_active(database: Database, found: Claim) -> None:
@@ -171,42 +175,49 @@ def release(database: Database, session_id: SessionId, worker_id: str) -> None:
 
 
 def join(
-    database: Database, lives: Lives, worker_id: str, lease_seconds: float, at_ms: int
+    database: Database, lives: Lives, worker_id: str, lease_seconds: float, now_ms: int
 ) -> None:
-    """As `Store.join` says; and take the dead off the list."""
+    """As `Store.join` says."""
     lives.begin(worker_id)
     database.writing = True
     lease = int(lease_seconds * 1_000)
-    database.execute(_JOIN, (pack_any_id(worker_id), lease, at_ms + lease))
-    for (stored,) in list(database.execute(_WORKERS)):
-        other = unpack_any_id(stored)
-        if not lives.alive(other):
-            database.execute(_LEAVE, (stored,))
-            lives.bury(other)
+    database.execute(_JOIN, (pack_any_id(worker_id), lease, now_ms + lease))
 
 
-def beat(database: Database, worker_id: str, at_ms: int) -> None:
-    """As `Store.beat` says. The lock is what counts; the time is for people to read."""
-    if not database.change(_BEAT, (at_ms, pack_any_id(worker_id))):
+def beat(database: Database, worker_id: str, now_ms: int) -> None:
+    """As `Store.beat` says."""
+    if not database.change(_BEAT, (now_ms, pack_any_id(worker_id))):
         raise Fenced(f"worker {worker_id} has not joined, or has been declared dead; join anew")
 
 
 def leave(database: Database, lives: Lives, worker_id: str) -> None:
-    """As `Store.leave` says. Its sessions keep its name, which then means nothing any more."""
+    """As `Store.leave` says. Its sessions keep its name, which then means nothing any more; while
+    one of them has work, the name stays on the list, for others to see that there is some.
+    """
     lives.end(worker_id)
     database.writing = True
-    database.execute(_LEAVE, (pack_any_id(worker_id),))
+    name = (pack_any_id(worker_id),)
+    has_work = database.row(_HAS_WORK, name) is not None
+    database.execute(_DECLARE_DEAD if has_work else _REMOVE, name)
+
+
+def bury(database: Database, lives: Lives, worker_id: str, now_ms: int) -> None:
+    """As `Store.bury` says."""
+    if not alive(database, lives, worker_id, now_ms):
+        database.writing = True
+        database.execute(_REMOVE, (pack_any_id(worker_id),))
+        lives.bury(worker_id)
 
 
 def due(
-    connection: apsw.Connection, lives: Lives, worker_id: str, after: int, limit: int
+    connection: apsw.Connection, lives: Lives, worker_id: str, after: int, limit: int, now_ms: int
 ) -> Sequence[tuple[int, SessionId]]:
     """As `Store.due` says: from session to session through the index of active inputs, and
     through that of intents; no session's number of inputs counts.
     """
     me = pack_any_id(worker_id)
-    others = [stored for (stored,) in connection.execute(_WORKERS) if stored != me]
-    others = [stored for stored in others if lives.alive(unpack_any_id(stored))]
+    workers = [row for row in connection.execute(_WORKERS) if row[0] != me and row[1] > now_ms]
+    others = [stored for stored, _ in workers if lives.alive(unpack_any_id(stored))]
     owned = ""
     if others:
         owned = f" AND (worker IS NULL OR worker NOT IN ({','.join('?' * len(others))}))"

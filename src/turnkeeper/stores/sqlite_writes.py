@@ -26,6 +26,7 @@ from turnkeeper.stores.sqlite_rows import (
     INPUT_SOURCE,
     KIND_CODE,
     changing_values,
+    pack_any_id,
     pack_id,
     pack_rest,
     read_input,
@@ -68,6 +69,10 @@ _SET_SESSION_NEW = (
     f"{_SET_SESSION} AND NOT EXISTS (SELECT 1 FROM input WHERE id=? AND session=?)"
     " AND NOT EXISTS (SELECT 1 FROM input WHERE session=? AND key=?)"
 )
+_SET_REQUEST = "UPDATE request SET taken=?, answer=? WHERE session=? AND id=?"
+_FORGET_REQUESTS = "DELETE FROM request WHERE session=? AND answer IS NOT NULL AND asked<?"
+ANSWERS_KEPT_MS = 3_600_000
+"""How long an answered request is kept for its asker to read."""
 _NO_BOUND = 2**62
 _input_of = attrgetter("input_id")
 _NONE = (None,) * 6
@@ -304,6 +309,8 @@ class Writes:
             execute(_PUT_SNAPSHOT, (self._session, commit.snapshot))
         if commit.steps:
             self._put_steps()
+        if commit.requests:
+            self._put_requests()
 
     def _no_active_input(self, record: InputRecord) -> CommitFailed:
         return CommitFailed(
@@ -328,3 +335,10 @@ class Writes:
                     step.result,
                 ),
             )
+
+    def _put_requests(self) -> None:
+        execute, session = self._database.execute, self._session
+        execute(_FORGET_REQUESTS, (session, self._commit.at_ms - ANSWERS_KEPT_MS))
+        for request in self._commit.requests:
+            name = pack_any_id(request.request_id)
+            execute(_SET_REQUEST, (request.taken, request.answer, session, name))

@@ -44,6 +44,20 @@ class ManualTimer:
             callback()
 
 
+class _Ticker:
+    """A call that is made once by each advance that passes its time."""
+
+    def __init__(self, when: float, seconds: float, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.seconds = seconds
+        self.callback = callback
+        self.waiting = True
+
+    def cancel(self) -> None:
+        """Call it off."""
+        self.waiting = False
+
+
 class ManualClock:
     """A clock that stands still until it is advanced; wall and monotonic time move together."""
 
@@ -52,6 +66,7 @@ class ManualClock:
         self._now = 0.0
         self._order = itertools.count()
         self._timers: list[tuple[float, int, ManualTimer]] = []
+        self._tickers: list[_Ticker] = []
 
     def now_ms(self) -> int:
         # Rounded, not cut: three advances of 0.1 are 300 ms, not 299.
@@ -68,6 +83,19 @@ class ManualClock:
         else:
             heappush(self._timers, (when, next(self._order), timer))
         return timer
+
+    def every(self, seconds: float, callback: Callable[[], None]) -> _Ticker:
+        """Call `callback` again and again: once by each advance past its time, however far."""
+        ticker = _Ticker(self._now + seconds, seconds, callback)
+        self._tickers.append(ticker)
+        return ticker
+
+    def _tick(self) -> None:
+        self._tickers = [ticker for ticker in self._tickers if ticker.waiting]
+        for ticker in self._tickers:
+            if ticker.waiting and ticker.when <= self._now:
+                ticker.when = self._now + ticker.seconds
+                ticker.callback()
 
     @property
     def next_timer(self) -> float | None:
@@ -108,6 +136,7 @@ class ManualClock:
         when = self.next_timer
         if when is None or when > end:
             self._now = max(self._now, end)
+            self._tick()
             return False
         self._now = max(self._now, when)
         heappop(self._timers)[2].fire()

@@ -16,7 +16,11 @@ from turnkeeper.core.records import (
     Claim,
     Commit,
     CommitResult,
+    Delivery,
+    Inbox,
     InputRecord,
+    News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -39,19 +43,22 @@ class Fault(StrEnum):
     """Written, and not answered until released."""
 
 
-Plan = Callable[[int, SessionId, Commit], Fault | None]
-"""Of a commit's number (from 1, refused and failed ones included), session and content: its fault.
+Write = Commit | Delivery
+"""What is written to a session: a commit of its owner, or a delivery of somebody else."""
 
-A commit without a fault is passed on.
+Plan = Callable[[int, SessionId, Write], Fault | None]
+"""Of a write's number (from 1, refused and failed ones included), session and content: its fault.
+
+A write without a fault is passed on.
 """
 
-Predicate = Callable[[SessionId, Commit], bool]
+Predicate = Callable[[SessionId, Write], bool]
 
 
 def fail_nth(first: int, fault: Fault = Fault.BEFORE, *, times: int = 1) -> Plan:
     """Fail the commits number `first` to `first + times - 1`, counted from 1."""
 
-    def plan(index: int, _session_id: SessionId, _commit: Commit) -> Fault | None:
+    def plan(index: int, _session_id: SessionId, _write: Write) -> Fault | None:
         return fault if first <= index < first + times else None
 
     return plan
@@ -63,9 +70,9 @@ def fail_matching(
     """Fail the commits that `matches` picks: the first `times` of them, or all."""
     left = times
 
-    def plan(_index: int, session_id: SessionId, commit: Commit) -> Fault | None:
+    def plan(_index: int, session_id: SessionId, write: Write) -> Fault | None:
         nonlocal left
-        if left == 0 or not matches(session_id, commit):
+        if left == 0 or not matches(session_id, write):
             return None
         left = None if left is None else left - 1
         return fault
@@ -75,7 +82,7 @@ def fail_matching(
 
 def fail_all(fault: Fault = Fault.BEFORE) -> Plan:
     """Fail every commit until `heal`."""
-    return fail_matching(lambda _session_id, _commit: True, fault)
+    return fail_matching(lambda _session_id, _write: True, fault)
 
 
 class FaultyStore:
@@ -116,10 +123,19 @@ class FaultyStore:
 
     def commit(self, session_id: SessionId, commit: Commit) -> Awaitable[CommitResult]:
         """Pass the commit on, or give it the fault that the plan has for it."""
+        return self._write(session_id, commit, lambda: self.inner.commit(session_id, commit))
+
+    def deliver(self, session_id: SessionId, delivery: Delivery) -> Awaitable[CommitResult]:
+        """Pass the delivery on, or give it the fault that the plan has for it."""
+        return self._write(session_id, delivery, lambda: self.inner.deliver(session_id, delivery))
+
+    def _write(
+        self, session_id: SessionId, write: Write, make: Callable[[], Awaitable[CommitResult]]
+    ) -> Awaitable[CommitResult]:
         self.commit_count += 1
-        fault = self.plan(self.commit_count, session_id, commit) if self.plan else None
+        fault = self.plan(self.commit_count, session_id, write) if self.plan else None
         if fault is None:
-            return self.inner.commit(session_id, commit)
+            return make()
         self.faults[self.commit_count] = fault
         subject = f"commit {self.commit_count}, of session {session_id!r},"
         answer: asyncio.Future[CommitResult] = asyncio.get_running_loop().create_future()
@@ -128,19 +144,19 @@ class FaultyStore:
                 answer.set_exception(CommitFailed(f"{subject} failed as planned"))
             case Fault.AFTER:
                 error = CommitFailed(f"{subject} was written and reported failed, as planned")
-                _answer_with(answer, self._pass_on(session_id, commit), error)
+                _answer_with(answer, self._pass_on(make), error)
             case Fault.STALL:
-                self._hold(answer, lambda: _answer_with(answer, self._pass_on(session_id, commit)))
+                self._hold(answer, lambda: _answer_with(answer, self._pass_on(make)))
             case Fault.LOSE:
-                written = self._pass_on(session_id, commit)
+                written = self._pass_on(make)
                 self._hold(answer, lambda: _answer_with(answer, written))
             case _:
                 assert_never(fault)
         return answer
 
-    def _pass_on(self, session_id: SessionId, commit: Commit) -> asyncio.Future[CommitResult]:
+    def _pass_on(self, make: Callable[[], Awaitable[CommitResult]]) -> asyncio.Future[CommitResult]:
         # A future of its own: whoever cancels the answer does not call the write back.
-        written = asyncio.ensure_future(self.inner.commit(session_id, commit))
+        written = asyncio.ensure_future(make())
         self._passed.add(written)
         written.add_done_callback(self._forget)
         return written
@@ -227,14 +243,31 @@ class FaultyStore:
     def release(self, session_id: SessionId, worker_id: str) -> Awaitable[None]:
         return self.inner.release(session_id, worker_id)
 
-    async def join(self, worker_id: str, lease_seconds: float) -> None:
-        await self.inner.join(worker_id, lease_seconds)
+    async def join(
+        self, worker_id: str, lease_seconds: float, lost: Callable[[], None] | None = None
+    ) -> None:
+        await self.inner.join(worker_id, lease_seconds, lost)
 
     async def beat(self, worker_id: str) -> None:
         await self.inner.beat(worker_id)
 
     async def leave(self, worker_id: str) -> None:
         await self.inner.leave(worker_id)
+
+    async def load_inbox(self, session_id: SessionId) -> Inbox | None:
+        return await self.inner.load_inbox(session_id)
+
+    async def load_request(self, session_id: SessionId, request_id: str) -> RequestRecord | None:
+        return await self.inner.load_request(session_id, request_id)
+
+    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+        return await self.inner.news(worker_id, after=after, limit=limit)
+
+    async def bury(self, worker_id: str) -> None:
+        await self.inner.bury(worker_id)
+
+    async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
+        return await self.inner.versions(session_ids)
 
     async def due(
         self, worker_id: str, *, after: int = 0, limit: int = 100

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, duplicate
+from turnkeeper.core.admission import Admission, decide_inbox, duplicate
 from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
@@ -73,6 +73,8 @@ class SessionActor:
         "accepts",
         "alarm",
         "armed",
+        "arrived",
+        "borrowers",
         "completions",
         "executor",
         "gone",
@@ -81,11 +83,13 @@ class SessionActor:
         "in_flight",
         "in_line",
         "looked_at_ms",
+        "looking",
         "mailbox",
         "operators",
         "recovered",
         "recovering",
         "rested_at",
+        "retry_arrival",
         "retry_at",
         "run",
         "services",
@@ -111,6 +115,15 @@ class SessionActor:
         self.completions: dict[InputId, list[Completion]] | None = None
         self.operators: list[tuple[Intent, asyncio.Future[OperationReport]]] | None = None
         self.unregistering: asyncio.Future[None] | None = None
+        self.arrived = any(
+            record.state is InputLifecycleState.ACCEPTED for record in session.inputs.values()
+        )
+        """Others have put inputs in that nobody has decided about."""
+        self.looking = False
+        """The inbox is being read."""
+        self.retry_arrival = False
+        self.borrowers = 0
+        """Who holds the session for a moment."""
         self.gone = False
         """Let go or unregistered: nothing more is decided here."""
         self.wake = False
@@ -181,6 +194,9 @@ class SessionActor:
     def _next(self) -> Command | None:
         if self.mailbox:
             return self.mailbox.popleft()
+        if self.arrived:
+            self.arrived = False
+            return Ask(decide_inbox, _nothing, self._arrival_failed)
         run = self.run
         if run is not None and run.finished and self.retry_at is None:
             return endings.EndOfRun(self, run)
@@ -277,16 +293,14 @@ class SessionActor:
             if in_flight.decision.start is not None:
                 self.services.start_over(in_flight.decision.start)
 
-    def reloaded(self, session: ActiveSession, command: Command) -> None:
-        """The session was read again: decide `command` again."""
-        self.session = session
+    def reloaded(self, command: Command) -> None:
+        """The inbox was read again: decide `command` again."""
         self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]
         elif command.run is None:
             self.mailbox = self.mailbox or deque()
             self.mailbox.appendleft(command)
-        self.step()
 
     def _refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""
@@ -436,6 +450,13 @@ class SessionActor:
             self.completions = {}
         self.completions.setdefault(completion.input_id, []).append(completion)
 
+    def untrack(self, completion: Completion) -> Completion:
+        """Leave it to somebody else to resolve `completion`."""
+        tracked = (self.completions or {}).get(completion.input_id, [])
+        if completion in tracked:
+            tracked.remove(completion)
+        return completion
+
     def _track_new(self, requests: list[AcceptRequest], decision: Decision) -> None:
         """Hold the handles of the inputs that this commit has admitted."""
         for request, admission in zip(requests, decision.report, strict=True):
@@ -562,6 +583,11 @@ class SessionActor:
         self.retry_at = self.services.monotonic() + self.config.backoff_first_seconds
         self.arm(self.retry_at)
 
+    def _arrival_failed(self, error: BaseException) -> None:
+        """What others have put in could not be decided about: it is tried again after a while."""
+        self._try_later(error)
+        self.retry_arrival = True
+
     def arm(self, when: float) -> None:
         """Be called no later than `when`."""
         if self.armed is None or when < self.armed:
@@ -592,6 +618,7 @@ class SessionActor:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             self.wake = True
+            self.arrived, self.retry_arrival = self.retry_arrival, False
         due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
         if due is not None and due <= self.services.now_ms():
             self.wake = True

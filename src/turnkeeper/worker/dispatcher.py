@@ -13,22 +13,24 @@ from turnkeeper.config import Config
 from turnkeeper.core.draft import Context, Decision, RunStart
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Kind
-from turnkeeper.core.lifecycle import Phase
-from turnkeeper.core.operations import decide_reopen
+from turnkeeper.core.lifecycle import InputLifecycleState, Phase
 from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
-from turnkeeper.core.records import Claim, SessionRow, StoredMessage
+from turnkeeper.core.records import Claim, Inbox, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
-from turnkeeper.core.session import ActiveSession, load
+from turnkeeper.core.session import ActiveSession, load, receive
 from turnkeeper.environment import Environment
-from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
+from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
+from turnkeeper.worker import operating
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.commands import Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
-from turnkeeper.worker.operating import conclusion, unregister
+from turnkeeper.worker.lookout import Lookout
+from turnkeeper.worker.operating import begin_unregister, unregister
+from turnkeeper.worker.requests import execute
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.slots import Slots
 from turnkeeper.worker.tasks import Tasks, start
@@ -70,8 +72,13 @@ class Worker:
         self.zombies: dict[RunId, SessionId] = {}
         self.requeues: dict[tuple[SessionId, InputId], asyncio.Future[Accepted]] = {}
         """Dead letters that are being requeued, so that it is done once."""
-        self.followers: set[asyncio.Event] = set()
-        """Of each reader that waits for changes: what wakes it."""
+        self.registered: set[SessionId] = set()
+        """Sessions that were registered by name where no agent is there to serve all."""
+        self.standby: set[SessionId] = set()
+        """Sessions that were registered here while a live other worker owns them. [PROC-5]"""
+        self.released: set[SessionId] = set()
+        """Sessions that were unregistered here: not taken again before somebody asks."""
+        self.lookout = Lookout(self)
         self.closing = False
         self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
         self._uncharged: set[RunId] = set()
@@ -203,11 +210,10 @@ class Worker:
                 continue
             if actor is None:
                 raise SessionNotFound(session_id)
-            if reopen and actor.session.row.intent is not None:
-                await conclusion(actor, actor.session.row.intent)
-                continue
             if reopen:
-                await self._reopen(actor)
+                await operating.reopen(actor)
+                if actor.gone:
+                    continue
             return actor
 
     async def _load_once(
@@ -258,14 +264,14 @@ class Worker:
         )
         if claim is None:
             return None
-        self.let_go.discard(session_id)
-        session = load(claim.row, claim.inputs, claim.snapshot)
-        session.created = claim.row.revision == 0
+        for apart in (self.let_go, self.standby, self.released):
+            apart.discard(session_id)
+        session = load(claim)
         await self._load_notices(session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
         self._active += len(session.inputs)
-        self._give_executor(actor)
+        self.give_executor(actor)
         if self._needs_recovery(session, claim):
             try:
                 await self._recover(actor, claim)
@@ -273,7 +279,81 @@ class Worker:
                 actor.let_go("the recovery failed")
                 self.let_go.discard(session_id)
                 raise
+        for request in claim.requests:
+            if not request.taken:
+                execute(actor, request)
+        self.soon(actor.step)  # a session with nothing to do leaves memory again
         return actor
+
+    # -- what others have put in -------------------------------------------------------------------
+
+    def look_into(self, session_id: SessionId, inbox: int) -> None:
+        """Something may have been put into a session that this worker owns. [PROC-4]"""
+        actor = self.actors.get(session_id)
+        if actor is None or actor.gone:
+            if session_id not in self._loading and not self.closing:
+                self.tasks.spawn(self._wake(session_id), f"wake {session_id}")
+        elif inbox > actor.session.row.inbox and not actor.looking:
+            actor.looking = True
+            self.tasks.spawn(self._look_into(actor), f"look into {session_id}")
+
+    async def _wake(self, session_id: SessionId) -> None:
+        try:
+            await self.acquire(session_id, create=False, owned=True)
+        except (SessionNotFound, Fenced, RuntimeClosed):
+            pass
+        except TurnkeeperError as error:
+            self.report(f"session {session_id!r} could not be loaded: {error}")
+            self.claim_again(session_id)
+
+    async def _look_into(self, actor: SessionActor) -> None:
+        try:
+            inbox = await self.store.load_inbox(actor.session_id)
+        finally:
+            actor.looking = False
+        if inbox is not None and not actor.gone:
+            self.received(actor, inbox)
+
+    def received(self, actor: SessionActor, inbox: Inbox) -> None:
+        """An inbox was read: have its inputs decided about, and its requests carried out."""
+        before = len(actor.session.inputs)
+        requests = receive(actor.session, inbox)
+        self._active += len(actor.session.inputs) - before
+        for number, what in inbox.corrupt:
+            self.report(f"session {actor.session_id!r}: input number {number}: {what}")
+        actor.arrived = actor.arrived or bool(inbox.inputs)
+        for request in requests:
+            execute(actor, request)
+        actor.step()
+
+    def may_take(self, session_id: SessionId) -> bool:
+        """Whether a session that nobody owns is to be taken without anyone asking here."""
+        known = session_id in self.actors or session_id in self._loading
+        return not (known or session_id in self._to_claim or session_id in self.released)
+
+    def keeps(self, actor: SessionActor) -> bool:
+        """Whether a session is this worker's to run, and not only held for a moment. [PROC-3]"""
+        return actor.executor is not None or self.serves_by_name(actor.session_id)
+
+    def serves_by_name(self, session_id: SessionId) -> bool:
+        """Whether this Runtime serves a session of this name where it owns it: all, with an
+        agent; without one those that were registered.
+        """
+        return self.factory is not None or session_id in self.registered
+
+    def give_back(self, actor: SessionActor) -> None:
+        """Release a session that was held for a moment, once nobody needs it."""
+        if not (actor.borrowers or actor.gone or self.closing or self.keeps(actor)):
+            begin_unregister(actor, 0.0)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for a while."""
+        over = asyncio.Event()
+        timer = self.environment.clock.call_at(self.monotonic() + seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
 
     def serves(self, row: SessionRow) -> bool:
         """Whether a session is registered here: owned, and not let go since. [FAIL-4]"""
@@ -305,7 +385,7 @@ class Worker:
         row = session.row
         return bool(
             claim.corrupt
-            or session.inputs
+            or any(r.state is not InputLifecycleState.ACCEPTED for r in session.inputs.values())
             or row.run is not None
             or row.intent is not None
             or row.open_turn is not None
@@ -343,17 +423,9 @@ class Worker:
             self.report(f"session {actor.session_id!r}: {detail}")
         return report
 
-    async def _reopen(self, actor: SessionActor) -> None:
-        """Open a stopped session anew; refuse a destroyed one. [OPS-4]"""
-        if actor.session.row.phase is Phase.DESTROYED:
-            raise NotReady("destroyed", f"session {actor.session_id!r} was destroyed for ever")
-        if actor.session.row.phase is Phase.STOPPED:
-            await actor.ask(decide_reopen)
-            self._give_executor(actor)
-
     # -- executors ---------------------------------------------------------------------------------
 
-    def _give_executor(self, actor: SessionActor) -> None:
+    def give_executor(self, actor: SessionActor) -> None:
         """Attach the executor that this session has by hand, or a new one of the factory's."""
         if actor.executor is not None or actor.session.row.phase > Phase.RETIRED:
             return
@@ -376,7 +448,7 @@ class Worker:
 
         def again() -> None:
             if not actor.gone and actor.executor is None and not self.closing:
-                self._give_executor(actor)
+                self.give_executor(actor)
                 actor.step()
 
         when = self.monotonic() + self.config.backoff_first_seconds
@@ -389,7 +461,7 @@ class Worker:
         """
         if actor.session_id not in self.executors:
             actor.drop_executor("respawned")
-        self._give_executor(actor)
+        self.give_executor(actor)
 
     # -- sessions go -------------------------------------------------------------------------------
 
@@ -459,22 +531,15 @@ class Worker:
 
         async def again() -> None:
             try:
-                claim = await self.store.claim(
-                    actor.session_id, self.worker_id, create=False, at_ms=self.now_ms()
-                )
+                inbox = await self.store.load_inbox(actor.session_id)
             except TurnkeeperError as error:
                 actor.let_go(f"cannot be read again: {error}")
                 return
-            if claim is None or claim.row.epoch != actor.epoch:
-                actor.let_go("was taken over")
-                return
-            self._active += len(claim.inputs) - len(actor.session.inputs)
-            fresh = load(claim.row, claim.inputs, claim.snapshot)
-            await self._load_notices(fresh)
-            fresh.handed = actor.session.handed
-            # The owner alone changes these, and the rows do not tell their order.
-            fresh.members = actor.session.members
-            actor.reloaded(fresh, command)
+            if inbox is None:
+                actor.let_go("is gone from the store")
+            elif not actor.gone:
+                actor.reloaded(command)
+                self.received(actor, inbox)
 
         self.tasks.spawn(again(), f"reload {actor.session_id}")
 
@@ -482,6 +547,9 @@ class Worker:
         """A session in good order is released to whoever wants it. [OPS-9]"""
         actor.gone = True
         self.executors.pop(actor.session_id, None)
+        if self.keeps(actor):
+            self.released.add(actor.session_id)
+        self.registered.discard(actor.session_id)
         if self.closing:  # the end of the worker's life releases all of its sessions at once
             self._drop(actor)
             actor.leave("unregistered")
@@ -508,25 +576,58 @@ class Worker:
         """Open the store, begin this worker's life, and recover what is unfinished. [REC-12]"""
         await self.store.open()
         try:
-            await self.store.join(self.worker_id, self.config.lease_seconds)
+            await self._join()
         except BaseException:
             await self.store.close()
             raise
+        self.lookout.begin()
         if self.factory is not None:
-            recovery = self._recover_all(self.config.backoff_first_seconds)
+            recovery = self._recover_at_start(self.config.backoff_first_seconds)
             self.tasks.spawn(recovery, "recover")
 
-    async def _recover_all(self, delay: float, after: int = 0) -> None:
-        """Claim what is unfinished, page by page; a store that cannot be read is asked again."""
+    async def _join(self) -> None:
+        await self.store.join(self.worker_id, self.config.lease_seconds, self._lost)
+
+    def _lost(self) -> None:
+        """Somebody has declared this worker dead, as one that slept past its lease. [PROC-8]
+
+        What it owned may be another's: its runs end, and it begins anew.
+        """
+        self.report(f"worker {self.worker_id} was declared dead: it lets go of all its sessions")
+        for actor in tuple(self.actors.values()):
+            actor.let_go("its worker was declared dead")
+        self.tasks.spawn(self._join_again(), "join again")
+
+    async def _join_again(self) -> None:
         while not self.closing:
             try:
-                page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
+                await self._join()
+                break
+            except TurnkeeperError as error:
+                self.report(f"worker {self.worker_id} cannot join again: {error}")
+                await self.pause(self.config.backoff_first_seconds)
+
+    async def _recover_at_start(self, delay: float) -> None:
+        """Recover what is unfinished; a store that cannot be read is asked again. [REC-12]"""
+        while not self.closing:
+            try:
+                await self.recover_all()
             except TurnkeeperError as error:
                 self.report(f"the recovery at start cannot read the store: {error}")
-                self._recover_later(delay, after)
+                await self.pause(delay)
+                delay = min(2 * delay, self.config.backoff_max_seconds)
+            else:
                 return
+
+    async def recover_all(self) -> bool:
+        """Claim what is unfinished and no live worker's, page by page. Returns whether it went to
+        the end.
+        """
+        after = 0
+        while not self.closing:
+            page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
             if not page:
-                return
+                return True
             after = page[-1][0]
             results = await asyncio.gather(
                 *[self.acquire(session_id, create=False) for _, session_id in page],
@@ -536,15 +637,7 @@ class Worker:
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
                     self.claim_again(session_id)
-
-    def _recover_later(self, delay: float, after: int) -> None:
-        following = min(2 * delay, self.config.backoff_max_seconds)
-
-        def again() -> None:
-            if not self.closing:
-                self.tasks.spawn(self._recover_all(following, after), "recover")
-
-        self.environment.clock.call_at(self.monotonic() + delay, again)
+        return False
 
     def begin_close(self, drain_seconds: float) -> asyncio.Task[None]:
         """Take nothing new from now on, and close in a task of its own: the asker may be a run."""
@@ -568,8 +661,7 @@ class Worker:
         self.ended = True
         self.timers.end()
         self.live.close()
-        for news in self.followers:
-            news.set()
+        self.lookout.end()
         await self.tasks.cancel(self.config.interrupt_grace_seconds)
         try:
             await self.store.leave(self.worker_id)

@@ -1,7 +1,7 @@
 """How an input of a caller gets in: acceptance, handles, one-turn runs, dead letters again."""
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from msgspec.structs import replace
 
@@ -12,7 +12,8 @@ from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
-from turnkeeper.core.records import InputRecord, StepRecord
+from turnkeeper.core.records import InputRecord, RequestRecord, StepRecord
+from turnkeeper.core.requests import Requeue
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.validity import check_input
 from turnkeeper.errors import (
@@ -23,13 +24,11 @@ from turnkeeper.errors import (
     TurnkeeperError,
     ValidationFailed,
 )
-from turnkeeper.executor import NOT_DONE
-from turnkeeper.worker import reading
+from turnkeeper.worker import operating, reading
 from turnkeeper.worker.commands import AcceptRequest, Ask
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.inside import refuse_own_session
 from turnkeeper.worker.one_turn import OneTurn, Operation
-from turnkeeper.worker.steps import encode_result
 
 if TYPE_CHECKING:
     from turnkeeper.worker.actor import SessionActor
@@ -53,7 +52,7 @@ async def _outcome(
 ) -> AcceptOutcome:
     verdict = admission.verdict
     if admission.refused:
-        verdict = await _unless_known(worker, actor.session_id, item, verdict)
+        verdict = await unless_known(worker, actor.session_id, item, verdict)
     if isinstance(verdict, TurnkeeperError):
         raise verdict
     if isinstance(verdict, Accepted | Deduplicated | Rejected):
@@ -61,7 +60,7 @@ async def _outcome(
     raise AssertionError(verdict)
 
 
-async def _unless_known(
+async def unless_known(
     worker: "Worker", session_id: SessionId, item: Input, verdict: Verdict
 ) -> Verdict:
     """The verdict on a new input, unless its identity turns out to be known. [ADM-1]"""
@@ -73,8 +72,15 @@ async def _unless_known(
         existing = await worker.store.find_input(session_id, input_id=item.id)
     if existing is None:
         return verdict
+    return await named_by_last(worker, session_id, duplicate(item, existing), existing)
+
+
+async def named_by_last(
+    worker: "Worker", session_id: SessionId, verdict: Deduplicated, existing: InputRecord
+) -> Deduplicated:
+    """The verdict on a duplicate, naming the last of a requeued original's successors. [DEAD-2]"""
     last = await reading.last_successor(worker, session_id, existing)
-    return replace(duplicate(item, existing), existing_id=last.input_id)
+    return replace(verdict, existing_id=last.input_id)
 
 
 def _hand_in(actor: "SessionActor", item: Input) -> "tuple[asyncio.Future[Admission], Completion]":
@@ -121,7 +127,7 @@ async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> 
     Raises `SessionNotFound` or `ValidationFailed` where there is no such input.
     """
     actor = worker.actors.get(session_id)
-    if actor is not None and not actor.gone and input_id in actor.session.inputs:
+    if _tells(actor, input_id):
         completion = Completion(session_id, input_id)
         actor.track(completion)
         return completion
@@ -134,10 +140,23 @@ async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> 
     completion = Completion(session_id, record.input_id, outcome=outcome)
     if outcome is None:
         actor = worker.actors.get(session_id)
-        if actor is not None and not actor.gone and record.input_id in actor.session.inputs:
+        if _tells(actor, record.input_id):
             actor.track(completion)
         else:
-            completion.follow(lambda waiting: reading.follow_outcome(worker, waiting))
+            follow(worker, completion)
+    return completion
+
+
+def _tells(actor: "SessionActor | None", input_id: InputId) -> "TypeGuard[SessionActor]":
+    """Whether this actor will be here when the input ends, to tell of it."""
+    if actor is None or actor.gone or actor.borrowers or actor.unregistering is not None:
+        return False
+    return input_id in actor.session.inputs
+
+
+def follow(worker: "Worker", completion: Completion) -> Completion:
+    """Have the outcome learned through the store. [COMP-2]"""
+    completion.follow(lambda waiting: reading.follow_outcome(worker, waiting))
     return completion
 
 
@@ -183,9 +202,21 @@ async def accept_and_run(
 
 
 async def requeue(
-    worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, Any]
+    actor: "SessionActor", asked: Requeue, request: RequestRecord | None = None
 ) -> Accepted:
-    """Admit a dead letter again, as a new input with a fresh budget; once. [DEAD-1]"""
+    """Admit a dead letter again, as a new input with a fresh budget; once. [DEAD-1]
+
+    The answer to a `request` may come in a commit after it: asked again, it says the same.
+    """
+    accepted = await _requeue_once(actor, asked.input_id, asked.steps)
+    await operating.answer(actor, request, accepted)
+    return accepted
+
+
+async def _requeue_once(
+    actor: "SessionActor", input_id: InputId, steps: dict[str, bytes | None]
+) -> Accepted:
+    worker = actor.services
     identity = (actor.session_id, input_id)
     under_way = worker.requeues.get(identity)
     if under_way is None:
@@ -209,7 +240,7 @@ async def requeue(
 
 
 async def _requeue(
-    worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, Any]
+    worker: "Worker", actor: "SessionActor", input_id: InputId, steps: dict[str, bytes | None]
 ) -> Accepted:
     old = await worker.store.find_input(actor.session_id, input_id=input_id)
     if old is None:
@@ -229,7 +260,7 @@ async def _requeue(
 
 
 async def _told_steps(
-    worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, Any]
+    worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, bytes | None]
 ) -> list[StepRecord]:
     """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-4]"""
     recorded = [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)
@@ -245,8 +276,8 @@ async def _told_steps(
         raise ValidationFailed(f"input {old.input_id} has no unfinished steps {strange}")
     return [
         replace(step, arguments=b"")
-        if steps[key] is NOT_DONE
-        else replace(step, done=True, result=encode_result(steps[key]))
+        if steps[key] is None
+        else replace(step, done=True, result=steps[key])
         for key, step in open_steps.items()
         if key in steps
     ]

@@ -5,29 +5,34 @@ list; the commit that ends the run concludes it.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from turnkeeper.core.answers import answering
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.lifecycle import InputLifecycleState, Intent
+from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.operations import (
+    REPORT_OF,
     OperationReport,
     decide_cancel_queued,
     decide_intent,
     decide_pause,
+    decide_reopen,
     decide_retire,
+    report_to,
 )
 from turnkeeper.core.outcomes import (
     CancelEffect,
     CancelReport,
-    DestroyReport,
     InterruptEffect,
     InterruptReport,
     RespawnReport,
     RetireReport,
-    StopReport,
     UnregisterReport,
 )
+from turnkeeper.core.records import InputRecord, RequestRecord
+from turnkeeper.core.requests import Interrupt
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.turns import Cancellation, decide_end_open_turn
 from turnkeeper.errors import NotReady, ValidationFailed
@@ -39,25 +44,31 @@ if TYPE_CHECKING:
 
 
 async def interrupt(
-    actor: "SessionActor", reason: str, run_id: RunId | None, *, requeue: bool
+    actor: "SessionActor", asked: Interrupt, request: RequestRecord | None = None
 ) -> InterruptReport:
     """End the run in progress, and only that one. [CTL-1]"""
-    cancellation = Cancellation(reason, requeue)
+    cancellation = Cancellation(asked.reason, asked.requeue)
     if actor.run is not None:
-        # Nothing is to be committed: the answer must not wait for the store. [CTL-8]
-        return _interrupt_run(actor, cancellation, run_id)
-    report = InterruptReport(None, InterruptEffect.NO_RUN)
+        # Nothing is to be committed: the effect must not wait for the store. [CTL-8]
+        report = _interrupt_run(actor, cancellation, asked.run_id)
+        await answer(actor, request, report)
+        return report
 
     def decide(session: ActiveSession, context: Context) -> Decision:
-        nonlocal report
-        if actor.run is None and session.row.open_turn is not None and run_id is None:
-            report = InterruptReport(None, InterruptEffect.CANCELLING)
-            return decide_end_open_turn(session, cancellation, context)
-        report = _interrupt_run(actor, cancellation, run_id)
-        return _unchanged(session)
+        if actor.run is None and session.row.open_turn is not None and asked.run_id is None:
+            decision = decide_end_open_turn(session, cancellation, context)
+            decision.report = InterruptReport(None, InterruptEffect.CANCELLING)
+            return decision
+        return _unchanged(session, _interrupt_run(actor, cancellation, asked.run_id))
 
-    await actor.ask(decide)
-    return report
+    done: InterruptReport = await actor.ask(answering(request, decide))
+    return done
+
+
+async def answer(actor: "SessionActor", request: RequestRecord | None, report: Any) -> None:
+    """Answer who has asked from another process, where the effect has no commit of its own."""
+    if request is not None:
+        await actor.ask(answering(request, lambda session, _: _unchanged(session, report)))
 
 
 def _interrupt_run(
@@ -77,55 +88,81 @@ def _interrupt_run(
     return InterruptReport(run.run_id, InterruptEffect.CANCELLING)
 
 
-async def cancel_input(actor: "SessionActor", input_id: InputId) -> CancelReport:
+_WAITING = (InputLifecycleState.ACCEPTED, InputLifecycleState.QUEUED)
+
+
+async def cancel_input(
+    actor: "SessionActor", input_id: InputId, request: RequestRecord | None = None
+) -> CancelReport:
     """Give up one input: at once if it waits, by an interrupt if it is being worked on. [CTL-6]"""
-    effect: CancelEffect | None = None
 
     def decide(session: ActiveSession, context: Context) -> Decision:
-        nonlocal effect
         record = session.inputs.get(input_id)
         if record is None:
             return _unchanged(session)
-        if record.state is InputLifecycleState.QUEUED:
-            effect = CancelEffect.CANCELLED
-            return decide_cancel_queued(session, input_id, context)
-        effect = CancelEffect.CANCELLING
-        cancellation = Cancellation("cancelled", targets=(input_id,))
-        if actor.run is None:
-            effect = CancelEffect.CANCELLED
-            return decide_end_open_turn(session, cancellation, context)
-        if actor.run.finished:
-            effect = CancelEffect.FINISHING
-            actor.run.late_cancellation = cancellation
-        else:
-            _interrupt_run(actor, cancellation, None)
-        return _unchanged(session)
+        effect, decision = _cancel(actor, record, session, context)
+        decision.report = CancelReport(input_id, effect)
+        return answering(request, lambda *_: decision)(session, context)
 
-    await actor.ask(decide)
-    if effect is not None:
-        return CancelReport(input_id, effect)
+    report: CancelReport | None = await actor.ask(decide)
+    if report is not None:
+        return report
     if await actor.services.store.find_input(actor.session_id, input_id=input_id) is None:
         raise ValidationFailed(f"session {actor.session_id!r} has no input {input_id!r}")
-    return CancelReport(input_id, CancelEffect.ALREADY_TERMINAL)
+    report = CancelReport(input_id, CancelEffect.ALREADY_TERMINAL)
+    await answer(actor, request, report)
+    return report
 
 
-def _unchanged(session: ActiveSession) -> Decision:
-    return Decision(commit=None, members=session.members)
+def _cancel(
+    actor: "SessionActor", record: InputRecord, session: ActiveSession, context: Context
+) -> tuple[CancelEffect, Decision]:
+    if record.state in _WAITING:
+        return CancelEffect.CANCELLED, decide_cancel_queued(session, record.input_id, context)
+    cancellation = Cancellation("cancelled", targets=(record.input_id,))
+    if actor.run is None:
+        return CancelEffect.CANCELLED, decide_end_open_turn(session, cancellation, context)
+    if actor.run.finished:
+        actor.run.late_cancellation = cancellation
+        return CancelEffect.FINISHING, _unchanged(session)
+    _interrupt_run(actor, cancellation, None)
+    return CancelEffect.CANCELLING, _unchanged(session)
 
 
-async def retire(actor: "SessionActor", drain_timeout: float | None) -> RetireReport:
+def _unchanged(session: ActiveSession, report: Any = None) -> Decision:
+    return Decision(commit=None, members=session.members, report=report)
+
+
+async def retire(
+    actor: "SessionActor", drain_timeout: float | None, request: RequestRecord | None = None
+) -> RetireReport:
     """Take no new input, and drain what there is. [OPS-1]"""
 
     def decide(session: ActiveSession, context: Context) -> Decision:
         until = None if drain_timeout is None else context.now_ms + round(drain_timeout * 1_000)
         served = actor.executor is not None or actor.services.factory is not None
+        # Held for a moment only: somebody else will drain it.
+        served = served or not actor.services.keeps(actor)
         return decide_retire(session, context, served=served, drain_until_ms=until)
 
-    report: RetireReport = await actor.ask(decide)
+    report: RetireReport = await actor.ask(answering(request, decide))
     return report
 
 
-async def pause(actor: "SessionActor", *, paused: bool) -> None:
+async def reopen(actor: "SessionActor", request: RequestRecord | None = None) -> None:
+    """Open a stopped session anew; refuse a destroyed one. [OPS-4]"""
+    while actor.session.row.intent is not None:
+        await conclusion(actor, actor.session.row.intent)
+    if actor.session.row.phase is Phase.DESTROYED:
+        raise NotReady("destroyed", f"session {actor.session_id!r} was destroyed for ever")
+    if request is not None or actor.session.row.phase is Phase.STOPPED:
+        await actor.ask(answering(request, decide_reopen))
+        actor.services.give_executor(actor)
+
+
+async def pause(
+    actor: "SessionActor", request: RequestRecord | None = None, *, paused: bool
+) -> None:
     """Accept and start nothing, or start again. [OPS-7]"""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -140,20 +177,16 @@ async def pause(actor: "SessionActor", *, paused: bool) -> None:
         if not future.done():
             future.set_exception(error)
 
-    actor.post(
-        Ask(lambda session, context: decide_pause(session, context, paused=paused), done, failed)
-    )
+    def decide(session: ActiveSession, context: Context) -> Decision:
+        return decide_pause(session, context, paused=paused)
+
+    actor.post(Ask(answering(request, decide), done, failed))
     await future
 
 
-_REPORT: dict[Intent, type[OperationReport]] = {
-    Intent.STOP: StopReport,
-    Intent.DESTROY: DestroyReport,
-    Intent.RESPAWN: RespawnReport,
-}
-
-
-async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
+async def operate(
+    actor: "SessionActor", intent: Intent, request: RequestRecord | None = None
+) -> OperationReport:
     """Stop, destroy or respawn: commit the intent, wait for the run, commit the effect.
 
     [OPS-3..6]
@@ -174,18 +207,26 @@ async def operate(actor: "SessionActor", intent: Intent) -> OperationReport:
             actor.run.withdraw(intent.name.lower(), actor.config.interrupt_grace_seconds)
 
     def failed(error: BaseException) -> None:
-        for waiting in (noted, future):
-            if not waiting.done():
-                waiting.set_exception(error)
-                waiting.exception()  # one of the two is not waited for
+        _fail((noted, future), error)
 
     deferred = is_inside(actor.session_id)
-    actor.post(Ask(lambda session, context: decide_intent(session, intent, context), done, failed))
+
+    def decide(session: ActiveSession, context: Context) -> Decision:
+        return decide_intent(session, intent, context, request)
+
+    actor.post(Ask(decide, done, failed))
     if deferred:
         # The asker is the run that this waits for: it hears of the intent only.
         await noted
-        return _REPORT[intent](0, deferred=True)
+        return REPORT_OF[intent](0, deferred=True)
     return await asyncio.shield(future)
+
+
+def _fail(waiting: "Iterable[asyncio.Future[Any]]", error: BaseException) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # one of them is not waited for
 
 
 def _forget_error(future: "asyncio.Future[OperationReport]") -> None:
@@ -208,13 +249,11 @@ def concluded(actor: "SessionActor", report: OperationReport) -> None:
     for intent, future in operators or ():
         if future.done():
             continue
-        if isinstance(report, _REPORT[intent]):
-            future.set_result(report)
-        elif isinstance(report, RespawnReport) or intent is Intent.RESPAWN:
-            state = actor.state.value
-            future.set_exception(NotReady(state, f"session {actor.session_id!r} became {state}"))
+        told = report_to(intent, report, actor.session.row)
+        if isinstance(told, NotReady):
+            future.set_exception(told)
         else:
-            future.set_result(_REPORT[intent](report.inputs_abandoned))
+            future.set_result(told)
     if isinstance(report, RespawnReport):
         actor.services.replace_executor(actor)
     else:
@@ -226,13 +265,18 @@ async def unregister(actor: "SessionActor", grace_seconds: float) -> UnregisterR
     """Let the session go, and wait until that is done, whatever becomes of the asker. [OPS-8]"""
     if actor.gone:
         return UnregisterReport()
-    if actor.unregistering is None:
-        actor.unregistering = asyncio.get_running_loop().create_future()
-        if actor.run is not None:
-            actor.run.withdraw("unregistered", grace_seconds)
-    future = actor.unregistering
-    actor.services.soon(actor.step)
+    future = begin_unregister(actor, grace_seconds)
     if is_inside(actor.session_id):
         return UnregisterReport(deferred=True)
     await asyncio.shield(future)
     return UnregisterReport()
+
+
+def begin_unregister(actor: "SessionActor", grace_seconds: float) -> "asyncio.Future[None]":
+    """Take nothing new for the session from now on, and let it go once its run has ended."""
+    if actor.unregistering is None:
+        actor.unregistering = asyncio.get_running_loop().create_future()
+        if actor.run is not None:
+            actor.run.withdraw("unregistered", grace_seconds)
+    actor.services.soon(actor.step)
+    return actor.unregistering

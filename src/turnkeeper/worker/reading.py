@@ -3,8 +3,8 @@
 Decides how an outcome is followed from row to row. Changes nothing.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.events import EventEnvelope
@@ -79,13 +79,16 @@ async def stored_outcome(
 async def follow_outcome(worker: "Worker", completion: "Completion") -> CompletionOutcome:
     """Wait through the store for an input that this worker does not run. [COMP-2]"""
     session_id = completion.session_id
-    async for _ in changes(worker, session_id):
-        record = await final_record(worker, session_id, completion.input_id)
-        if record is None:
-            raise ValidationFailed(f"session {session_id!r} has no input {completion.input_id!r}")
-        outcome = await stored_outcome(worker, session_id, record)
-        if outcome is not None:
-            return outcome
+    async with aclosing(worker.lookout.changes(session_id)) as changes:
+        async for _ in changes:
+            record = await final_record(worker, session_id, completion.input_id)
+            if record is None:
+                raise ValidationFailed(
+                    f"session {session_id!r} has no input {completion.input_id!r}"
+                )
+            outcome = await stored_outcome(worker, session_id, record)
+            if outcome is not None:
+                return outcome
     return RuntimeTerminated("closed", input_still_active=True)
 
 
@@ -95,11 +98,12 @@ async def follow_events(
     """Durable events past number `after`, and then each new one as it is committed. [EVT-2]"""
     if await worker.store.load_session(session_id) is None:
         raise SessionNotFound(session_id)
-    async for _ in changes(worker, session_id):
-        while page := await _events(worker, session_id, after):
-            for envelope in page:
-                yield envelope
-                after = envelope.sequence
+    async with aclosing(worker.lookout.changes(session_id)) as changes:
+        async for _ in changes:
+            while page := await _events(worker, session_id, after):
+                for envelope in page:
+                    yield envelope
+                    after = envelope.sequence
 
 
 async def _events(worker: "Worker", session_id: SessionId, after: int) -> list[EventEnvelope]:
@@ -111,34 +115,3 @@ async def _events(worker: "Worker", session_id: SessionId, after: int) -> list[E
         if worker.ended:
             return []  # the store was closed under a follower, which ends with it
         raise
-
-
-async def changes(worker: "Worker", session_id: SessionId) -> AsyncIterator[None]:
-    """Now, and then each time when the session may have changed, until the worker has closed.
-
-    Hints may be lost, and other processes give none: the poll backs them.
-    """
-    news = asyncio.Event()
-
-    def hint(changed: SessionId) -> None:
-        if changed == session_id:
-            news.set()
-
-    forget = worker.store.watch(hint)
-    worker.followers.add(news)
-    try:
-        while not worker.ended:
-            news.clear()
-            yield
-            if worker.ended:
-                break
-            timer = worker.environment.clock.call_at(
-                worker.monotonic() + worker.config.poll_seconds, news.set
-            )
-            try:
-                await news.wait()
-            finally:
-                timer.cancel()
-    finally:
-        worker.followers.discard(news)
-        forget()

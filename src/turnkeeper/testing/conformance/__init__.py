@@ -18,6 +18,7 @@ The suite goes through the contract alone. Its chapters:
     turns       Transcript, Receipts, Steps, Snapshots                what turns leave behind
     happenings  Events, History                                       what can be followed
     owning      Life, Claims, Workers                                 whose a session is
+    delivering  Deliveries, Looks                                     what others put in
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from turnkeeper.testing.conformance.committing import (
     Inbox,
     Replay,
 )
+from turnkeeper.testing.conformance.delivering import Deliveries, Looks
 from turnkeeper.testing.conformance.happenings import Events, History
 from turnkeeper.testing.conformance.identity import IdentityAndKeys, Numbering, TheRow
 from turnkeeper.testing.conformance.owning import Claims, Life, Workers
@@ -48,6 +50,7 @@ __all__ = [
     "Chapter",
     "Claims",
     "Crowd",
+    "Deliveries",
     "Events",
     "Fencing",
     "History",
@@ -55,6 +58,7 @@ __all__ = [
     "Inbox",
     "Inputs",
     "Life",
+    "Looks",
     "Numbering",
     "Paging",
     "Receipts",
@@ -90,6 +94,8 @@ class StoreConformance(
     Life,
     Claims,
     Workers,
+    Deliveries,
+    Looks,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give it `make_store`."""
 

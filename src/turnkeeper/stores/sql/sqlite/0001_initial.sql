@@ -40,6 +40,11 @@ CREATE TABLE session (
 -- (An index on `active > 0` would change twice a turn, and cost more than the whole input row.)
 CREATE INDEX session_intent ON session (key) WHERE intent IS NOT NULL;
 
+-- Sessions with work that nobody owns. No commit of an owner changes this index, nor the next one.
+CREATE INDEX session_free ON session (key)
+    WHERE worker IS NULL AND (active > 0 OR intent IS NOT NULL);
+CREATE INDEX session_worker ON session (worker, key) WHERE worker IS NOT NULL;
+
 CREATE TABLE snapshot (
     session INTEGER PRIMARY KEY,
     data BLOB NOT NULL
@@ -80,6 +85,9 @@ CREATE UNIQUE INDEX input_key ON input (session, key) WHERE key IS NOT NULL;
 CREATE UNIQUE INDEX input_id ON input (id, session);
 CREATE INDEX input_active ON input (session, number) WHERE state < 5;
 
+-- What others than the owner have put in, and the owner has not decided about.
+CREATE INDEX input_accepted ON input (session) WHERE state = 0;
+
 -- What one commit adds, in one row: each part may be there or not, and is pruned alone. Long parts
 -- come last, and a commit of many messages or bodies has further rows for them.
 CREATE TABLE history (
@@ -115,9 +123,23 @@ CREATE TABLE step (
     PRIMARY KEY (session, turn, key)
 ) STRICT, WITHOUT ROWID;
 
--- Who has joined. Whether one of them lives, the lock on its file says.
+-- What other processes ask of a session's owner, and the answers, for an hour.
+CREATE TABLE request (
+    session INTEGER NOT NULL,
+    id ANY NOT NULL,
+    number INTEGER NOT NULL,           -- session.inbox at its delivery
+    asked INTEGER NOT NULL,
+    operation BLOB NOT NULL,
+    taken INTEGER NOT NULL,            -- its intent is committed
+    answer BLOB,
+    PRIMARY KEY (session, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX request_waiting ON request (session, number) WHERE answer IS NULL;
+
+-- Who has joined. One lives while the lock on its file is held, and its last life sign is good.
 CREATE TABLE worker (
     id ANY NOT NULL PRIMARY KEY,
     lease INTEGER NOT NULL,            -- milliseconds that a life sign is good for
-    until INTEGER NOT NULL             -- when the last one ends; for people to read
+    until INTEGER NOT NULL             -- when the last one ends; below 0: declared dead
 ) STRICT, WITHOUT ROWID;
