@@ -265,6 +265,8 @@ class SessionActor:
             self.services.run_over(self, command.run)
         if decision.start is not None:
             self._start(decision.start, command.executor)
+        elif command.run is not None and not self.session.queue:
+            self.services.keep_slot_briefly(self)
         else:
             self.free_slot()
         command.done(decision)

@@ -7,6 +7,7 @@ but the recovery at start. What a session does when it is called is `actor`'s.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from turnkeeper.config import Config
@@ -82,6 +83,8 @@ class Worker:
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
         self._active = 0
+        self._lingering: list[SessionActor] = []
+        """Sessions that keep the place of a run that is over, for a turn of the event loop."""
         self.admitting = 0
         """New inputs in commits that have not been answered: they take room already. [LIM-7]"""
         self._context = Context(
@@ -145,6 +148,29 @@ class Worker:
     def release_slot(self, actor: SessionActor) -> None:
         self.slots.release(actor)
         self._serve_line()
+
+    def keep_slot_briefly(self, actor: SessionActor) -> None:
+        """`actor`'s run is over and its queue empty: whoever hears of that may submit at once.
+
+        The place stays with it until callers have had their turn of the event loop, so that such a
+        next input is staged by the commit that accepts it. [ORD-6]
+        """
+        if not self.slots.may_linger(actor):
+            actor.free_slot()
+            return
+        if not self._lingering:
+            self.soon(self._hear_callers)
+        self._lingering.append(actor)
+
+    def _hear_callers(self) -> None:
+        """The callers of these were told before; they go first in this turn of the event loop."""
+        lingering, self._lingering = self._lingering, []
+        self.soon(partial(self._free_slots, lingering))
+
+    def _free_slots(self, lingering: list[SessionActor]) -> None:
+        for actor in lingering:
+            if actor.in_flight is None:  # else it frees its place itself, or uses it
+                actor.free_slot()
 
     def stand_in_line(self, actor: SessionActor) -> None:
         """`actor` has queued work and no place for it."""

@@ -47,6 +47,10 @@ class Slots:
         """Whether a session may go on with its next turn: at once, or as long as nobody waits."""
         return actor.turns_in_row < TURNS_IN_ROW or not self._line
 
+    def may_linger(self, actor: "SessionActor") -> bool:
+        """Whether it makes a difference that a session keeps its place with nothing to do."""
+        return actor.has_slot and bool(self._line) and actor.turns_in_row < TURNS_IN_ROW
+
     def release(self, actor: "SessionActor") -> None:
         """Give a place back."""
         actor.has_slot = False
