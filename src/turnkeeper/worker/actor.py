@@ -8,13 +8,14 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, duplicate
+from turnkeeper.core.admission import duplicate
 from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
 from turnkeeper.core.outcomes import (
     Accepted,
+    Admission,
     CompletionOutcome,
     RecoveryReport,
     RuntimeTerminated,

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, decide_accepts
+from turnkeeper.core.admission import decide_accepts
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.inputs import Input
+from turnkeeper.core.outcomes import Admission
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.executor import TurnExecutor
 from turnkeeper.worker.completion import Completion

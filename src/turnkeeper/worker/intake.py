@@ -5,13 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from turnkeeper.core.admission import Admission, Verdict, decide_accept_and_run, duplicate
+from turnkeeper.core.admission import decide_accept_and_run, duplicate
 from turnkeeper.core.dead_letters import decide_requeue
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
-from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.outcomes import (
+    Accepted,
+    AcceptOutcome,
+    Admission,
+    Deduplicated,
+    Rejected,
+    Verdict,
+)
 from turnkeeper.core.records import InputRecord, StepRecord
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.validity import check_input
