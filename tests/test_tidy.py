@@ -17,8 +17,8 @@ FUNCTION_LINES = 70
 
 LONGER_FILES: dict[str, int] = {
     "runtime.py": 530,
-    "worker/actor.py": 680,
-    "worker/dispatcher.py": 620,
+    "worker/actor.py": 670,
+    "worker/dispatcher.py": 580,
 }
 """Files over the habit, each with the most lines that it may have. A ratchet: figures only fall."""
 

@@ -20,7 +20,7 @@ from turnkeeper.core.arguments import (
 )
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id, is_unicode
-from turnkeeper.core.inputs import Input, PromptInput
+from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import Intent, RuntimeState
 from turnkeeper.core.operations import decide_reset
 from turnkeeper.core.outcomes import (
@@ -44,8 +44,8 @@ from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import SessionRow, StoredMessage, StoredReceipt
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.core.session import runtime_state
-from turnkeeper.core.validity import check_input, refusal
-from turnkeeper.environment import Environment, from_ms, system_environment
+from turnkeeper.core.validity import refusal
+from turnkeeper.environment import Environment, system_environment
 from turnkeeper.errors import RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import as_factory, as_turn_executor
 from turnkeeper.session import Session
@@ -286,11 +286,18 @@ class Runtime:
         was recorded.
         """
         worker = self.worker
-        made = self._made(item, key, header)
-        actor = self._in_memory(session_id)
-        if actor is None or actor.gone or actor.unregistering is not None:
-            actor = await self._made_on_first_use(check_session_id(session_id), made)
-        return await intake.submit(worker, actor, made)
+        made = intake.made(self._environment, item, key, header)
+        request = intake.request_with_handle(check_session_id(session_id), made)
+        actor = worker.actors.get(session_id)
+        if actor is not None and not actor.gone and actor.unregistering is None:
+            actor.accept([request])
+        elif not worker.arrive(session_id, request):
+            actor = await self._made_on_first_use(session_id, made)
+            actor.accept([request])
+        admission = await request.answer
+        if type(admission.verdict) is Accepted and request.completion is not None:
+            return request.completion
+        return await intake.not_new(worker, session_id, made, admission)
 
     async def _made_on_first_use(self, session_id: SessionId, item: Input) -> SessionActor:
         """The session's actor; an invalid input makes no session. [ADM-3] [ADM-11]"""
@@ -301,19 +308,6 @@ class Runtime:
             if reason is None:
                 raise
             raise ValidationFailed(reason) from None
-
-    def _made(self, item: Input | str, key: str | None, header: dict[str, Any]) -> Input:
-        if isinstance(item, str):
-            environment = self._environment
-            made = {"id": environment.new_id(), "timestamp": from_ms(environment.clock.now_ms())}
-            try:
-                return PromptInput(item, idempotency_key=key, **{**made, **header})
-            except TypeError as error:
-                raise ValidationFailed(f"no such header field: {error}") from None
-        check_input(item)
-        if key is not None or header:
-            raise ValidationFailed("key and header fields go with text; an input has its own")
-        return item
 
     async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
         """Give up one input: at once if it waits, by an interrupt if its run is going on.

@@ -28,6 +28,7 @@ from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationF
 
 _S = InputLifecycleState
 
+
 def decide_accepts(session: ActiveSession, items: list[Input], context: Context) -> Decision:
     """Admit the inputs that wait together, in order, and form a run after the last. [ADM-1..7]"""
     return accept_plainly(session, items, context) or decide_any_accepts(session, items, context)

@@ -69,6 +69,7 @@ class Admission(Struct, frozen=True, gc=False):
     refused: bool = False
     """The verdict holds only if the input's identity turns out to be new."""
 
+
 # -- the outcome of an input ----------------------------------------------------------------------
 
 

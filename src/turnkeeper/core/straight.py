@@ -29,6 +29,7 @@ from turnkeeper.core.records import (
     InputRecord,
     RunInProgress,
     SessionRow,
+    copied,
 )
 from turnkeeper.core.runs import (
     ApplyOutput,
@@ -107,7 +108,7 @@ def accept_plainly(session: ActiveSession, items: list[Input], context: Context)
             )
         )
         events += (Event(_E.INPUT_ACCEPTED, input_id), Event(_E.INPUT_QUEUED, input_id))
-    row = row.__copy__()
+    row = copied(row)
     row.due_at_ms = None
     row.noticed = 0
     start = None
@@ -166,7 +167,7 @@ def finish_plainly(
         following is None or _may_follow(following, context.suspicion_limit)
     ):
         return None
-    row, record = session.row.__copy__(), record.__copy__()
+    row, record = copied(session.row), copied(record)
     appends = _apply(row, record, output, context)
     run_id, input_id, sequence = run.run_id, record.input_id, run.sequence
     events = [
@@ -182,7 +183,7 @@ def finish_plainly(
         updates: tuple[InputRecord, ...] = (record,)
         events.append(_TO_IDLE)
     else:
-        following = following.__copy__()
+        following = copied(following)
         following.updated_at_ms = max(following.updated_at_ms, context.now_ms)
         updates = (record, following)
         start = _stage(row, following, context, events)
@@ -256,9 +257,7 @@ def _apply(
     return appends
 
 
-def _stage(
-    row: SessionRow, record: InputRecord, context: Context, events: list[Event]
-) -> RunStart:
+def _stage(row: SessionRow, record: InputRecord, context: Context, events: list[Event]) -> RunStart:
     """Stage one input as a turn's first attempt, which is recorded before it is made. [RUN-1]"""
     assert record.input is not None
     run_id = context.new_id()

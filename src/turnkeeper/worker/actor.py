@@ -168,14 +168,16 @@ class SessionActor:
         self.post(asked(future, decide))
         return future
 
-    def accept(self, request: AcceptRequest) -> None:
-        """Have an input admitted, together with the others that wait. [ADM-7]"""
+    def accept(self, requests: list[AcceptRequest]) -> None:
+        """Have inputs admitted, together with the others that wait. [ADM-7]"""
         if self.gone or self.unregistering is not None:
-            request.fail(SessionNotFound(self.session_id))
+            for request in requests:
+                request.fail(SessionNotFound(self.session_id))
             return
         if self.accepts is None:
-            self.accepts = []
-        self.accepts.append(request)
+            self.accepts = requests
+        else:
+            self.accepts += requests
         if self.in_flight is None:
             self.step()
 
@@ -234,7 +236,7 @@ class SessionActor:
         self.in_flight = in_flight
         self.services.admitting += len(decision.commit.new_inputs)
         if decision.start is not None:
-            self.services.start_decided(decision.start)
+            self.services.slots.begun(decision.start)
         hand_in(self.services.store, self.session_id, decision.commit, in_flight)
 
     def answered(
@@ -267,7 +269,7 @@ class SessionActor:
         if decision.start is not None:
             self._start(decision.start, command.executor)
         elif command.run is not None and not self.session.queue:
-            self.services.keep_slot_briefly(self)
+            self.services.slots.keep_briefly(self)
         else:
             self.free_slot()
         command.done(decision)
@@ -278,7 +280,7 @@ class SessionActor:
         if in_flight is not None and in_flight.decision.commit is not None:
             self.services.admitting -= len(in_flight.decision.commit.new_inputs)
             if in_flight.decision.start is not None:
-                self.services.start_over(in_flight.decision.start)
+                self.services.slots.over(in_flight.decision.start)
 
     def reloaded(self, session: ActiveSession, command: Command) -> None:
         """The session was read again: decide `command` again."""
@@ -345,20 +347,20 @@ class SessionActor:
             ended = command.run
             if ended is None or (ended.commit_lost and ended.executor is self.executor):
                 return False
-            return self.services.may_keep_slot(self)
-        return self.has_slot or self.services.take_slot(self)
+            return self.services.slots.may_keep(self)
+        return self.has_slot or self.services.slots.take(self)
 
     def free_slot(self) -> None:
         """Give the place back, unless it came while a commit was in flight: its use is next."""
         if self.has_slot and self.session.row.run is None and not self.wake:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
 
     def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
         executor = executor or self.executor
         assert executor is not None
         self.turns_in_row += 1
         self.run = Run(self, start, executor)
-        self.services.start_decided(start)
+        self.services.slots.begun(start)
         withdrawn = self._withdrawal()
         if withdrawn is not None:
             self.run.withdraw(*withdrawn)
@@ -512,7 +514,7 @@ class SessionActor:
                 run.cut_off()
             endings.tell_one_turn(run, self._not_here())
         if self.has_slot:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
         self.drop_executor(reason)
         self._fail_waiting(self._not_here())
         self.terminate_completions(reason)
@@ -535,7 +537,7 @@ class SessionActor:
         """Forget the session in good order: nothing of it is in flight. [OPS-9]"""
         self.gone = True
         if self.has_slot:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
         self.drop_executor(reason)
         unregistering, self.unregistering = self.unregistering, None
         self._fail_waiting(SessionNotFound(self.session_id))
@@ -642,7 +644,7 @@ class SessionActor:
             return
         blocked = self.config.on_failure == "block"
         if endings.something_due(self.session, self.services.now_ms(), blocked=blocked):
-            self.services.stand_in_line(self)
+            self.services.slots.wait(self)
 
     def _fall_asleep(self) -> None:
         """Nothing is pending: leave memory after a while. [REC-13]"""

@@ -7,11 +7,10 @@ but the recovery at start. What a session does when it is called is `actor`'s.
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from turnkeeper.config import Config
-from turnkeeper.core.draft import Context, Decision, RunStart
+from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import Phase
@@ -21,12 +20,13 @@ from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import Claim, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, load
+from turnkeeper.core.validity import refusal
 from turnkeeper.environment import Environment
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
 from turnkeeper.worker.actor import SessionActor
-from turnkeeper.worker.commands import Ask, Command
+from turnkeeper.worker.commands import AcceptRequest, Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.operating import conclusion, unregister
@@ -39,6 +39,18 @@ _log = logging.getLogger("turnkeeper")
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are claimed and recovered in parallel when a worker starts."""
+
+
+class _Load:
+    """A session that is being brought into memory, and who waits for it."""
+
+    __slots__ = ("create", "requests", "task", "waiters")
+
+    def __init__(self, *, create: bool) -> None:
+        self.create = create
+        self.waiters: list[asyncio.Future[SessionActor | None]] = []
+        self.requests: list[AcceptRequest] = []
+        self.task: asyncio.Task[None] | None = None
 
 
 class Worker:
@@ -62,7 +74,7 @@ class Worker:
         self.worker_id = environment.new_id()
         self.tasks = Tasks()
         self.live = Live(config)
-        self.slots = Slots(config.max_running)
+        self.slots = Slots(config.max_running, self.soon)
         self.actors: dict[SessionId, SessionActor] = {}
         self.executors: dict[SessionId, TurnExecutor] = {}
         """Executors that were attached by hand: kept while their session is out of memory."""
@@ -74,7 +86,7 @@ class Worker:
         self.followers: set[asyncio.Event] = set()
         """Of each reader that waits for changes: what wakes it."""
         self.closing = False
-        self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
+        self._loading: dict[SessionId, _Load] = {}
         self._uncharged: set[RunId] = set()
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
@@ -83,8 +95,6 @@ class Worker:
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
         self._active = 0
-        self._lingering: list[SessionActor] = []
-        """Sessions that keep the place of a run that is over, for a turn of the event loop."""
         self.admitting = 0
         """New inputs in commits that have not been answered: they take room already. [LIM-7]"""
         self._context = Context(
@@ -135,77 +145,10 @@ class Worker:
     ended = False
     """Everything is released; the store is about to be closed."""
 
-    # -- places for runs ---------------------------------------------------------------------------
-
-    def take_slot(self, actor: SessionActor) -> bool:
-        """Give `actor` a place for a run, unless all are taken or others have waited longer."""
-        return self.slots.take(actor)
-
-    def may_keep_slot(self, actor: SessionActor) -> bool:
-        """Whether a session whose run ends may go on with its next one at once."""
-        return self.slots.may_keep(actor)
-
-    def release_slot(self, actor: SessionActor) -> None:
-        self.slots.release(actor)
-        self._serve_line()
-
-    def keep_slot_briefly(self, actor: SessionActor) -> None:
-        """`actor`'s run is over and its queue empty: whoever hears of that may submit at once.
-
-        The place stays with it until callers have had their turn of the event loop, so that such a
-        next input is staged by the commit that accepts it. [ORD-6]
-        """
-        if not self.slots.may_linger(actor):
-            actor.free_slot()
-            return
-        if not self._lingering:
-            self.soon(self._hear_callers)
-        self._lingering.append(actor)
-
-    def _hear_callers(self) -> None:
-        """The callers of these were told before; they go first in this turn of the event loop."""
-        lingering, self._lingering = self._lingering, []
-        self.soon(partial(self._free_slots, lingering))
-
-    def _free_slots(self, lingering: list[SessionActor]) -> None:
-        for actor in lingering:
-            if actor.in_flight is None:  # else it frees its place itself, or uses it
-                actor.free_slot()
-
-    def stand_in_line(self, actor: SessionActor) -> None:
-        """`actor` has queued work and no place for it."""
-        self.slots.wait(actor)
-        self._serve_line()
-
-    def _serve_line(self) -> None:
-        if self.slots.someone_next() and not self._serving:
-            self._serving = True
-            self.soon(self._serve)
-
-    _serving = False
-
-    def _serve(self) -> None:
-        self._serving = False
-        for actor in self.slots.next_in_line():
-            actor.wake = True
-            actor.step()
-        self._serve_line()
-
-    def start_decided(self, start: RunStart) -> None:
-        """A run is being staged: from now on it counts for those that must not run beside it."""
-        if start.suspicion:
-            self.slots.begun(start.suspicion)
-
-    def start_over(self, start: RunStart) -> None:
-        """That run has ended, or was not staged after all."""
-        if start.suspicion:
-            self.slots.over(start.suspicion)
-            for held in self.slots.let_held_go():
-                self.stand_in_line(held)
-
     def run_over(self, actor: SessionActor, run: Run) -> None:
+        """A run is no longer its session's: its end is committed, or it was let go."""
         self.live.run_over(actor.session_id)
-        self.start_over(run.start)
+        self.slots.over(run.start)
 
     # -- sessions come -----------------------------------------------------------------------------
 
@@ -240,20 +183,40 @@ class Worker:
         self, session_id: SessionId, *, create: bool, owned: bool
     ) -> SessionActor | None:
         """Load a session, or join the load that is under way, which no single caller can stop."""
-        if self.closing:
-            raise RuntimeClosed
-        waiting = self._loading.get(session_id)
-        joined = waiting is not None
-        if waiting is None:
-            waiting = self._loading[session_id] = []
-            load = self._load(session_id, create=create, owned=owned)
-            self.tasks.spawn(load, f"load {session_id}")
+        load = self._loading.get(session_id)
+        joined = load is not None
+        if load is None:
+            load = self._begin_load(session_id, create=create, owned=owned)
         waiter: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
-        waiting.append(waiter)
+        load.waiters.append(waiter)
         actor = await waiter
         if actor is None and joined and create:
             return await self._load_once(session_id, create=create, owned=owned)
         return actor
+
+    def arrive(self, session_id: SessionId, request: AcceptRequest) -> bool:
+        """Have an input admitted by a session that is not in memory, once it is, in its order.
+
+        The session is made on first use. False where somebody else looks into it just now, or where
+        an input is refused, which makes no session. [API-10] [ADM-3]
+        """
+        load = self._loading.get(session_id)
+        if load is None:
+            if session_id in self.actors or refusal(request.item, self.now_ms()) is not None:
+                return False
+            load = self._begin_load(session_id, create=True, owned=False)
+        elif not load.create:
+            return False
+        load.requests.append(request)
+        return True
+
+    def _begin_load(self, session_id: SessionId, *, create: bool, owned: bool) -> _Load:
+        if self.closing:
+            raise RuntimeClosed
+        load = self._loading[session_id] = _Load(create=create)
+        work = self._load(session_id, create=create, owned=owned)
+        load.task = self.tasks.spawn(work, f"load {session_id}")
+        return load
 
     async def _load(self, session_id: SessionId, *, create: bool, owned: bool) -> None:
         actor = error = None
@@ -261,16 +224,21 @@ class Worker:
             actor = await self._claim(session_id, create=create, owned=owned)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - told to who waits
             error = raised
-        waiting = self._loading.pop(session_id)
+        load = self._loading.pop(session_id)
         if not self._loading:
             self._loading.clear()
-        for waiter in waiting:
+        for waiter in load.waiters:
             if waiter.done():
                 continue
             if error is None:
                 waiter.set_result(actor)
             else:
                 waiter.set_exception(error)
+        if actor is not None:
+            actor.accept([request for request in load.requests if not request.answer.done()])
+            return
+        for request in load.requests:
+            request.fail(error or SessionNotFound(session_id))
 
     async def _claim(
         self, session_id: SessionId, *, create: bool, owned: bool
@@ -586,7 +554,7 @@ class Worker:
         left()
         actors = list(self.actors.values())
         waits: list[Any] = [unregister(actor, drain_seconds) for actor in actors]
-        loading = [f for waiting in self._loading.values() for f in waiting]
+        loading = [load.task for load in self._loading.values() if load.task is not None]
         if loading:
             await asyncio.wait(loading)
             waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]
