@@ -98,6 +98,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
     if commit is None:
         return
     session.created = False
+    inputs = session.inputs
     row = commit.session
     row.revision = commit.revision + 1
     row.last_commit = commit.commit_id
@@ -107,7 +108,9 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         record.place = record.place or number
         number += 1
     for record in commit.input_updates:
-        _uninstall(session, session.inputs[record.input_id])
+        old = inputs[record.input_id]
+        if session.timed or old.state is _S.QUEUED:
+            _uninstall(session, old)
         if record.place == NEW_PLACE:
             record.place = number
             number += 1
@@ -115,8 +118,11 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
     for record in commit.new_inputs:
         _install(session, record)
     for record in commit.input_updates:
-        _install(session, record)
-    row.active = len(session.inputs)
+        if record.state is _S.CONSUMED:
+            del inputs[record.input_id]
+        else:
+            _install(session, record)
+    row.active = len(inputs)
     session.members = decision.members
     session.notices = decision.notices
     session.handed = decision.handed
@@ -130,7 +136,9 @@ def _uninstall(session: ActiveSession, old: InputRecord) -> None:
     if old.due_at_ms is not None or old.expires_at_ms is not None:
         session.timed -= 1
     if old.state is _S.QUEUED:
-        del session.queue[bisect_left(session.queue, queue_entry(old))]
+        queue = session.queue
+        first = bool(queue) and queue[0][3] == old.input_id
+        del queue[0 if first else bisect_left(queue, queue_entry(old))]
         session.riders -= not starts_run(old)
 
 

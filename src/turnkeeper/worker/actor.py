@@ -8,6 +8,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from turnkeeper.core.admission import duplicate
 from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
@@ -50,21 +52,25 @@ if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
 
 
-class InFlight:
+class InFlight(Struct, eq=False):
     """A commit that has been handed to the store and not been answered; called with the answer."""
 
-    __slots__ = ("actor", "command", "deadline", "decision")
-
-    def __init__(
-        self, actor: "SessionActor", command: Command, decision: Decision, deadline: float
-    ) -> None:
-        self.actor = actor
-        self.command = command
-        self.decision = decision
-        self.deadline = deadline
+    actor: "SessionActor"
+    command: Command
+    decision: Decision
+    deadline: float
 
     def __call__(self, result: CommitResult | None, error: BaseException | None) -> None:
-        self.actor.answered(self, result, error)
+        actor = self.actor
+        if actor.in_flight is not self:
+            return  # it was settled meanwhile by a commit that conflicts with it
+        if error is None and result is not None:
+            actor.committed(self.command, self.decision, result)
+        elif actor.settling is not None:
+            return  # it may have lost against that commit, whose answer says so
+        else:
+            actor.refused(self, error or CommitFailed("the store gave no result"))
+        actor.step()
 
 
 class SessionActor:
@@ -144,12 +150,6 @@ class SessionActor:
     def state(self) -> RuntimeState:
         return self.session.state
 
-    def resident_snapshot(self) -> bytes | None:
-        return self.session.snapshot
-
-    def has_snapshot(self) -> bool:
-        return self.session.row.has_snapshot
-
     # -- the mailbox -------------------------------------------------------------------------------
 
     def post(self, command: Command) -> None:
@@ -206,69 +206,57 @@ class SessionActor:
             return
         run = self.run
         if run is not None and not run.begun:
-            self._begin_run()
-        if not (self.in_flight and self.armed and self.armed <= self.in_flight.deadline):
+            self._begin_run(run)
+        in_flight, armed = self.in_flight, self.armed
+        if in_flight is None or armed is None or armed > in_flight.deadline:
             self._rest()
 
     def _take(self, command: Command) -> None:
-        context = self.services.context()
+        services = self.services
+        context = services.context()
         context.may_start = self._may_start(command)
         try:
             decision = command.decide(self.session, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, its asker must hear of it
             if not isinstance(error, TurnkeeperError):
-                self.services.report(f"session {self.session_id!r}: a decision failed: {error!r}")
+                services.report(f"session {self.session_id!r}: a decision failed: {error!r}")
             self.free_slot()
             command.failed(error)
             return
         if decision.held:
-            self.services.slots.hold(self)
-        if decision.commit is None:
+            services.slots.hold(self)
+        commit = decision.commit
+        if commit is None:
             self.free_slot()
             command.done(decision)
             return
-        self.commit(command, decision)
-
-    def commit(self, command: Command, decision: Decision) -> None:
-        """Hand a decision's commit to the store; nothing else is decided until it answers."""
-        assert decision.commit is not None
-        in_flight = InFlight(self, command, decision, self.services.commit_deadline())
-        self.in_flight = in_flight
-        self.services.admitting += len(decision.commit.new_inputs)
-        if decision.start is not None:
-            self.services.slots.begun(decision.start)
-        hand_in(self.services.store, self.session_id, decision.commit, in_flight)
-
-    def answered(
-        self, in_flight: InFlight, result: CommitResult | None, error: BaseException | None
-    ) -> None:
-        """The store has answered a commit."""
-        if self.in_flight is not in_flight:
-            return  # it was settled meanwhile by a commit that conflicts with it
-        if error is not None and self.settling is not None:
-            return  # it may have lost against that commit, whose answer says so
-        if error is not None or result is None:
-            self._refused(in_flight, error or CommitFailed("the store gave no result"))
-        else:
-            self.committed(in_flight.command, in_flight.decision, result)
-        self.step()
+        # Nothing else is decided until the store answers.
+        deadline = services.monotonic() + services.commit_retry_seconds
+        in_flight = self.in_flight = InFlight(self, command, decision, deadline)
+        services.admitting += len(commit.new_inputs)
+        if decision.start is not None and decision.start.suspicion:
+            services.slots.begun(decision.start)
+        hand_in(services.store, self.session_id, commit, in_flight)
 
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
         self.landed()
         self.settling = None
-        before = len(self.session.inputs)
+        inputs = self.session.inputs
+        before = len(inputs)
         evolve(self.session, decision, result)
-        self.services.count_active(len(self.session.inputs) - before)
+        self.services.active += len(inputs) - before
         if command.requests is not None:
             self._track_new(command.requests, decision)
-        self._resolve(decision)
-        if command.run is not None and self.run is command.run:
+        if self.completions:
+            self._resolve(decision)
+        run = command.run
+        if run is not None and self.run is run:
             self.run = None
-            self.services.run_over(self, command.run)
+            self.services.run_over(self, run)
         if decision.start is not None:
             self._start(decision.start, command.executor)
-        elif command.run is not None and not self.session.queue:
+        elif run is not None and not self.session.queue:
             self.services.slots.keep_briefly(self)
         else:
             self.free_slot()
@@ -279,8 +267,9 @@ class SessionActor:
         in_flight, self.in_flight = self.in_flight, None
         if in_flight is not None and in_flight.decision.commit is not None:
             self.services.admitting -= len(in_flight.decision.commit.new_inputs)
-            if in_flight.decision.start is not None:
-                self.services.slots.over(in_flight.decision.start)
+            start = in_flight.decision.start
+            if start is not None and start.suspicion:
+                self.services.slots.over(start)
 
     def reloaded(self, session: ActiveSession, command: Command) -> None:
         """The session was read again: decide `command` again."""
@@ -293,7 +282,7 @@ class SessionActor:
             self.mailbox.appendleft(command)
         self.step()
 
-    def _refused(self, in_flight: InFlight, error: BaseException) -> None:
+    def refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""
         command = in_flight.command
         if isinstance(error, DuplicateKey) and command.requests is not None:
@@ -356,32 +345,25 @@ class SessionActor:
             self.services.slots.release(self)
 
     def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
+        services = self.services
         executor = executor or self.executor
         assert executor is not None
         self.turns_in_row += 1
-        self.run = Run(self, start, executor)
-        self.services.slots.begun(start)
-        withdrawn = self._withdrawal()
-        if withdrawn is not None:
-            self.run.withdraw(*withdrawn)
+        run = self.run = Run(self, start, executor)
+        if start.suspicion:
+            services.slots.begun(start)
+        if self.unregistering is not None or services.closing:
+            run.withdraw("unregistered", 0.0)
+        elif isinstance(executor, OneTurn) and executor.value.cancelled():
+            run.withdraw("its caller was cancelled", 0.0)
 
-    def _begin_run(self) -> None:
+    def _begin_run(self, run: Run) -> None:
         """Have a staged run's executor called, unless what is being committed undoes it. [FIN-6]"""
-        run = self.run
-        if run is None or run.finished:
+        if run.finished:
             return
         commit = None if self.in_flight is None else self.in_flight.decision.commit
         if commit is None or not (commit.session.paused or commit.session.intent is not None):
             run.begin()
-
-    def _withdrawal(self) -> tuple[str, float] | None:
-        """Why a run that has just been staged must not begin, if so."""
-        if self.unregistering is not None or self.services.closing:
-            return "unregistered", 0.0
-        run = self.run
-        if run is not None and isinstance(run.executor, OneTurn) and run.executor.value.cancelled():
-            return "its caller was cancelled", 0.0
-        return None
 
     def run_ended(self, run: Run) -> None:
         """A run has returned, failed, obeyed, or been given up: end it in the store."""
@@ -449,9 +431,11 @@ class SessionActor:
 
     def _resolve(self, decision: Decision) -> None:
         commit = decision.commit
-        if self.completions is None or commit is None:
-            return
-        for record in (*commit.new_inputs, *commit.input_updates):
+        assert commit is not None
+        for record in commit.new_inputs:
+            if record.state in TERMINAL:
+                self._resolve_one(record, decision)
+        for record in commit.input_updates:
             if record.state in TERMINAL:
                 self._resolve_one(record, decision)
 
@@ -621,9 +605,10 @@ class SessionActor:
             self._fall_asleep()
             return
         self.rested_at = None
-        due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
-        if due is not None:
-            self.arm(self.services.monotonic_at(due))
+        if row.due_at_ms is not None:
+            due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
+            if due is not None:
+                self.arm(self.services.monotonic_at(due))
         if self.retry_at is not None:
             self.arm(self.retry_at)
 

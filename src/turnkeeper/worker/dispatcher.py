@@ -70,6 +70,7 @@ class Worker:
         self.environment = environment
         self.now_ms = environment.clock.now_ms
         self.monotonic = environment.clock.monotonic
+        self.commit_retry_seconds = config.commit_retry_seconds
         self.factory = factory
         self.worker_id = environment.new_id()
         self.tasks = Tasks()
@@ -94,7 +95,8 @@ class Worker:
         self.timers = Timers(environment.clock)
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
-        self._active = 0
+        self.active = 0
+        """Active inputs of all sessions in memory."""
         self.admitting = 0
         """New inputs in commits that have not been answered: they take room already. [LIM-7]"""
         self._context = Context(
@@ -112,27 +114,16 @@ class Worker:
         """The monotonic time at which the wall clock will show `at_ms`."""
         return self.monotonic() + max(0, at_ms - self.now_ms()) / 1_000
 
-    def commit_deadline(self) -> float:
-        return self.monotonic() + self.config.commit_retry_seconds
-
     def context(self) -> Context:
         """What a decision takes from outside its session; good until the next call."""
         self._commits += 1
         context = self._context
         context.now_ms = self.now_ms()
         context.commit_id = self._commit_prefix + self._commits.to_bytes(8)
-        context.suspicion_limit = self.slots.suspicion_limit()
-        context.room = self.config.queue_per_runtime - self._active - self.admitting
+        context.suspicion_limit = self.slots.suspicion_limit
+        context.room = self.config.queue_per_runtime - self.active - self.admitting
         context.may_start = False
         return context
-
-    def active_inputs(self) -> int:
-        """Active inputs of all sessions in memory."""
-        return self._active
-
-    def count_active(self, change: int) -> None:
-        """An actor's number of active inputs has changed."""
-        self._active += change
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop's next turn."""
@@ -148,7 +139,8 @@ class Worker:
     def run_over(self, actor: SessionActor, run: Run) -> None:
         """A run is no longer its session's: its end is committed, or it was let go."""
         self.live.run_over(actor.session_id)
-        self.slots.over(run.start)
+        if run.start.suspicion:
+            self.slots.over(run.start)
 
     # -- sessions come -----------------------------------------------------------------------------
 
@@ -258,7 +250,7 @@ class Worker:
         await self._load_notices(session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
-        self._active += len(session.inputs)
+        self.active += len(session.inputs)
         self._give_executor(actor)
         if self._needs_recovery(session, claim):
             try:
@@ -462,7 +454,7 @@ class Worker:
             if claim is None or claim.row.epoch != actor.epoch:
                 actor.let_go("was taken over")
                 return
-            self._active += len(claim.inputs) - len(actor.session.inputs)
+            self.active += len(claim.inputs) - len(actor.session.inputs)
             fresh = load(claim.row, claim.inputs, claim.snapshot)
             await self._load_notices(fresh)
             fresh.handed = actor.session.handed
@@ -494,7 +486,7 @@ class Worker:
         actor.disarm()
         if self.actors.get(actor.session_id) is actor:
             del self.actors[actor.session_id]
-        self._active -= len(actor.session.inputs)
+        self.active -= len(actor.session.inputs)
 
     # -- life --------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ class Slots:
         """Runs in progress with an input that has met one crash or more."""
         self._isolated = 0
         """Of those the ones with two or more: at most one."""
+        self.suspicion_limit = UNSUSPECTED
+        """The most crashes that an input may have met to run now. [REC-8]"""
 
     def take(self, actor: "SessionActor") -> bool:
         """Take a place, unless none is free or others have waited longer."""
@@ -121,24 +123,21 @@ class Slots:
             actor.held = True
             self._held.append(actor)
 
-    def suspicion_limit(self) -> int:
-        """The most crashes that an input may have met to run now. [REC-8]"""
-        if self._isolated:
-            return 0
-        return 1 if self._suspects else UNSUSPECTED
-
     def begun(self, start: "RunStart") -> None:
-        """A run was decided on: from now on it counts for those that must not run beside it."""
-        if start.suspicion:
-            self._suspects += 1
-            self._isolated += start.suspicion >= 2
+        """A run under suspicion was decided on: it counts for those that must not run beside it."""
+        self._suspects += 1
+        self._isolated += start.suspicion >= 2
+        self._limit()
 
     def over(self, start: "RunStart") -> None:
         """That run has ended, or was not staged after all."""
-        if start.suspicion:
-            self._suspects -= 1
-            self._isolated -= start.suspicion >= 2
-            held, self._held = self._held, []
-            for actor in held:
-                actor.held = False
-                self.wait(actor)
+        self._suspects -= 1
+        self._isolated -= start.suspicion >= 2
+        self._limit()
+        held, self._held = self._held, []
+        for actor in held:
+            actor.held = False
+            self.wait(actor)
+
+    def _limit(self) -> None:
+        self.suspicion_limit = 0 if self._isolated else 1 if self._suspects else UNSUSPECTED
