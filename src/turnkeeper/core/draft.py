@@ -18,6 +18,7 @@ from turnkeeper.config import Config
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import (
+    CONSUMED,
     TERMINAL,
     AbandonReason,
     Ended,
@@ -40,7 +41,6 @@ from turnkeeper.core.runs import Message, RunBoundaryReceipt, RunPrimitive, RunR
 from turnkeeper.core.session import ActiveSession, runtime_state, starts_run
 
 _S = InputLifecycleState
-CONSUMED = Ended(_S.CONSUMED)
 UNFINISHED_NOTICE = "The previous turn ended unfinished."
 
 

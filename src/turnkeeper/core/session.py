@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from turnkeeper.core.draft import Decision
 
 _S = InputLifecycleState
+_QUEUED, _CONSUMED = _S.QUEUED, _S.CONSUMED
 _INTENT_STATE = {intent: PHASE_STATE[phase] for intent, phase in INTENT_PHASE.items()}
 
 QueueEntry = tuple[int, int, int, InputId]
@@ -109,7 +110,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         number += 1
     for record in commit.input_updates:
         old = inputs[record.input_id]
-        if session.timed or old.state is _S.QUEUED:
+        if session.timed or old.state is _QUEUED:
             _uninstall(session, old)
         if record.place == NEW_PLACE:
             record.place = number
@@ -118,7 +119,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
     for record in commit.new_inputs:
         _install(session, record)
     for record in commit.input_updates:
-        if record.state is _S.CONSUMED:
+        if record.state is _CONSUMED:
             del inputs[record.input_id]
         else:
             _install(session, record)
@@ -143,13 +144,14 @@ def _uninstall(session: ActiveSession, old: InputRecord) -> None:
 
 
 def _install(session: ActiveSession, record: InputRecord) -> None:
-    if record.state in TERMINAL:
+    state = record.state
+    if state in TERMINAL:
         session.inputs.pop(record.input_id, None)
         return
     session.inputs[record.input_id] = record
     if record.due_at_ms is not None or record.expires_at_ms is not None:
         session.timed += 1
-    if record.state is _S.QUEUED:
+    if state is _QUEUED:
         insort(session.queue, queue_entry(record))
         session.riders += not starts_run(record)
 

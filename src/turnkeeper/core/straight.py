@@ -9,11 +9,12 @@ last byte, which a test holds for arbitrary sessions; it decides nothing of its 
 from itertools import pairwise
 
 from turnkeeper.core.bodies import fingerprint, owned
-from turnkeeper.core.draft import CONSUMED, CREATED, Context, Decision, RunStart, state_changed
+from turnkeeper.core.draft import CREATED, Context, Decision, RunStart, state_changed
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import is_uuid_text
 from turnkeeper.core.inputs import Input, Kind, PromptInput, append_text
 from turnkeeper.core.lifecycle import (
+    CONSUMED,
     InputLifecycleState,
     Phase,
     RuntimeState,

@@ -6,6 +6,7 @@ commit's conditions: where they do not hold it changes nothing. (`RETURNING` wou
 all the rest of that statement; so the numbers to begin with are read or remembered before.)
 """
 
+from collections.abc import Sequence
 from operator import attrgetter
 
 from turnkeeper.core.bodies import encode_body
@@ -79,17 +80,14 @@ class Writes:
     """The rows of one commit: encoded when this is made, written by `hold` and then `run`."""
 
     __slots__ = (
-        "_bodies",
         "_commit",
         "_database",
         "_dead_letters",
-        "_growth",
         "_history",
         "_mention",
         "_mentioned",
         "_names",
         "_new_inputs",
-        "_next_number",
         "_records",
         "_session",
         "_session_id",
@@ -113,67 +111,83 @@ class Writes:
         self._session_id = session_id
         self._commit = commit
         self._session = commit.session.key
-        self._growth = 0
-        self._names: dict[InputId, InputName] = {}
+        self._names: dict[InputId | None, InputName] = {None: 0}
         self._records: dict[InputId, InputRecord] = {}
         self._mentioned = set(map(_input_of, commit.events))
         self._mention = f",{first[1]}"
-        self._next_number = first[0]
-        self._bodies: list[tuple[int, bytes]] = []
-        self._dead_letters = list(map(self._encode_dead_letter, commit.dead_letters))
-        self._new_inputs = list(map(self._encode_new_input, commit.new_inputs))
-        arrivals = 0 if checked else self._growth
-        self._updates = list(map(self._encode_update, commit.input_updates))
+        self._dead_letters: Sequence[Parameters] = ()
+        if commit.dead_letters:
+            self._dead_letters = list(map(self._encode_dead_letter, commit.dead_letters))
+        number, bodies, arrivals = self._encode_new_inputs(first[0])
+        number, departures = self._encode_updates(number)
         self._strangers = self._name_strangers()
-        self._history = self._encode_history(first[1])
-        self.after: First = (self._next_number, first[1] + len(commit.events))
+        self._history = self._encode_history(first[1], bodies)
+        self.after: First = (number, first[1] + len(commit.events))
         """What is `first` for the next commit."""
-        self._encode_session(first, arrivals)
+        bound = _NO_BOUND
+        if commit.active_bound is not None and arrivals and not checked:
+            # Terminal updates may make room as well: `sqlite_commit` looks into that.
+            bound = commit.active_bound - arrivals
+        self._encode_session(first, arrivals - departures, bound)
 
     # -- encoding -----------------------------------------------------------------------------
 
-    def _encode_new_input(self, record: InputRecord) -> Parameters:
-        input_id = record.input_id
-        number = self._next_number
-        self._next_number = number + 1
-        self._names[input_id] = number
-        self._records[input_id] = record
-        body_key = None
-        if record.input is not None:
-            body_key = self._database.mint_row()
-            self._bodies.append((body_key, encode_body(record.input)))
-        if record.state not in TERMINAL:
-            self._growth += 1
-        return (
-            self._session,
-            number,
-            pack_id(input_id),
-            record.key,
-            record.fingerprint,
-            KIND_CODE[record.kind],
-            *changing_values(record, number, record.place or number),
-            body_key,
-            self._mention if input_id in self._mentioned else "",
-            record.created_at_ms,
-            record.updated_at_ms - record.created_at_ms,
-        )
+    def _encode_new_inputs(self, number: int) -> tuple[int, list[tuple[int, bytes]], int]:
+        """Their rows; returns the next number, their bodies, and how many of them are active."""
+        rows: list[Parameters] = []
+        bodies: list[tuple[int, bytes]] = []
+        active = 0
+        for record in self._commit.new_inputs:
+            input_id, item, created = record.input_id, record.input, record.created_at_ms
+            self._names[input_id] = number
+            self._records[input_id] = record
+            body = None
+            if item is not None:
+                body = self._database.mint_row()
+                bodies.append((body, encode_body(item)))
+            active += record.state not in TERMINAL
+            rows.append(
+                (
+                    self._session,
+                    number,
+                    pack_id(input_id),
+                    record.key,
+                    record.fingerprint,
+                    KIND_CODE[record.kind],
+                    *changing_values(record, number, record.place or number),
+                    body,
+                    self._mention if input_id in self._mentioned else "",
+                    created,
+                    record.updated_at_ms - created,
+                )
+            )
+            number += 1
+        self._new_inputs = rows
+        return number, bodies, active
 
-    def _encode_update(self, record: InputRecord) -> Parameters:
-        input_id, number, place = record.input_id, record.number, record.place
-        if not place:  # NEW_PLACE
-            place = self._next_number
-            self._next_number = place + 1
-        self._names[input_id] = number
-        self._records[input_id] = record
-        if record.state in TERMINAL:
-            self._growth -= 1
-        return (
-            *changing_values(record, number, place),
-            record.updated_at_ms - record.created_at_ms,
-            self._mention if input_id in self._mentioned else "",
-            self._session,
-            number,
-        )
+    def _encode_updates(self, number: int) -> tuple[int, int]:
+        """Their values; returns the next number, and how many of them have ended."""
+        rows: list[Parameters] = []
+        ended = 0
+        for record in self._commit.input_updates:
+            input_id, own, place = record.input_id, record.number, record.place
+            if not place:  # NEW_PLACE
+                place = number
+                number += 1
+            self._names[input_id] = own
+            self._records[input_id] = record
+            ended += record.state in TERMINAL
+            rows.append(
+                (
+                    *changing_values(record, own, place),
+                    record.updated_at_ms - record.created_at_ms,
+                    self._mention if input_id in self._mentioned else "",
+                    self._session,
+                    own,
+                )
+            )
+        self._updates = rows
+        return number, ended
 
     def _encode_dead_letter(self, record: InputRecord) -> Parameters:
         """An ended input learns of its successor; nothing else of it changes."""
@@ -202,7 +216,6 @@ class Writes:
             for input_id in commit.receipt.contributing_input_ids:
                 if input_id not in names:
                     others.add(input_id)
-        others.discard(None)
         if not others:
             return []
         return [number for input_id in others if (number := self._name_stranger(input_id))]
@@ -218,7 +231,7 @@ class Writes:
         self._names[input_id] = number
         return number if input_id in self._mentioned else 0
 
-    def _encode_history(self, next_event: int) -> list[Parameters]:
+    def _encode_history(self, next_event: int, bodies: list[tuple[int, bytes]]) -> list[Parameters]:
         """One row of all that the commit adds; more for further bodies and very many messages."""
         commit, names, mint = self._commit, self._names, self._database.mint_row
         first_event = events = run = sequence = final = outcome = first = messages = body = None
@@ -233,32 +246,30 @@ class Writes:
             count = commit.session.message_count - len(commit.appends) + 1
             (position, messages), *further = pack_messages(commit.appends, names, self._records)
             first = count + position
-        bodies = self._bodies
         if bodies:
             key, body = bodies[0]
         elif first_event is None and run is None and first is None:
             return []
         else:
             key = mint()
-        place = (self._session, commit.at_ms)
+        session, at = self._session, commit.at_ms
         receipt_values = (run, sequence, final, outcome)
         rows: list[Parameters] = [
-            (key, *place, first_event, events, *receipt_values, first, messages, body)
+            (key, session, at, first_event, events, *receipt_values, first, messages, body)
         ]
-        for key, body in bodies[1:]:
-            rows.append((key, *place, *_NONE, None, None, body))
+        if len(bodies) > 1:
+            rows += [(key, session, at, *_NONE, None, None, body) for key, body in bodies[1:]]
         for position, messages in further:
-            rows.append((mint(), *place, *_NONE, count + position, messages, None))
+            rows.append((mint(), session, at, *_NONE, count + position, messages, None))
         return rows
 
-    def _encode_session(self, first: First, arrivals: int) -> None:
+    def _encode_session(self, first: First, growth: int, bound: int) -> None:
         """What the session's row becomes, and what it must be for that."""
         commit = self._commit
         row = commit.session
-        bound = commit.active_bound
         values = (
             *session_values(row, snapshot=commit.snapshot is not None),
-            self._growth,
+            growth,
             commit.commit_id,
             *self.after,
             row.key,
@@ -269,8 +280,7 @@ class Writes:
             row.message_count - len(commit.appends),
             None if commit.run_id is None else pack_id(commit.run_id),
             commit.inbox,
-            # Terminal updates may make room as well: `sqlite_commit` looks into that.
-            bound - arrivals if bound is not None and arrivals else _NO_BOUND,
+            bound,
             commit.commit_id,
         )
         self._set_session = _SET_SESSION
