@@ -108,6 +108,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         record.number = number
         record.place = record.place or number
         number += 1
+        _install(session, record)
     for record in commit.input_updates:
         old = inputs[record.input_id]
         if session.timed or old.state is _QUEUED:
@@ -115,14 +116,11 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         if record.place == NEW_PLACE:
             record.place = number
             number += 1
-    session.row = row
-    for record in commit.new_inputs:
-        _install(session, record)
-    for record in commit.input_updates:
         if record.state is _CONSUMED:
             del inputs[record.input_id]
         else:
             _install(session, record)
+    session.row = row
     row.active = len(inputs)
     session.members = decision.members
     session.notices = decision.notices

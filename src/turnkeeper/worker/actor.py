@@ -13,7 +13,7 @@ from msgspec import Struct
 from turnkeeper.core.admission import duplicate
 from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
-from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
+from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
 from turnkeeper.core.outcomes import (
     Accepted,
@@ -181,27 +181,22 @@ class SessionActor:
         if self.in_flight is None:
             self.step()
 
-    def _next(self) -> Command | None:
-        if self.mailbox:
-            return self.mailbox.popleft()
-        run = self.run
-        if run is not None and run.finished and self.retry_at is None:
-            return endings.EndOfRun(self, run)
-        if self.accepts:
-            requests, self.accepts = self.accepts, None
-            return Acceptance(requests)
-        if self.wake:
-            self.wake = False
-            return self._on_time()
-        return None
-
     def step(self) -> None:
         """Take every step that can be taken now."""
         while self.in_flight is None and not self.gone:
-            command = self._next()
-            if command is None:
+            run = self.run
+            if self.mailbox:
+                self._take(self.mailbox.popleft())
+            elif run is not None and run.finished and self.retry_at is None:
+                self._take(endings.EndOfRun(self, run))
+            elif self.accepts:
+                requests, self.accepts = self.accepts, None
+                self._take(Acceptance(requests))
+            elif self.wake:
+                self.wake = False
+                self._take(self._on_time())
+            else:
                 break
-            self._take(command)
         if self.gone:
             return
         run = self.run
@@ -233,31 +228,32 @@ class SessionActor:
         # Nothing else is decided until the store answers.
         deadline = services.monotonic() + services.commit_retry_seconds
         in_flight = self.in_flight = InFlight(self, command, decision, deadline)
-        services.admitting += len(commit.new_inputs)
-        if decision.start is not None and decision.start.suspicion:
-            services.slots.begun(decision.start)
+        if commit.new_inputs:
+            services.admitting += len(commit.new_inputs)
+        start = decision.start
+        if start is not None and start.suspicion:
+            services.slots.begun(start)
         hand_in(services.store, self.session_id, commit, in_flight)
 
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
         self.landed()
         self.settling = None
-        inputs = self.session.inputs
-        before = len(inputs)
-        evolve(self.session, decision, result)
-        self.services.active += len(inputs) - before
+        services, session, run = self.services, self.session, command.run
+        before = len(session.inputs)
+        evolve(session, decision, result)
+        services.active += len(session.inputs) - before
         if command.requests is not None:
             self._track_new(command.requests, decision)
         if self.completions:
             self._resolve(decision)
-        run = command.run
         if run is not None and self.run is run:
             self.run = None
-            self.services.run_over(self, run)
+            services.run_over(self, run)
         if decision.start is not None:
             self._start(decision.start, command.executor)
-        elif run is not None and not self.session.queue:
-            self.services.slots.keep_briefly(self)
+        elif run is not None and not session.queue:
+            services.slots.keep_briefly(self)
         else:
             self.free_slot()
         command.done(decision)
@@ -265,11 +261,13 @@ class SessionActor:
     def landed(self) -> None:
         """No commit is in flight any more, whatever became of it."""
         in_flight, self.in_flight = self.in_flight, None
-        if in_flight is not None and in_flight.decision.commit is not None:
-            self.services.admitting -= len(in_flight.decision.commit.new_inputs)
-            start = in_flight.decision.start
-            if start is not None and start.suspicion:
-                self.services.slots.over(start)
+        if in_flight is None:
+            return
+        commit, start = in_flight.decision.commit, in_flight.decision.start
+        if commit is not None and commit.new_inputs:
+            self.services.admitting -= len(commit.new_inputs)
+        if start is not None and start.suspicion:
+            self.services.slots.over(start)
 
     def reloaded(self, session: ActiveSession, command: Command) -> None:
         """The session was read again: decide `command` again."""
@@ -425,31 +423,32 @@ class SessionActor:
 
     def _track_new(self, requests: list[AcceptRequest], decision: Decision) -> None:
         """Hold the handles of the inputs that this commit has admitted."""
+        tracked = self.completions
+        if tracked is None:
+            tracked = self.completions = {}
         for request, admission in zip(requests, decision.report, strict=True):
-            if request.completion is not None and type(admission.verdict) is Accepted:
-                self.track(request.completion)
+            completion = request.completion
+            if completion is not None and type(admission.verdict) is Accepted:
+                tracked[completion.input_id] = [completion]
 
     def _resolve(self, decision: Decision) -> None:
         commit = decision.commit
         assert commit is not None
-        for record in commit.new_inputs:
-            if record.state in TERMINAL:
-                self._resolve_one(record, decision)
-        for record in commit.input_updates:
-            if record.state in TERMINAL:
-                self._resolve_one(record, decision)
+        for records in (commit.new_inputs, commit.input_updates):
+            for record in records:
+                if record.ended is not None:
+                    self._resolve_one(record, record.ended, decision)
 
-    def _resolve_one(self, record: InputRecord, decision: Decision) -> None:
+    def _resolve_one(self, record: InputRecord, ended: Ended, decision: Decision) -> None:
         assert self.completions is not None
-        assert record.ended is not None
         waiting = self.completions.pop(record.input_id, None)
         if waiting is None:
             return
-        if record.state is InputLifecycleState.COALESCED and record.ended.by is not None:
-            self.completions.setdefault(record.ended.by, []).extend(waiting)
+        if ended.state is InputLifecycleState.COALESCED and ended.by is not None:
+            self.completions.setdefault(ended.by, []).extend(waiting)
             return
         assert decision.commit is not None
-        outcome = outcome_of(record.ended, decision.commit.result)
+        outcome = outcome_of(ended, decision.commit.result)
         if outcome is not None:
             for completion in waiting:
                 completion.resolve(outcome)
@@ -537,7 +536,7 @@ class SessionActor:
 
     # -- time --------------------------------------------------------------------------------------
 
-    def _on_time(self) -> Command | None:
+    def _on_time(self) -> Command:
         """What has fallen due: the end of a drain, an expiry, a backoff, a place for a run."""
         row = self.session.row
         decide = decide_expire
