@@ -44,7 +44,14 @@ from turnkeeper.core.policy import (
 )
 from turnkeeper.environment import from_ms
 from turnkeeper.store import Store
-from turnkeeper.testing import Checkpoint, FakeExecutor, Hang, ManualClock, ManualEnvironment
+from turnkeeper.testing import (
+    Checkpoint,
+    FakeExecutor,
+    FaultyStore,
+    Hang,
+    ManualClock,
+    ManualEnvironment,
+)
 
 ADA = "ada"
 WaitUntil = Callable[..., Awaitable[Any]]
@@ -524,6 +531,28 @@ async def test_at_most_max_running_runs_are_in_progress(
             await handles[n].wait(10)
         assert fake.most_running == 2
         assert [turn.session_id for turn in fake.turns] == sessions
+
+
+async def test_a_dialogue_keeps_its_place_for_eight_turns(store: Store) -> None:
+    """Who answers a result at once goes on in two commits a turn, though others wait. [ORD-6]"""
+    faulty = FaultyStore(store)
+    hang = Hang()
+    fake = FakeExecutor(hang)
+    async with Runtime(faulty, agent=lambda _sid: fake, config=Config(max_running=1)) as runtime:
+        first = await runtime.submit("talker", "first")
+        others = [await runtime.submit(f"s-{n}", "hello") for n in range(3)]
+        hang.release()
+        await first.wait(10)
+        before = faulty.commit_count
+        for n in range(7):
+            assert fake.turns[-1].session_id == "talker"
+            handle = await runtime.submit("talker", f"answer {n}")
+            await handle.wait(10)
+        assert faulty.commit_count - before == 14
+        last = await runtime.submit("talker", "the ninth")
+        await last.wait(10)
+        assert [handle.outcome is None for handle in others] == [False] * 3
+        assert fake.most_running == 1
 
 
 async def test_a_busy_session_does_not_starve_the_others(store: Store) -> None:

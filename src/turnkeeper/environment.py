@@ -88,36 +88,38 @@ class Uuid7:
         now_ms: Callable[[], int] | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._now_ms = now_ms or SystemClock().now_ms
+        self._now_ms = now_ms
         self._random_bytes = random_bytes
-        self._pool = ""
-        self._offset = 0
+        self._tails: list[str] = []
         self._last = -1
         self._sequence = 0
         self._prefix = ""
 
     def __call__(self) -> str:
-        now = self._now_ms()
+        now_ms = self._now_ms
+        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms()
         if now > self._last:
             self._begin(now)
         else:
             self._sequence += 1
             if self._sequence > 0xFFF:
                 self._begin(self._last + 1)
-        start = self._offset
-        end = start + _TAIL_DIGITS
-        if end > len(self._pool):
-            self._pool = self._random_bytes(_POOL_BYTES).hex()
-            start, end = 0, _TAIL_DIGITS
-        self._offset = end
-        tail = self._pool[start:end]
-        return f"{self._prefix}{self._sequence:03x}-8{tail[1:4]}-{tail[4:]}"
+        if not self._tails:
+            self._fill()
+        return f"{self._prefix}{self._sequence:03x}{self._tails.pop()}"
 
     def _begin(self, at_ms: int) -> None:
         digits = f"{at_ms:012x}"
         self._last = at_ms
         self._sequence = 0
         self._prefix = f"{digits[:8]}-{digits[8:]}-7"
+
+    def _fill(self) -> None:
+        """Random second halves for the next ids, in the order of their bytes."""
+        pool = self._random_bytes(_POOL_BYTES).hex()
+        starts = range(0, len(pool), _TAIL_DIGITS)
+        self._tails = [f"-8{pool[at + 1 : at + 4]}-{pool[at + 4 : at + 16]}" for at in starts]
+        self._tails.reverse()
 
 
 class Environment(Struct, frozen=True, kw_only=True):

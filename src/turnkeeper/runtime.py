@@ -20,7 +20,7 @@ from turnkeeper.core.arguments import (
 )
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id, is_unicode
-from turnkeeper.core.inputs import Input, PromptInput
+from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import Intent, Phase, RuntimeState
 from turnkeeper.core.outcomes import (
     Accepted,
@@ -54,8 +54,7 @@ from turnkeeper.core.requests import (
 )
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.core.session import closing_state, runtime_state
-from turnkeeper.core.validity import check_input
-from turnkeeper.environment import Environment, from_ms, system_environment
+from turnkeeper.environment import Environment, system_environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import NOT_DONE, as_factory, as_turn_executor
 from turnkeeper.session import Session
@@ -185,13 +184,9 @@ class Runtime:
     async def _registered(self, session_id: SessionId) -> SessionActor:
         """The actor of a session that is registered here, or `SessionNotFound`. [ADM-11]"""
         actor = self._in_memory(session_id)
-        if (
-            actor is not None
-            and not (actor.gone or actor.borrowers)
-            and actor.unregistering is None
-        ):
+        if actor is not None and actor.is_here():
             return actor
-        if not self.worker.serves_by_name(check_session_id(session_id)):
+        if not self.worker.served.includes(check_session_id(session_id)):
             raise SessionNotFound(session_id)
         return await self.worker.acquire(session_id, create=False, owned=True)
 
@@ -213,19 +208,18 @@ class Runtime:
     async def _register(self, session_id: SessionId) -> SessionActor | None:
         """The session's actor, owned and open; None where this is a standby. [PROC-5]"""
         worker = self.worker
-        if worker.factory is None:
-            worker.registered.add(session_id)
+        worker.served.register(session_id)
         try:
             return await worker.acquire(session_id, create=True, reopen=True)
         except Fenced:
             pass  # a live other worker owns it
         except BaseException:
-            worker.registered.discard(session_id)
+            worker.served.unregistered(session_id)
             raise
         row = await self._row(session_id)
         if closing_state(row) is not None and row.phase is not Phase.RETIRED:
             await outside.ask(worker, session_id, Reopen())
-        worker.standby.add(session_id)
+        worker.served.standby.add(session_id)
         return None
 
     async def ensure_session_with_executor(self, session_id: SessionId, executor: object) -> None:
@@ -248,7 +242,7 @@ class Runtime:
 
     async def detach(self, session_id: SessionId) -> None:
         """Take the executor away; a run in progress ends as it will. [OPS-13]"""
-        if check_session_id(session_id) in self.worker.standby:
+        if check_session_id(session_id) in self.worker.served.standby:
             self.worker.executors.pop(session_id, None)
             return
         actor = await self._registered(session_id)
@@ -261,9 +255,8 @@ class Runtime:
         [OPS-8..9]
         """
         actor = self.worker.actors.get(check_session_id(session_id))
-        if session_id in self.worker.standby:
-            for served in (self.worker.standby, self.worker.registered):
-                served.discard(session_id)
+        if session_id in self.worker.served.standby:
+            self.worker.served.unregistered(session_id)
             self.worker.executors.pop(session_id, None)
             return UnregisterReport()
         if actor is None or actor.gone:
@@ -277,11 +270,11 @@ class Runtime:
         """Whether the session is registered with this Runtime."""
         worker = self.worker
         actor = worker.actors.get(check_session_id(session_id))
-        if not worker.serves_by_name(session_id):
+        if not worker.served.includes(session_id):
             return False
         if actor is not None and not actor.gone:
             return actor.unregistering is None
-        if session_id in worker.standby:
+        if session_id in worker.served.standby:
             return True
         row = await worker.store.load_session(session_id)
         return row is not None and worker.serves(row)
@@ -294,7 +287,7 @@ class Runtime:
         Raises `SessionNotFound`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing was
         recorded. [ADM-7]
         """
-        if isinstance(session_id, str) and session_id in self.worker.standby:
+        if isinstance(session_id, str) and session_id in self.worker.served.standby:
             return await outside.accept_anywhere(self.worker, session_id, item)
         return await intake.accept(self.worker, await self._registered(session_id), item)
 
@@ -305,7 +298,7 @@ class Runtime:
 
         Raises `ValidationFailed` besides, for an invalid input.
         """
-        if isinstance(session_id, str) and session_id in self.worker.standby:
+        if isinstance(session_id, str) and session_id in self.worker.served.standby:
             return await outside.accept_with_completion(self.worker, session_id, item)
         actor = await self._registered(session_id)
         return await intake.accept_with_completion(self.worker, actor, item)
@@ -335,28 +328,20 @@ class Runtime:
         was recorded.
         """
         worker = self.worker
-        made = self._made(item, key, header)
-        actor = self._in_memory(session_id)
-        if (
-            actor is not None
-            and not (actor.gone or actor.borrowers)
-            and actor.unregistering is None
-        ):
-            return await intake.submit(worker, actor, made)
-        return await outside.submit(worker, check_session_id(session_id), made)
-
-    def _made(self, item: Input | str, key: str | None, header: dict[str, Any]) -> Input:
-        if isinstance(item, str):
-            environment = self._environment
-            made = {"id": environment.new_id(), "timestamp": from_ms(environment.clock.now_ms())}
-            try:
-                return PromptInput(item, idempotency_key=key, **{**made, **header})
-            except TypeError as error:
-                raise ValidationFailed(f"no such header field: {error}") from None
-        check_input(item)
-        if key is not None or header:
-            raise ValidationFailed("key and header fields go with text; an input has its own")
-        return item
+        made = intake.made(self._environment, item, key, header)
+        request = intake.request_with_handle(check_session_id(session_id), made)
+        actor = worker.actors.get(session_id)
+        if actor is not None and actor.is_here():
+            actor.accept([request])
+        elif worker.factory is None or not worker.arrive(session_id, request):
+            return await outside.submit(worker, session_id, made)
+        try:
+            admission = await request.answer
+        except Fenced:  # a live other worker owns it, or has taken it over: nothing was written
+            return await outside.submit(worker, session_id, made)
+        if type(admission.verdict) is Accepted and request.completion is not None:
+            return request.completion
+        return await intake.not_new(worker, session_id, made, admission)
 
     async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
         """Give up one input: at once if it waits, by an interrupt if its run is going on.
@@ -371,11 +356,7 @@ class Runtime:
         """Have an operation carried out by the session's owner, here or elsewhere. [REQ-1]"""
         worker = self.worker
         actor = self._in_memory(session_id)
-        if (
-            actor is not None
-            and not (actor.gone or actor.borrowers)
-            and actor.unregistering is None
-        ):
+        if actor is not None and actor.is_here():
             return await perform(actor, operation)
         return await outside.perform_anywhere(worker, check_session_id(session_id), operation)
 
@@ -404,7 +385,7 @@ class Runtime:
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         row = await self._row(session_id)
-        if not worker.serves(row) and session_id not in worker.standby:
+        if not worker.serves(row) and session_id not in worker.served.standby:
             raise SessionNotFound(session_id)
         return runtime_state(row)
 

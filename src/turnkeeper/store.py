@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from msgspec import Struct
+
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
@@ -30,21 +32,18 @@ from turnkeeper.core.records import (
 T = TypeVar("T")
 
 
-class Answer(Generic[T]):
+class Answer(Struct, Generic[T], eq=False):
     """A write's answer: await it like any other, or be called back as soon as it is there.
 
     A store may give it instead of a future. `then` calls back in the very step in which the
     store learns of the end, which spares a busy event loop one turn for each commit.
     """
 
-    __slots__ = ("_callback", "_done", "_error", "_value", "_waiters")
-
-    def __init__(self) -> None:
-        self._done = False
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self._callback: Callable[[T | None, BaseException | None], None] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+    _done: bool = False
+    _value: T | None = None
+    _error: BaseException | None = None
+    _callback: Callable[[T | None, BaseException | None], None] | None = None
+    _waiters: list[asyncio.Future[None]] | None = None
 
     def then(self, callback: "Callable[[T | None, BaseException | None], None]") -> None:
         """Call `callback` once with the value and the error, when the end is known.
@@ -68,9 +67,10 @@ class Answer(Generic[T]):
             except Exception as bug:  # noqa: BLE001 - the others of the group must be answered
                 context = {"message": "the callback of a store's answer raised", "exception": bug}
                 asyncio.get_running_loop().call_exception_handler(context)
-        for waiter in self._waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiters is not None:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def done(self) -> bool:
         """Whether the end is known."""

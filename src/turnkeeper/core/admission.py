@@ -5,14 +5,11 @@ store answers the first, in the commit itself; an input that is to be refused fo
 looked up before it is told so.
 """
 
-from msgspec import Struct
-
 from turnkeeper.config import OPEN_REQUESTS_MAX
 from turnkeeper.core import staging
 from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
-from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
 from turnkeeper.core.lifecycle import (
     TERMINAL,
@@ -21,32 +18,26 @@ from turnkeeper.core.lifecycle import (
     InputLifecycleState,
     RuntimeState,
 )
-from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.outcomes import Accepted, Admission, Deduplicated, Rejected, Verdict
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
 from turnkeeper.core.records import Delivery, InputRecord, SessionRow
 from turnkeeper.core.runs import Message
 from turnkeeper.core.session import ActiveSession, closing_state
+from turnkeeper.core.straight import accept_plainly
 from turnkeeper.core.validity import UNFIT, refusal
 from turnkeeper.environment import to_ms
 from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
 
 _S = InputLifecycleState
 
-Verdict = AcceptOutcome | TurnkeeperError
-"""What the caller of one acceptance gets: an outcome to return, or an error to raise."""
-
-
-class Admission(Struct, frozen=True, gc=False):
-    """What was decided about one input of a batch."""
-
-    input_id: InputId
-    verdict: Verdict
-    refused: bool = False
-    """The verdict holds only if the input's identity turns out to be new."""
-
 
 def decide_accepts(session: ActiveSession, items: list[Input], context: Context) -> Decision:
     """Admit the inputs that wait together, in order, and form a run after the last. [ADM-1..7]"""
+    return accept_plainly(session, items, context) or decide_any_accepts(session, items, context)
+
+
+def decide_any_accepts(session: ActiveSession, items: list[Input], context: Context) -> Decision:
+    """The same, whatever the inputs and the session are like."""
     draft = Draft(session, context)
     admitted = [_admit(draft, item) for item in items]
     if not draft.new:

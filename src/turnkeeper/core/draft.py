@@ -18,6 +18,7 @@ from turnkeeper.config import Config
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import (
+    CONSUMED,
     TERMINAL,
     AbandonReason,
     Ended,
@@ -41,7 +42,6 @@ from turnkeeper.core.runs import Message, RunBoundaryReceipt, RunPrimitive, RunR
 from turnkeeper.core.session import ActiveSession, runtime_state, starts_run
 
 _S = InputLifecycleState
-CONSUMED = Ended(_S.CONSUMED)
 UNFINISHED_NOTICE = "The previous turn ended unfinished."
 
 
@@ -90,7 +90,7 @@ class Decision(Struct, kw_only=True, gc=False):
 
 _NO_RECORDS: dict[InputId, InputRecord] = {}
 """Shared by all drafts that change none: never written to."""
-_CREATED = Event(EventCode.TOPOLOGY_RUNTIME_CREATED)
+CREATED = Event(EventCode.TOPOLOGY_RUNTIME_CREATED)
 
 
 class Draft:
@@ -126,7 +126,7 @@ class Draft:
         self.updates = _NO_RECORDS
         self.added: list[InputRecord] = []
         self.dead_letters: Sequence[InputRecord] = ()
-        self.events: list[Event] = [_CREATED] if session.created else []
+        self.events: list[Event] = [CREATED] if session.created else []
         self.appends: list[Append] = []
         self.steps: Sequence[StepRecord] = ()
         self.requests: Sequence[RequestRecord] = ()
@@ -333,7 +333,7 @@ class Draft:
     def _change_state(self, before: RuntimeState, after: RuntimeState) -> None:
         if before is not after:
             check_runtime_step(before, after, self.row.session_id)
-            self.events.append(_state_changed(before, after))
+            self.events.append(state_changed(before, after))
 
     def _next_due(self) -> int | None:
         """The earliest time at which something of this session falls due."""
@@ -364,7 +364,8 @@ class Draft:
 
 
 @cache
-def _state_changed(before: RuntimeState, after: RuntimeState) -> Event:
+def state_changed(before: RuntimeState, after: RuntimeState) -> Event:
+    """The fact that what an observer is told of a session has changed. [LIFE-2]"""
     detail = {"source": before.value, "target": after.value}
     return Event(EventCode.RUNTIME_STATE_CHANGED, None, None, detail)
 

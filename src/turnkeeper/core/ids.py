@@ -35,6 +35,8 @@ def is_unicode(text: str) -> bool:
 def check_session_id(session_id: object) -> SessionId:
     """Return `session_id`, or raise `ValidationFailed` with the rule that it breaks. [ID-1]"""
     limit = config.SESSION_ID_MAX_CHARACTERS
+    if type(session_id) is str and 0 < len(session_id) <= limit and session_id.isprintable():
+        return session_id
     if not isinstance(session_id, str):
         raise ValidationFailed(f"a session id is text, not {type(session_id).__name__}")
     if not 1 <= len(session_id) <= limit:

@@ -6,6 +6,7 @@ Their rules are in `validity`, their stored form in `bodies`. Knows nothing of s
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
@@ -346,17 +347,23 @@ def _canonical_json(value: Any) -> str:
 def has_plain_header(item: Any) -> bool:
     """Whether every field of `_HEADER_DEFAULTS` is at its default."""
     return (
-        item.durability is Durability.DURABLE
-        and item.visibility is DEFAULT_VISIBILITY
-        and item.supersession_key is None
-        and item.correlation_id is None
-        and item.causation_id is None
+        _absent(item) == _NONE
         and item.priority == 0
-        and item.not_before is None
-        and item.expires_at is None
+        and item.durability is Durability.DURABLE
+        and item.visibility is DEFAULT_VISIBILITY
         and item.when_busy is WhenBusy.QUEUE
-        and item.trace_context is None
     )
+
+
+_absent = attrgetter(
+    "supersession_key",
+    "correlation_id",
+    "causation_id",
+    "not_before",
+    "expires_at",
+    "trace_context",
+)
+_NONE = (None,) * 6
 
 
 @cache

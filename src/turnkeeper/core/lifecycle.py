@@ -152,6 +152,10 @@ class Ended(Struct, frozen=True, gc=False):
     detail: str | None = None
 
 
+CONSUMED = Ended(S.CONSUMED)
+"""The end of an input whose work is done."""
+
+
 class HistoryEntry(Struct, frozen=True):
     """One step of an input's life."""
 

@@ -17,6 +17,7 @@ from turnkeeper.core.lifecycle import (
 from turnkeeper.core.policy import PolicyDecision
 from turnkeeper.core.records import InputRecord
 from turnkeeper.core.runs import RunResult
+from turnkeeper.errors import TurnkeeperError
 
 # -- the outcome of an acceptance -----------------------------------------------------------------
 
@@ -56,6 +57,18 @@ class Rejected(Struct, frozen=True, tag="rejected", tag_field="outcome", gc=Fals
 
 
 AcceptOutcome = Accepted | Deduplicated | Rejected
+Verdict = AcceptOutcome | TurnkeeperError
+"""What the caller of one acceptance gets: an outcome to return, or an error to raise."""
+
+
+class Admission(Struct, frozen=True, gc=False):
+    """What was decided about one input of a batch."""
+
+    input_id: InputId
+    verdict: Verdict
+    refused: bool = False
+    """The verdict holds only if the input's identity turns out to be new."""
+
 
 # -- the outcome of an input ----------------------------------------------------------------------
 

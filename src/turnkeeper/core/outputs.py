@@ -16,6 +16,12 @@ from turnkeeper.core.runs import (
 
 def output_refusal(output: object) -> str | None:
     """Why an executor's output cannot be committed, or None. [RUN-7]"""
+    if type(output) is ApplyOutput and _is_one_small_message(output):
+        return None
+    return _refusal(output)
+
+
+def _refusal(output: object) -> str | None:
     if type(output) is not ApplyOutput:
         return f"an executor returns an ApplyOutput, not {type(output).__name__}"
     if type(output.appends) not in (tuple, list):
@@ -34,17 +40,48 @@ def output_refusal(output: object) -> str | None:
     return appends_refusal(output.appends, output.snapshot)
 
 
-def _result_size(result: RunResult) -> int:
-    """An upper bound of a result's size in the store. Raises where it has no form there."""
+def _is_one_small_message(output: ApplyOutput) -> bool:
+    """Whether this is what most turns end with: one plain message, and its text as the result."""
+    appends, result, snapshot = output.appends, output.run_result, output.snapshot
+    if type(appends) is not tuple or len(appends) != 1 or output.receipt is not None:
+        return False
+    (message,) = appends
+    if type(message) is not Message or message.format is not None or message.data is not None:
+        return False
+    content = message.content
+    return (
+        type(content) is str
+        and 4 * len(content) <= limits.APPENDS_MAX_BYTES
+        and content.isprintable()  # half a surrogate pair is not
+        and message.role in ROLES
+        and (result is None or (type(result) is RunResult and _size_if_plain(result) is not None))
+        and (
+            snapshot is None
+            or (type(snapshot) is bytes and len(snapshot) <= limits.SNAPSHOT_MAX_BYTES)
+        )
+    )
+
+
+def _size_if_plain(result: RunResult) -> int | None:
+    """An upper bound of the size of a result that is but a short text, else None."""
+    text = result.text
     if (
-        type(result.text) is str
-        and len(result.text) <= limits.TEXT_MAX_BYTES // 4
-        and result.text.isprintable()
+        type(text) is str
+        and len(text) <= limits.TEXT_MAX_BYTES // 4
+        and text.isprintable()
         and result.structured_output is None
         and result.usage is None
         and type(result.turns) is type(result.tool_calls) is int
     ):
-        return 4 * len(result.text)
+        return 4 * len(text)
+    return None
+
+
+def _result_size(result: RunResult) -> int:
+    """An upper bound of a result's size in the store. Raises where it has no form there."""
+    plain = _size_if_plain(result)
+    if plain is not None:
+        return plain
     stored = msgspec.msgpack.encode(result)
     _result_decoder.decode(stored)
     return len(stored)

@@ -4,7 +4,8 @@ A record is never changed once it is installed: whoever decides works on a copy.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from operator import methodcaller
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -260,9 +261,12 @@ class Claim(Struct, kw_only=True, gc=False):
 _Row = TypeVar("_Row", InputRecord, SessionRow)
 
 
-def copied(row: _Row) -> _Row:
-    """A shallow copy of a row, to change. (`copy.copy` takes five times as long.)"""
-    return row.__copy__()  # type: ignore[attr-defined, no-any-return, unused-ignore]
+class _Copied(Protocol):
+    def __call__(self, row: _Row, /) -> _Row: ...
+
+
+copied: _Copied = methodcaller("__copy__")
+"""A shallow copy of a row, to change. (`copy.copy` takes five times as long.)"""
 
 
 class StoredMessage(Struct, frozen=True):

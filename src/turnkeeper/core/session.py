@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from turnkeeper.core.draft import Decision
 
 _S = InputLifecycleState
+_QUEUED, _CONSUMED = _S.QUEUED, _S.CONSUMED
 _INTENT_STATE = {intent: PHASE_STATE[phase] for intent, phase in INTENT_PHASE.items()}
 
 QueueEntry = tuple[int, int, int, InputId]
@@ -107,6 +108,7 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
     if commit is None:
         return
     session.created = False
+    inputs = session.inputs
     row = commit.session
     row.revision = commit.revision + 1
     row.last_commit = commit.commit_id
@@ -116,17 +118,20 @@ def evolve(session: ActiveSession, decision: "Decision", result: CommitResult) -
         record.number = number
         record.place = record.place or number
         number += 1
+        _install(session, record)
     for record in commit.input_updates:
-        _uninstall(session, session.inputs[record.input_id])
+        old = inputs[record.input_id]
+        if session.timed or old.state is _QUEUED:
+            _uninstall(session, old)
         if record.place == NEW_PLACE:
             record.place = number
             number += 1
+        if record.state is _CONSUMED:
+            del inputs[record.input_id]
+        else:
+            _install(session, record)
     session.row = row
-    for record in commit.new_inputs:
-        _install(session, record)
-    for record in commit.input_updates:
-        _install(session, record)
-    row.active = len(session.inputs)
+    row.active = len(inputs)
     session.members = decision.members
     session.notices = decision.notices
     session.handed = decision.handed
@@ -160,18 +165,21 @@ def _uninstall(session: ActiveSession, old: InputRecord) -> None:
     if old.due_at_ms is not None or old.expires_at_ms is not None:
         session.timed -= 1
     if old.state is _S.QUEUED:
-        del session.queue[bisect_left(session.queue, queue_entry(old))]
+        queue = session.queue
+        first = bool(queue) and queue[0][3] == old.input_id
+        del queue[0 if first else bisect_left(queue, queue_entry(old))]
         session.riders -= not starts_run(old)
 
 
 def _install(session: ActiveSession, record: InputRecord) -> None:
-    if record.state in TERMINAL:
+    state = record.state
+    if state in TERMINAL:
         session.inputs.pop(record.input_id, None)
         return
     session.inputs[record.input_id] = record
     if record.due_at_ms is not None or record.expires_at_ms is not None:
         session.timed += 1
-    if record.state is _S.QUEUED:
+    if state is _QUEUED:
         insort(session.queue, queue_entry(record))
         session.riders += not starts_run(record)
 

@@ -32,6 +32,7 @@ from turnkeeper.core.runs import (
 )
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.staging import append_message, may_be_written, stage, start_next, steered
+from turnkeeper.core.straight import finish_plainly
 
 _S = InputLifecycleState
 
@@ -50,6 +51,11 @@ class Cancellation(Struct, frozen=True):
 
 def decide_finish(session: ActiveSession, output: ApplyOutput, context: Context) -> Decision:
     """The run succeeded: consume its inputs, and stage the next run with it. [FIN-1]"""
+    return finish_plainly(session, output, context) or decide_any_finish(session, output, context)
+
+
+def decide_any_finish(session: ActiveSession, output: ApplyOutput, context: Context) -> Decision:
+    """The same, whatever the run, the output and the session are like."""
     draft = Draft(session, context)
     run = _run(draft)
     members = draft.members_to_edit()

@@ -67,7 +67,7 @@ def refusal(item: Input, now_ms: int) -> str | None:
     cls = type(item)
     if not is_uuid_text(item.id):
         return f"input id {item.id!r} is not UUID text in lower case"
-    if cls is PromptInput and _is_plain_prompt(item):
+    if cls is PromptInput and is_plain_prompt(item):
         return None
     try:
         reason = payload_refusal(_PARTS[cls](item)[2]) or _untyped_refusal(item)
@@ -103,8 +103,8 @@ UNFIT = (
 """What a field raises that is not what it should be. One bad input fails alone. [ADM-16]"""
 
 
-def _is_plain_prompt(item: Any) -> bool:
-    """The fast path: a prompt whose every field is of the right type, small, or at its default."""
+def is_plain_prompt(item: Any) -> bool:
+    """Whether this is a prompt whose every field is of the right type, small, or at its default."""
     text = item.text
     return (
         type(text) is str

@@ -128,7 +128,12 @@ class SqliteStore:
     # -- the single write of a session -----------------------------------------------------------
 
     def commit(self, session_id: SessionId, commit: Commit) -> Answer[CommitResult]:
-        return self._opened().submit(make_commit, session_id, commit)
+        opened = self._open or self._opened()
+        answer: Answer[CommitResult] = Answer()
+        if not opened.waiting:
+            opened.loop.call_soon(opened.hand_over)
+        opened.waiting.append((answer, (make_commit, (session_id, commit))))
+        return answer
 
     # -- what others put in ---------------------------------------------------------------------
 
@@ -285,7 +290,7 @@ class _Open:
         self.engine = engine
         self.loop = loop
         self._hints = hints
-        self._waiting: list[_Item] = []
+        self.waiting: list[_Item] = []
         self._queue: SimpleQueue[list[_Item] | None] = SimpleQueue()
         self._writer = threading.Thread(
             target=self._write, name=f"turnkeeper writes {path.name}", daemon=True
@@ -301,15 +306,15 @@ class _Open:
     def submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
         """Hand one work to the writer, with all others of this turn of the loop."""
         answer: Answer[T] = Answer()
-        if not self._waiting:
-            self.loop.call_soon(self._hand_over)
-        self._waiting.append((answer, (function, arguments)))
+        if not self.waiting:
+            self.loop.call_soon(self.hand_over)
+        self.waiting.append((answer, (function, arguments)))
         return answer
 
-    def _hand_over(self) -> None:
-        if self._waiting:
-            self._queue.put(self._waiting)
-            self._waiting = []
+    def hand_over(self) -> None:
+        if self.waiting:
+            self._queue.put(self.waiting)
+            self.waiting = []
 
     def _settle(self, group: list[_Item], outcomes: list[Any]) -> None:
         for (answer, _), outcome in zip(group, outcomes, strict=True):
@@ -333,7 +338,7 @@ class _Open:
     def finish(self) -> asyncio.Future[None]:
         """Write what was handed in, then close the threads and the file."""
         self.hearts.end_all()
-        self._hand_over()
+        self.hand_over()
         self._queue.put(None)
         return self.loop.run_in_executor(None, self._close)
 

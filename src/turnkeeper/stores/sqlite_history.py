@@ -6,6 +6,7 @@ one of `UNREADABLE`; the reader says of which row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, count
 from operator import attrgetter
 from typing import Any
 
@@ -44,27 +45,19 @@ _unpack: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decod
 # -- events: [the runs named, then for each event four values: code, input, run, detail] ----------
 
 
-def pack_events(events: Sequence[Event], names: Mapping[InputId, InputName]) -> bytes:
-    """The events of one commit. An input goes by its name, a run by its position from 1."""
-    runs: list[RunId] = []
-    packed: list[Any] = [None]
-    place = 0
-    last: RunId | None = None
-    for code, input_id, run, detail in map(_event_parts, events):
-        if run is not last:
-            last, place = run, _place_of(run, runs)
-        packed += (code, 0 if input_id is None else names[input_id], place, detail)
-    packed[0] = [pack_id(run) for run in runs]
+def pack_events(events: Sequence[Event], names: Mapping[InputId | None, InputName]) -> bytes:
+    """The events of one commit. An input goes by its name (None by 0), a run by its position
+    from 1. (No loop of Python's own: this is done for every commit.)
+    """
+    packed = list(chain.from_iterable(map(_event_parts, events)))
+    runs = dict.fromkeys(packed[2::4])
+    runs.pop(None, None)
+    places = dict(zip(runs, count(1), strict=False))
+    places[None] = 0
+    packed[1::4] = map(names.__getitem__, packed[1::4])
+    packed[2::4] = map(places.__getitem__, packed[2::4])
+    packed.insert(0, list(map(pack_id, runs)))
     return _pack(packed)
-
-
-def _place_of(run: RunId | None, runs: list[RunId]) -> int:
-    """A run's position among those named so far, from 1; 0 for none."""
-    if run is None:
-        return 0
-    if run not in runs:
-        runs.append(run)
-    return runs.index(run) + 1
 
 
 def unpack_events(data: bytes) -> list[tuple[EventCode, InputName, RunId | None, dict[str, Any]]]:
@@ -86,7 +79,7 @@ ROW_CHARACTERS = 32_768
 
 def pack_messages(
     appends: Sequence[Append],
-    names: Mapping[InputId, InputName],
+    names: Mapping[InputId | None, InputName],
     records: Mapping[InputId, InputRecord],
 ) -> list[tuple[int, bytes]]:
     """Rows of messages: the position of the first among `appends`, and the packed value."""
@@ -167,7 +160,7 @@ class Outcome(Struct, frozen=True, array_like=True, gc=False):
 
 
 def pack_outcome(
-    receipt: RunBoundaryReceipt, result: RunResult | None, names: Mapping[InputId, InputName]
+    receipt: RunBoundaryReceipt, result: RunResult | None, names: Mapping[InputId | None, InputName]
 ) -> bytes:
     """A receipt but for its run, its sequence and whether it is final; and the turn's result."""
     inputs = [names[input_id] for input_id in receipt.contributing_input_ids]

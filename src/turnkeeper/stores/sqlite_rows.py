@@ -4,8 +4,7 @@ Decides the meaning of columns and packed values, and nothing else: no statement
 Whatever does not decode raises `StoreError`, with the row named: it is never a missing row.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from turnkeeper.core.bodies import decode_body
 from turnkeeper.core.ids import is_uuid_text, unpack_id
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import (
+    CONSUMED,
     AbandonReason,
     Ended,
     InputLifecycleState,
@@ -49,8 +49,7 @@ KIND_CODE = {kind: code for code, kind in enumerate(KINDS)}
 
 _pack = msgspec.msgpack.Encoder().encode
 
-pack_id: Callable[[str], bytes] = lru_cache(512)(ids.pack_id)
-"""As `core.ids.pack_id`: a commit names its run and its inputs several times."""
+pack_id = ids.pack_id
 
 
 def pack_ids(text: str | None) -> bytes | None:
@@ -82,34 +81,34 @@ SESSION_COLUMNS = (
 )
 
 
-_NO_RUN = (None,) * 4
-_NO_TURN = (None, None)
-
-
 def session_values(row: SessionRow, *, snapshot: bool) -> Parameters:
     """The columns that a commit sets as it is told: from `phase` to `due_at`, without the store's
     own `inbox` and `active`.
     """
-    run = row.run
-    turn = row.open_turn
+    run, open_turn = row.run, row.open_turn
+    run_id = turn_id = started = sequence = open_turn_id = open_due = None
+    if run is not None:
+        run_id, started, sequence = pack_id(run.run_id), run.started_at_ms, run.sequence
+        turn_id = None if run.turn_id == run.run_id else pack_id(run.turn_id)
+    if open_turn is not None:
+        open_turn_id, open_due = pack_id(open_turn.turn_id), open_turn.due_at_ms
     return (
         row.phase,
         row.paused,
         row.intent,
         row.drain_until_ms,
-        *(_NO_RUN if run is None else _run_values(run)),
-        *(_NO_TURN if turn is None else (pack_id(turn.turn_id), turn.due_at_ms)),
+        run_id,
+        turn_id,
+        started,
+        sequence,
+        open_turn_id,
+        open_due,
         row.message_count,
         row.digest,
         row.noticed,
         row.has_snapshot or snapshot,
         row.due_at_ms,
     )
-
-
-def _run_values(run: RunInProgress) -> Parameters:
-    turn = None if run.turn_id == run.run_id else pack_id(run.turn_id)
-    return (pack_id(run.run_id), turn, run.started_at_ms, run.sequence)
 
 
 def read_session(row: Row) -> SessionRow:
@@ -164,7 +163,6 @@ class _Rest(Struct, array_like=True, omit_defaults=True):
 _NO_ID = b""
 """As an input's turn: none, although it has a last run."""
 _unpack_rest = msgspec.msgpack.Decoder(_Rest).decode
-_CONSUMED = Ended(InputLifecycleState.CONSUMED)
 
 
 def pack_rest(record: InputRecord) -> bytes | None:
@@ -172,7 +170,7 @@ def pack_rest(record: InputRecord) -> bytes | None:
     ended = record.ended
     if ended is None and record.requeued_as is None and not record.sources:
         return None
-    ordinary = ended == _CONSUMED if record.state is InputLifecycleState.CONSUMED else ended is None
+    ordinary = ended == CONSUMED if record.state is InputLifecycleState.CONSUMED else ended is None
     if ordinary and record.requeued_as is None and not record.sources:
         return None
     rest = _Rest(
@@ -187,7 +185,7 @@ def pack_rest(record: InputRecord) -> bytes | None:
 
 def _read_rest(state: InputLifecycleState, rest: bytes | None) -> dict[str, Any]:
     if rest is None:
-        return {"ended": _CONSUMED} if state is InputLifecycleState.CONSUMED else {}
+        return {"ended": CONSUMED} if state is InputLifecycleState.CONSUMED else {}
     found = _unpack_rest(rest)
     ended = None
     if found.ended is not None:
@@ -202,11 +200,11 @@ def _read_rest(state: InputLifecycleState, rest: bytes | None) -> dict[str, Any]
 
 def changing_values(record: InputRecord, number: int, place: int) -> Parameters:
     """The columns of an input that may change: from `state` to `rest`."""
-    run = record.last_run_id
-    turn = record.turn_id
+    run, turn, policy, ended = record.last_run_id, record.turn_id, record.policy, record.ended
+    plain = ended is None or (ended is CONSUMED and record.state is InputLifecycleState.CONSUMED)
     return (
         STATE_CODE[record.state],
-        None if record.policy is None else pack_policy(record.policy),
+        None if policy is None else pack_policy(policy),
         record.lane,
         record.priority,
         None if place == number else place,
@@ -219,7 +217,7 @@ def changing_values(record: InputRecord, number: int, place: int) -> Parameters:
         record.attempt_count,
         record.failure_count,
         record.recovery_count,
-        pack_rest(record),
+        None if plain and record.requeued_as is None and not record.sources else pack_rest(record),
     )
 
 

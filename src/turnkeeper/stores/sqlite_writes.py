@@ -6,6 +6,7 @@ commit's conditions: where they do not hold it changes nothing. (`RETURNING` wou
 all the rest of that statement; so the numbers to begin with are read or remembered before.)
 """
 
+from collections.abc import Sequence
 from operator import attrgetter
 
 from turnkeeper.core.bodies import encode_body
@@ -84,23 +85,14 @@ class Writes:
     """The rows of one commit: encoded when this is made, written by `hold` and then `run`."""
 
     __slots__ = (
-        "_bodies",
         "_commit",
         "_database",
-        "_dead_letters",
-        "_growth",
-        "_history",
-        "_mention",
-        "_mentioned",
         "_names",
-        "_new_inputs",
-        "_next_number",
+        "_puts",
         "_records",
-        "_session",
         "_session_id",
         "_session_row",
         "_set_session",
-        "_strangers",
         "_updates",
         "after",
     )
@@ -114,118 +106,143 @@ class Writes:
         *,
         checked: bool = False,
     ) -> None:
+        number, next_event = first
         self._database = database
         self._session_id = session_id
         self._commit = commit
-        self._session = commit.session.key
-        self._growth = 0
-        self._names: dict[InputId, InputName] = {}
+        self._names: dict[InputId | None, InputName] = {None: 0}
         self._records: dict[InputId, InputRecord] = {}
-        self._mentioned = set(map(_input_of, commit.events))
-        self._mention = f",{first[1]}"
-        self._next_number = first[0]
-        self._bodies: list[tuple[int, bytes]] = []
-        self._dead_letters = list(map(self._encode_dead_letter, commit.dead_letters))
-        self._new_inputs = list(map(self._encode_new_input, commit.new_inputs))
-        arrivals = 0 if checked else self._growth
-        self._updates = list(map(self._encode_update, commit.input_updates))
-        self._strangers = self._name_strangers()
-        self._history = self._encode_history(first[1])
-        self.after: First = (self._next_number, first[1] + len(commit.events))
+        self._puts: list[tuple[str, Parameters]] = []
+        """What is written after the session's row and the inputs that change."""
+        self._updates: Sequence[Parameters] = ()
+        mentioned = set(map(_input_of, commit.events))
+        mention = f",{next_event}"
+        bodies: Sequence[tuple[int, bytes]] = ()
+        arrivals = departures = 0
+        if commit.dead_letters:
+            self._put_dead_letters()
+        if commit.new_inputs:
+            bodies, arrivals = self._put_new_inputs(number, mentioned, mention)
+            number += len(commit.new_inputs)
+        if commit.input_updates:
+            number, departures = self._encode_updates(number, mentioned, mention)
+        self._name_strangers(mentioned, mention)
+        self._put_history(next_event, bodies)
+        if commit.snapshot is not None:
+            self._puts.append((_PUT_SNAPSHOT, (commit.session.key, commit.snapshot)))
+        if commit.steps:
+            self._put_steps()
+        if commit.requests:
+            self._put_requests()
+        self.after: First = (number, next_event + len(commit.events))
         """What is `first` for the next commit."""
-        self._encode_session(first, arrivals)
+        bound = _NO_BOUND
+        if arrivals and not checked and commit.active_bound is not None:
+            # Terminal updates may make room as well: `sqlite_commit` looks into that.
+            bound = commit.active_bound - arrivals
+        self._encode_session(first, arrivals - departures, bound)
 
     # -- encoding -----------------------------------------------------------------------------
 
-    def _encode_new_input(self, record: InputRecord) -> Parameters:
-        input_id = record.input_id
-        number = self._next_number
-        self._next_number = number + 1
-        self._names[input_id] = number
-        self._records[input_id] = record
-        body_key = None
-        if record.input is not None:
-            body_key = self._database.mint_row()
-            self._bodies.append((body_key, encode_body(record.input)))
-        if record.state not in TERMINAL:
-            self._growth += 1
-        return (
-            self._session,
-            number,
-            pack_id(input_id),
-            record.key,
-            record.fingerprint,
-            KIND_CODE[record.kind],
-            *changing_values(record, number, record.place or number),
-            body_key,
-            self._mention if input_id in self._mentioned else "",
-            record.created_at_ms,
-            record.updated_at_ms - record.created_at_ms,
-        )
-
-    def _encode_update(self, record: InputRecord) -> Parameters:
-        input_id, number, place = record.input_id, record.number, record.place
-        if not place:  # NEW_PLACE
-            place = self._next_number
-            self._next_number = place + 1
-        self._names[input_id] = number
-        self._records[input_id] = record
-        if record.state in TERMINAL:
-            self._growth -= 1
-        return (
-            *changing_values(record, number, place),
-            record.updated_at_ms - record.created_at_ms,
-            self._mention if input_id in self._mentioned else "",
-            self._session,
-            number,
-        )
-
-    def _encode_dead_letter(self, record: InputRecord) -> Parameters:
-        """An ended input learns of its successor; nothing else of it changes."""
-        found = self._database.row(_FIND_ID, (pack_id(record.input_id), self._session))
-        stored = None
-        if found is not None:
-            stored = read_input(self._database.existing(_LOAD, (self._session, found[0])))
-        if stored is None or stored.state not in TERMINAL:
-            raise CommitFailed(
-                f"session {self._session_id!r} has no ended input {record.input_id}; nothing "
-                "was written",
-                applied=False,
-                permanent=True,
+    def _put_new_inputs(
+        self, number: int, mentioned: set[InputId | None], mention: str
+    ) -> tuple[list[tuple[int, bytes]], int]:
+        """Their rows; returns their bodies, and how many of them are active."""
+        session, puts = self._commit.session.key, self._puts
+        names, records, mint_row = self._names, self._records, self._database.mint_row
+        bodies: list[tuple[int, bytes]] = []
+        active = 0
+        for record in self._commit.new_inputs:
+            input_id, item, created = record.input_id, record.input, record.created_at_ms
+            names[input_id] = number
+            records[input_id] = record
+            body = None
+            if item is not None:
+                body = mint_row()
+                bodies.append((body, encode_body(item)))
+            active += record.state not in TERMINAL
+            row = (
+                session,
+                number,
+                pack_id(input_id),
+                record.key,
+                record.fingerprint,
+                KIND_CODE[record.kind],
+                *changing_values(record, number, record.place or number),
+                body,
+                mention if input_id in mentioned else "",
+                created,
+                record.updated_at_ms - created,
             )
-        stored.requeued_as = record.requeued_as
-        return (pack_rest(stored), self._session, stored.number)
+            puts.append((_PUT_INPUT, row))
+            number += 1
+        return bodies, active
 
-    def _name_strangers(self) -> list[int]:
-        """Name inputs whose rows this commit leaves alone; return those that its events mention."""
+    def _encode_updates(
+        self, number: int, mentioned: set[InputId | None], mention: str
+    ) -> tuple[int, int]:
+        """Their values; returns the next number, and how many of them have ended."""
+        session, names, records = self._commit.session.key, self._names, self._records
+        rows = self._updates = []
+        ended = 0
+        for record in self._commit.input_updates:
+            input_id, own, place = record.input_id, record.number, record.place
+            if not place:  # NEW_PLACE
+                place = number
+                number += 1
+            names[input_id] = own
+            records[input_id] = record
+            ended += record.state in TERMINAL
+            rows.append(
+                (
+                    *changing_values(record, own, place),
+                    record.updated_at_ms - record.created_at_ms,
+                    mention if input_id in mentioned else "",
+                    session,
+                    own,
+                )
+            )
+        return number, ended
+
+    def _put_dead_letters(self) -> None:
+        """Ended inputs that learn of their successors; nothing else of them changes."""
+        database, session = self._database, self._commit.session.key
+        for record in self._commit.dead_letters:
+            found = database.row(_FIND_ID, (pack_id(record.input_id), session))
+            stored = None
+            if found is not None:
+                stored = read_input(database.existing(_LOAD, (session, found[0])))
+            if stored is None or stored.state not in TERMINAL:
+                raise CommitFailed(
+                    f"session {self._session_id!r} has no ended input {record.input_id}; nothing "
+                    "was written",
+                    applied=False,
+                    permanent=True,
+                )
+            stored.requeued_as = record.requeued_as
+            self._puts.append((_SET_REST, (pack_rest(stored), session, stored.number)))
+
+    def _name_strangers(self, mentioned: set[InputId | None], mention: str) -> None:
+        """Name inputs whose rows this commit leaves alone, and note which its events mention."""
         commit, names = self._commit, self._names
-        others = self._mentioned.difference(names)
+        others = mentioned.difference(names)
         for append in commit.appends:
             if type(append) is InputAppend and append.input_id not in names:
                 others.add(append.input_id)
         if commit.receipt is not None:
-            for input_id in commit.receipt.contributing_input_ids:
-                if input_id not in names:
-                    others.add(input_id)
-        others.discard(None)
-        if not others:
-            return []
-        return [number for input_id in others if (number := self._name_stranger(input_id))]
+            others.update(set(commit.receipt.contributing_input_ids).difference(names))
+        session = commit.session.key
+        for input_id in others:
+            assert input_id is not None
+            row = self._database.row(_FIND_ID, (pack_id(input_id), session))
+            names[input_id] = pack_id(input_id) if row is None else row[0]
+            if row is not None and input_id in mentioned:
+                self._puts.append((_MENTION, (mention, session, row[0])))
 
-    def _name_stranger(self, input_id: InputId | None) -> int:
-        """Name one such input; return its number if an event mentions it, else 0."""
-        assert input_id is not None
-        row = self._database.row(_FIND_ID, (pack_id(input_id), self._session))
-        if row is None:
-            self._names[input_id] = pack_id(input_id)
-            return 0
-        number: int = row[0]
-        self._names[input_id] = number
-        return number if input_id in self._mentioned else 0
-
-    def _encode_history(self, next_event: int) -> list[Parameters]:
+    def _put_history(self, next_event: int, bodies: Sequence[tuple[int, bytes]]) -> None:
         """One row of all that the commit adds; more for further bodies and very many messages."""
-        commit, names, mint = self._commit, self._names, self._database.mint_row
+        commit, names, puts = self._commit, self._names, self._puts
+        session, at = commit.session.key, commit.at_ms
         first_event = events = run = sequence = final = outcome = first = messages = body = None
         if commit.events:
             first_event, events = next_event, pack_events(commit.events, names)
@@ -233,37 +250,47 @@ class Writes:
         if receipt is not None:
             run, sequence, final = pack_id(receipt.run_id), receipt.sequence, receipt.final
             outcome = pack_outcome(receipt, commit.result, names)
-        further: list[tuple[int, bytes]] = []
+        further: Sequence[tuple[int, bytes]] = ()
         if commit.appends:
-            count = commit.session.message_count - len(commit.appends) + 1
-            (position, messages), *further = pack_messages(commit.appends, names, self._records)
-            first = count + position
-        bodies = self._bodies
+            first = commit.session.message_count - len(commit.appends) + 1
+            (_, messages), *further = pack_messages(commit.appends, names, self._records)
         if bodies:
             key, body = bodies[0]
         elif first_event is None and run is None and first is None:
-            return []
+            return
         else:
-            key = mint()
-        place = (self._session, commit.at_ms)
-        receipt_values = (run, sequence, final, outcome)
-        rows: list[Parameters] = [
-            (key, *place, first_event, events, *receipt_values, first, messages, body)
-        ]
+            key = self._database.mint_row()
+        row = (key, session, at, first_event, events, run, sequence, final, outcome, first)
+        puts.append((_PUT_HISTORY, (*row, messages, body)))
         for key, body in bodies[1:]:
-            rows.append((key, *place, *_NONE, None, None, body))
+            puts.append((_PUT_HISTORY, (key, session, at, *_NONE, None, None, body)))
         for position, messages in further:
-            rows.append((mint(), *place, *_NONE, count + position, messages, None))
-        return rows
+            assert first is not None
+            row = (self._database.mint_row(), session, at, *_NONE, first + position)
+            puts.append((_PUT_HISTORY, (*row, messages, None)))
 
-    def _encode_session(self, first: First, arrivals: int) -> None:
+    def _put_steps(self) -> None:
+        commit = self._commit
+        for place, step in enumerate(commit.steps):
+            values = (
+                commit.session.key,
+                pack_id(step.turn_id),
+                step.key,
+                commit.revision,
+                place,
+                step.arguments,
+                step.done | step.settles << 1,
+                step.result,
+            )
+            self._puts.append((_PUT_STEP, values))
+
+    def _encode_session(self, first: First, growth: int, bound: int) -> None:
         """What the session's row becomes, and what it must be for that."""
         commit = self._commit
         row = commit.session
-        bound = commit.active_bound
         values = (
             *session_values(row, snapshot=commit.snapshot is not None),
-            self._growth,
+            growth,
             commit.commit_id,
             *self.after,
             row.key,
@@ -274,15 +301,14 @@ class Writes:
             row.message_count - len(commit.appends),
             None if commit.run_id is None else pack_id(commit.run_id),
             commit.inbox,
-            # Terminal updates may make room as well: `sqlite_commit` looks into that.
-            bound - arrivals if bound is not None and arrivals else _NO_BOUND,
+            bound,
             commit.commit_id,
         )
         self._set_session = _SET_SESSION
         if len(commit.new_inputs) == 1:
-            record = commit.new_inputs[0]
+            (record,) = commit.new_inputs
             self._set_session = _SET_SESSION_NEW
-            values = (*values, self._new_inputs[0][2], row.key, row.key, record.key)
+            values += (pack_id(record.input_id), row.key, row.key, record.key)
         self._session_row: Parameters = values
 
     # -- writing ------------------------------------------------------------------------------
@@ -293,24 +319,12 @@ class Writes:
 
     def run(self) -> None:
         """Write all the rest."""
-        commit, execute = self._commit, self._database.execute
-        for new_input in self._new_inputs:
-            execute(_PUT_INPUT, new_input)
+        execute = self._database.execute
         for place, values in enumerate(self._updates):
             if not self._database.change(_SET_ACTIVE_INPUT, values):
-                raise self._no_active_input(commit.input_updates[place])
-        for dead_letter in self._dead_letters:
-            execute(_SET_REST, dead_letter)
-        for number in self._strangers:
-            execute(_MENTION, (self._mention, self._session, number))
-        for row in self._history:
-            execute(_PUT_HISTORY, row)
-        if commit.snapshot is not None:
-            execute(_PUT_SNAPSHOT, (self._session, commit.snapshot))
-        if commit.steps:
-            self._put_steps()
-        if commit.requests:
-            self._put_requests()
+                raise self._no_active_input(self._commit.input_updates[place])
+        for statement, values in self._puts:
+            execute(statement, values)
 
     def _no_active_input(self, record: InputRecord) -> CommitFailed:
         return CommitFailed(
@@ -320,25 +334,10 @@ class Writes:
             permanent=True,
         )
 
-    def _put_steps(self) -> None:
-        for place, step in enumerate(self._commit.steps):
-            self._database.execute(
-                _PUT_STEP,
-                (
-                    self._session,
-                    pack_id(step.turn_id),
-                    step.key,
-                    self._commit.revision,
-                    place,
-                    step.arguments,
-                    step.done | step.settles << 1,
-                    step.result,
-                ),
-            )
-
     def _put_requests(self) -> None:
-        execute, session = self._database.execute, self._session
-        execute(_FORGET_REQUESTS, (session, self._commit.at_ms - ANSWERS_KEPT_MS))
-        for request in self._commit.requests:
+        commit = self._commit
+        session = commit.session.key
+        self._puts.append((_FORGET_REQUESTS, (session, commit.at_ms - ANSWERS_KEPT_MS)))
+        for request in commit.requests:
             name = pack_any_id(request.request_id)
-            execute(_SET_REQUEST, (request.taken, request.answer, session, name))
+            self._puts.append((_SET_REQUEST, (request.taken, request.answer, session, name)))

@@ -8,13 +8,16 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, decide_inbox, duplicate
+from msgspec import Struct
+
+from turnkeeper.core.admission import decide_inbox, duplicate
 from turnkeeper.core.draft import Context, Decision, Draft, RunStart
 from turnkeeper.core.ids import InputId, SessionId
-from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Intent, RuntimeState
+from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
 from turnkeeper.core.outcomes import (
     Accepted,
+    Admission,
     CompletionOutcome,
     RecoveryReport,
     RuntimeTerminated,
@@ -49,21 +52,25 @@ if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
 
 
-class InFlight:
+class InFlight(Struct, eq=False):
     """A commit that has been handed to the store and not been answered; called with the answer."""
 
-    __slots__ = ("actor", "command", "deadline", "decision")
-
-    def __init__(
-        self, actor: "SessionActor", command: Command, decision: Decision, deadline: float
-    ) -> None:
-        self.actor = actor
-        self.command = command
-        self.decision = decision
-        self.deadline = deadline
+    actor: "SessionActor"
+    command: Command
+    decision: Decision
+    deadline: float
 
     def __call__(self, result: CommitResult | None, error: BaseException | None) -> None:
-        self.actor.answered(self, result, error)
+        actor = self.actor
+        if actor.in_flight is not self:
+            return  # it was settled meanwhile by a commit that conflicts with it
+        if error is None and result is not None:
+            actor.committed(self.command, self.decision, result)
+        elif actor.settling is not None:
+            return  # it may have lost against that commit, whose answer says so
+        else:
+            actor.refused(self, error or CommitFailed("the store gave no result"))
+        actor.step()
 
 
 class SessionActor:
@@ -156,11 +163,9 @@ class SessionActor:
     def state(self) -> RuntimeState:
         return self.session.state
 
-    def resident_snapshot(self) -> bytes | None:
-        return self.session.snapshot
-
-    def has_snapshot(self) -> bool:
-        return self.session.row.has_snapshot
+    def is_here(self) -> bool:
+        """Whether the session is this worker's for good, as far as anybody knows."""
+        return not (self.gone or self.borrowers) and self.unregistering is None
 
     # -- the mailbox -------------------------------------------------------------------------------
 
@@ -180,107 +185,95 @@ class SessionActor:
         self.post(asked(future, decide))
         return future
 
-    def accept(self, request: AcceptRequest) -> None:
-        """Have an input admitted, together with the others that wait. [ADM-7]"""
+    def accept(self, requests: list[AcceptRequest]) -> None:
+        """Have inputs admitted, together with the others that wait. [ADM-7]"""
         if self.gone or self.unregistering is not None:
-            request.fail(SessionNotFound(self.session_id))
+            for request in requests:
+                request.fail(SessionNotFound(self.session_id))
             return
         if self.accepts is None:
-            self.accepts = []
-        self.accepts.append(request)
+            self.accepts = requests
+        else:
+            self.accepts += requests
         if self.in_flight is None:
             self.step()
-
-    def _next(self) -> Command | None:
-        if self.mailbox:
-            return self.mailbox.popleft()
-        if self.arrived:
-            self.arrived = False
-            return Ask(decide_inbox, _nothing, self._arrival_failed)
-        run = self.run
-        if run is not None and run.finished and self.retry_at is None:
-            return endings.EndOfRun(self, run)
-        if self.accepts:
-            requests, self.accepts = self.accepts, None
-            return Acceptance(requests)
-        if self.wake:
-            self.wake = False
-            return self._on_time()
-        return None
 
     def step(self) -> None:
         """Take every step that can be taken now."""
         while self.in_flight is None and not self.gone:
-            command = self._next()
-            if command is None:
+            run = self.run
+            if self.mailbox:
+                self._take(self.mailbox.popleft())
+            elif self.arrived:
+                self.arrived = False
+                self._take(Ask(decide_inbox, _nothing, self._arrival_failed))
+            elif run is not None and run.finished and self.retry_at is None:
+                self._take(endings.EndOfRun(self, run))
+            elif self.accepts:
+                requests, self.accepts = self.accepts, None
+                self._take(Acceptance(requests))
+            elif self.wake:
+                self.wake = False
+                self._take(self._on_time())
+            else:
                 break
-            self._take(command)
         if self.gone:
             return
         run = self.run
         if run is not None and not run.begun:
-            self._begin_run()
-        if not (self.in_flight and self.armed and self.armed <= self.in_flight.deadline):
+            self._begin_run(run)
+        in_flight, armed = self.in_flight, self.armed
+        if in_flight is None or armed is None or armed > in_flight.deadline:
             self._rest()
 
     def _take(self, command: Command) -> None:
-        context = self.services.context()
+        services = self.services
+        context = services.context()
         context.may_start = self._may_start(command)
         try:
             decision = command.decide(self.session, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, its asker must hear of it
             if not isinstance(error, TurnkeeperError):
-                self.services.report(f"session {self.session_id!r}: a decision failed: {error!r}")
+                services.report(f"session {self.session_id!r}: a decision failed: {error!r}")
             self.free_slot()
             command.failed(error)
             return
         if decision.held:
-            self.services.slots.hold(self)
-        if decision.commit is None:
+            services.slots.hold(self)
+        commit = decision.commit
+        if commit is None:
             self.free_slot()
             command.done(decision)
             return
-        self.commit(command, decision)
-
-    def commit(self, command: Command, decision: Decision) -> None:
-        """Hand a decision's commit to the store; nothing else is decided until it answers."""
-        assert decision.commit is not None
-        in_flight = InFlight(self, command, decision, self.services.commit_deadline())
-        self.in_flight = in_flight
-        self.services.admitting += len(decision.commit.new_inputs)
-        if decision.start is not None:
-            self.services.start_decided(decision.start)
-        hand_in(self.services.store, self.session_id, decision.commit, in_flight)
-
-    def answered(
-        self, in_flight: InFlight, result: CommitResult | None, error: BaseException | None
-    ) -> None:
-        """The store has answered a commit."""
-        if self.in_flight is not in_flight:
-            return  # it was settled meanwhile by a commit that conflicts with it
-        if error is not None and self.settling is not None:
-            return  # it may have lost against that commit, whose answer says so
-        if error is not None or result is None:
-            self._refused(in_flight, error or CommitFailed("the store gave no result"))
-        else:
-            self.committed(in_flight.command, in_flight.decision, result)
-        self.step()
+        # Nothing else is decided until the store answers.
+        deadline = services.monotonic() + services.commit_retry_seconds
+        in_flight = self.in_flight = InFlight(self, command, decision, deadline)
+        if commit.new_inputs:
+            services.admitting += len(commit.new_inputs)
+        start = decision.start
+        if start is not None and start.suspicion:
+            services.slots.begun(start)
+        hand_in(services.store, self.session_id, commit, in_flight)
 
     def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
         self.landed()
         self.settling = None
-        before = len(self.session.inputs)
-        evolve(self.session, decision, result)
-        self.services.count_active(len(self.session.inputs) - before)
+        services, session, run = self.services, self.session, command.run
+        before = len(session.inputs)
+        evolve(session, decision, result)
+        services.active += len(session.inputs) - before
         if command.requests is not None:
             self._track_new(command.requests, decision)
-        self._resolve(decision)
-        if command.run is not None and self.run is command.run:
+        if self.completions:
+            self._resolve(decision)
+        if run is not None and self.run is run:
             self.run = None
-            self.services.run_over(self, command.run)
+            services.run_over(self, run)
         if decision.start is not None:
             self._start(decision.start, command.executor)
+        elif run is not None and not session.queue:
+            services.slots.keep_briefly(self)
         else:
             self.free_slot()
         command.done(decision)
@@ -288,10 +281,13 @@ class SessionActor:
     def landed(self) -> None:
         """No commit is in flight any more, whatever became of it."""
         in_flight, self.in_flight = self.in_flight, None
-        if in_flight is not None and in_flight.decision.commit is not None:
-            self.services.admitting -= len(in_flight.decision.commit.new_inputs)
-            if in_flight.decision.start is not None:
-                self.services.start_over(in_flight.decision.start)
+        if in_flight is None:
+            return
+        commit, start = in_flight.decision.commit, in_flight.decision.start
+        if commit is not None and commit.new_inputs:
+            self.services.admitting -= len(commit.new_inputs)
+        if start is not None and start.suspicion:
+            self.services.slots.over(start)
 
     def reloaded(self, command: Command) -> None:
         """The inbox was read again: decide `command` again."""
@@ -302,7 +298,7 @@ class SessionActor:
             self.mailbox = self.mailbox or deque()
             self.mailbox.appendleft(command)
 
-    def _refused(self, in_flight: InFlight, error: BaseException) -> None:
+    def refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""
         command = in_flight.command
         if isinstance(error, DuplicateKey) and command.requests is not None:
@@ -356,41 +352,34 @@ class SessionActor:
             ended = command.run
             if ended is None or (ended.commit_lost and ended.executor is self.executor):
                 return False
-            return self.services.may_keep_slot(self)
-        return self.has_slot or self.services.take_slot(self)
+            return self.services.slots.may_keep(self)
+        return self.has_slot or self.services.slots.take(self)
 
     def free_slot(self) -> None:
         """Give the place back, unless it came while a commit was in flight: its use is next."""
         if self.has_slot and self.session.row.run is None and not self.wake:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
 
     def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
+        services = self.services
         executor = executor or self.executor
         assert executor is not None
         self.turns_in_row += 1
-        self.run = Run(self, start, executor)
-        self.services.start_decided(start)
-        withdrawn = self._withdrawal()
-        if withdrawn is not None:
-            self.run.withdraw(*withdrawn)
+        run = self.run = Run(self, start, executor)
+        if start.suspicion:
+            services.slots.begun(start)
+        if self.unregistering is not None or services.closing:
+            run.withdraw("unregistered", 0.0)
+        elif isinstance(executor, OneTurn) and executor.value.cancelled():
+            run.withdraw("its caller was cancelled", 0.0)
 
-    def _begin_run(self) -> None:
+    def _begin_run(self, run: Run) -> None:
         """Have a staged run's executor called, unless what is being committed undoes it. [FIN-6]"""
-        run = self.run
-        if run is None or run.finished:
+        if run.finished:
             return
         commit = None if self.in_flight is None else self.in_flight.decision.commit
         if commit is None or not (commit.session.paused or commit.session.intent is not None):
             run.begin()
-
-    def _withdrawal(self) -> tuple[str, float] | None:
-        """Why a run that has just been staged must not begin, if so."""
-        if self.unregistering is not None or self.services.closing:
-            return "unregistered", 0.0
-        run = self.run
-        if run is not None and isinstance(run.executor, OneTurn) and run.executor.value.cancelled():
-            return "its caller was cancelled", 0.0
-        return None
 
     def run_ended(self, run: Run) -> None:
         """A run has returned, failed, obeyed, or been given up: end it in the store."""
@@ -459,29 +448,32 @@ class SessionActor:
 
     def _track_new(self, requests: list[AcceptRequest], decision: Decision) -> None:
         """Hold the handles of the inputs that this commit has admitted."""
+        tracked = self.completions
+        if tracked is None:
+            tracked = self.completions = {}
         for request, admission in zip(requests, decision.report, strict=True):
-            if request.completion is not None and type(admission.verdict) is Accepted:
-                self.track(request.completion)
+            completion = request.completion
+            if completion is not None and type(admission.verdict) is Accepted:
+                tracked[completion.input_id] = [completion]
 
     def _resolve(self, decision: Decision) -> None:
         commit = decision.commit
-        if self.completions is None or commit is None:
-            return
-        for record in (*commit.new_inputs, *commit.input_updates):
-            if record.state in TERMINAL:
-                self._resolve_one(record, decision)
+        assert commit is not None
+        for records in (commit.new_inputs, commit.input_updates):
+            for record in records:
+                if record.ended is not None:
+                    self._resolve_one(record, record.ended, decision)
 
-    def _resolve_one(self, record: InputRecord, decision: Decision) -> None:
+    def _resolve_one(self, record: InputRecord, ended: Ended, decision: Decision) -> None:
         assert self.completions is not None
-        assert record.ended is not None
         waiting = self.completions.pop(record.input_id, None)
         if waiting is None:
             return
-        if record.state is InputLifecycleState.COALESCED and record.ended.by is not None:
-            self.completions.setdefault(record.ended.by, []).extend(waiting)
+        if ended.state is InputLifecycleState.COALESCED and ended.by is not None:
+            self.completions.setdefault(ended.by, []).extend(waiting)
             return
         assert decision.commit is not None
-        outcome = outcome_of(record.ended, decision.commit.result)
+        outcome = outcome_of(ended, decision.commit.result)
         if outcome is not None:
             for completion in waiting:
                 completion.resolve(outcome)
@@ -530,7 +522,7 @@ class SessionActor:
                 run.cut_off()
             endings.tell_one_turn(run, self._not_here())
         if self.has_slot:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
         self.drop_executor(reason)
         self._fail_waiting(self._not_here())
         self.terminate_completions(reason)
@@ -553,7 +545,7 @@ class SessionActor:
         """Forget the session in good order: nothing of it is in flight. [OPS-9]"""
         self.gone = True
         if self.has_slot:
-            self.services.release_slot(self)
+            self.services.slots.release(self)
         self.drop_executor(reason)
         unregistering, self.unregistering = self.unregistering, None
         self._fail_waiting(SessionNotFound(self.session_id))
@@ -569,7 +561,7 @@ class SessionActor:
 
     # -- time --------------------------------------------------------------------------------------
 
-    def _on_time(self) -> Command | None:
+    def _on_time(self) -> Command:
         """What has fallen due: the end of a drain, an expiry, a backoff, a place for a run."""
         row = self.session.row
         decide = decide_expire
@@ -643,9 +635,10 @@ class SessionActor:
             self._fall_asleep()
             return
         self.rested_at = None
-        due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
-        if due is not None:
-            self.arm(self.services.monotonic_at(due))
+        if row.due_at_ms is not None:
+            due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
+            if due is not None:
+                self.arm(self.services.monotonic_at(due))
         if self.retry_at is not None:
             self.arm(self.retry_at)
 
@@ -666,7 +659,7 @@ class SessionActor:
             return
         blocked = self.config.on_failure == "block"
         if endings.something_due(self.session, self.services.now_ms(), blocked=blocked):
-            self.services.stand_in_line(self)
+            self.services.slots.wait(self)
 
     def _fall_asleep(self) -> None:
         """Nothing is pending: leave memory after a while. [REC-13]"""

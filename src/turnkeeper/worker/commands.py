@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.admission import Admission, decide_accepts
+from msgspec import Struct
+
+from turnkeeper.core.admission import decide_accepts
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.inputs import Input
+from turnkeeper.core.outcomes import Admission
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.executor import TurnExecutor
 from turnkeeper.worker.completion import Completion
@@ -83,7 +86,8 @@ class Acceptance(Command):
 
     def done(self, decision: Decision) -> None:
         for request, admission in zip(self.requests, decision.report, strict=True):
-            request.settle(admission)
+            if not request.answer.done():
+                request.answer.set_result(admission)
 
     def failed(self, error: BaseException) -> None:
         for request in self.requests:
@@ -109,21 +113,13 @@ def _set_error(future: "asyncio.Future[Any]", error: BaseException) -> None:
         future.set_exception(error)
 
 
-class AcceptRequest:
+class AcceptRequest(Struct, eq=False):
     """One input that waits for its acceptance."""
 
-    __slots__ = ("answer", "completion", "item")
-
-    def __init__(
-        self,
-        item: Input,
-        answer: "asyncio.Future[Admission]",
-        completion: Completion | None = None,
-    ) -> None:
-        self.item = item
-        self.answer = answer
-        self.completion = completion
-        """The handle that the caller gets if its input is admitted."""
+    item: Input
+    answer: "asyncio.Future[Admission]"
+    completion: Completion | None = None
+    """The handle that the caller gets if its input is admitted."""
 
     def settle(self, admission: Admission) -> None:
         if not self.answer.done():

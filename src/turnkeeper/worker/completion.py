@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     Follow = Callable[["Completion"], Awaitable[CompletionOutcome]]
 
 
+_WAIT = "wait for an input of its own session"
+
+
 class Completion:
     """A handle on one input's outcome. It costs nothing to keep, and may be waited on again."""
 
@@ -51,22 +54,36 @@ class Completion:
         """
         if self._outcome is not None:
             return self._outcome
-        refuse_own_session(self.session_id, "wait for an input of its own session")
         if timeout is not None:
+            refuse_own_session(self.session_id, _WAIT)
             async with asyncio.timeout(timeout):
                 return await self.wait()
-        if self._follow is not None:
-            self._outcome = await self._follow(self)
-            return self._outcome
-        waiter: asyncio.Future[CompletionOutcome] = asyncio.get_running_loop().create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
+        waiter = self._new_waiter()
         try:
             return await waiter
-        finally:
-            if self._waiters is not None and waiter in self._waiters:
-                self._waiters.remove(waiter)
+        except BaseException:
+            self._no_longer(waiter)
+            raise
+
+    def _new_waiter(self) -> "Awaitable[CompletionOutcome]":
+        """What one caller waits for: the outcome as it is made known here, or looked up."""
+        refuse_own_session(self.session_id, _WAIT)
+        if self._follow is not None:
+            return self._followed(self._follow)
+        waiter: asyncio.Future[CompletionOutcome] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    async def _followed(self, follow: "Follow") -> CompletionOutcome:
+        self._outcome = await follow(self)
+        return self._outcome
+
+    def _no_longer(self, waiter: "Awaitable[CompletionOutcome]") -> None:
+        if self._waiters is not None and waiter in self._waiters:
+            self._waiters.remove(waiter)
 
     async def result(self) -> RunResult:
         """The input's result, once there is one; an empty one where the executor gave none.
@@ -75,7 +92,14 @@ class Completion:
 
         Raises `NotCompleted(outcome)` for any other end.
         """
-        outcome = self._outcome or await self.wait()
+        outcome = self._outcome
+        if outcome is None:
+            waiter = self._new_waiter()
+            try:
+                outcome = await waiter
+            except BaseException:
+                self._no_longer(waiter)
+                raise
         match outcome:
             case Completed():
                 return outcome.result

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from turnkeeper.config import Config
-from turnkeeper.core.draft import Context, Decision, RunStart
+from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import InputLifecycleState, Phase
@@ -19,19 +19,21 @@ from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import Claim, Inbox, SessionRow, StoredMessage
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, load, receive
+from turnkeeper.core.validity import refusal
 from turnkeeper.environment import Environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
 from turnkeeper.store import Store
 from turnkeeper.worker import operating
 from turnkeeper.worker.actor import SessionActor
-from turnkeeper.worker.commands import Ask, Command
+from turnkeeper.worker.commands import AcceptRequest, Ask, Command
 from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.lookout import Lookout
 from turnkeeper.worker.operating import begin_unregister, unregister
 from turnkeeper.worker.requests import execute
 from turnkeeper.worker.run import Run
+from turnkeeper.worker.served import Served
 from turnkeeper.worker.slots import Slots
 from turnkeeper.worker.tasks import Tasks, start
 from turnkeeper.worker.timers import Timers
@@ -40,6 +42,18 @@ _log = logging.getLogger("turnkeeper")
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are claimed and recovered in parallel when a worker starts."""
+
+
+class _Load:
+    """A session that is being brought into memory, and who waits for it."""
+
+    __slots__ = ("create", "requests", "task", "waiters")
+
+    def __init__(self, *, create: bool) -> None:
+        self.create = create
+        self.waiters: list[asyncio.Future[SessionActor | None]] = []
+        self.requests: list[AcceptRequest] = []
+        self.task: asyncio.Task[None] | None = None
 
 
 class Worker:
@@ -59,28 +73,22 @@ class Worker:
         self.environment = environment
         self.now_ms = environment.clock.now_ms
         self.monotonic = environment.clock.monotonic
+        self.commit_retry_seconds = config.commit_retry_seconds
         self.factory = factory
         self.worker_id = environment.new_id()
         self.tasks = Tasks()
         self.live = Live(config)
-        self.slots = Slots(config.max_running)
+        self.slots = Slots(config.max_running, self.soon)
         self.actors: dict[SessionId, SessionActor] = {}
         self.executors: dict[SessionId, TurnExecutor] = {}
         """Executors that were attached by hand: kept while their session is out of memory."""
-        self.let_go: set[SessionId] = set()
-        """Sessions that this worker owns and gave up: not found here before the next claim."""
         self.zombies: dict[RunId, SessionId] = {}
         self.requeues: dict[tuple[SessionId, InputId], asyncio.Future[Accepted]] = {}
         """Dead letters that are being requeued, so that it is done once."""
-        self.registered: set[SessionId] = set()
-        """Sessions that were registered by name where no agent is there to serve all."""
-        self.standby: set[SessionId] = set()
-        """Sessions that were registered here while a live other worker owns them. [PROC-5]"""
-        self.released: set[SessionId] = set()
-        """Sessions that were unregistered here: not taken again before somebody asks."""
+        self.served = Served(all_names=factory is not None)
         self.lookout = Lookout(self)
         self.closing = False
-        self._loading: dict[SessionId, list[asyncio.Future[SessionActor | None]]] = {}
+        self._loading: dict[SessionId, _Load] = {}
         self._uncharged: set[RunId] = set()
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
@@ -88,7 +96,8 @@ class Worker:
         self.timers = Timers(environment.clock)
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
-        self._active = 0
+        self.active = 0
+        """Active inputs of all sessions in memory."""
         self.admitting = 0
         """New inputs in commits that have not been answered: they take room already. [LIM-7]"""
         self._context = Context(
@@ -106,27 +115,16 @@ class Worker:
         """The monotonic time at which the wall clock will show `at_ms`."""
         return self.monotonic() + max(0, at_ms - self.now_ms()) / 1_000
 
-    def commit_deadline(self) -> float:
-        return self.monotonic() + self.config.commit_retry_seconds
-
     def context(self) -> Context:
         """What a decision takes from outside its session; good until the next call."""
         self._commits += 1
         context = self._context
         context.now_ms = self.now_ms()
         context.commit_id = self._commit_prefix + self._commits.to_bytes(8)
-        context.suspicion_limit = self.slots.suspicion_limit()
-        context.room = self.config.queue_per_runtime - self._active - self.admitting
+        context.suspicion_limit = self.slots.suspicion_limit
+        context.room = self.config.queue_per_runtime - self.active - self.admitting
         context.may_start = False
         return context
-
-    def active_inputs(self) -> int:
-        """Active inputs of all sessions in memory."""
-        return self._active
-
-    def count_active(self, change: int) -> None:
-        """An actor's number of active inputs has changed."""
-        self._active += change
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop's next turn."""
@@ -139,54 +137,11 @@ class Worker:
     ended = False
     """Everything is released; the store is about to be closed."""
 
-    # -- places for runs ---------------------------------------------------------------------------
-
-    def take_slot(self, actor: SessionActor) -> bool:
-        """Give `actor` a place for a run, unless all are taken or others have waited longer."""
-        return self.slots.take(actor)
-
-    def may_keep_slot(self, actor: SessionActor) -> bool:
-        """Whether a session whose run ends may go on with its next one at once."""
-        return self.slots.may_keep(actor)
-
-    def release_slot(self, actor: SessionActor) -> None:
-        self.slots.release(actor)
-        self._serve_line()
-
-    def stand_in_line(self, actor: SessionActor) -> None:
-        """`actor` has queued work and no place for it."""
-        self.slots.wait(actor)
-        self._serve_line()
-
-    def _serve_line(self) -> None:
-        if self.slots.someone_next() and not self._serving:
-            self._serving = True
-            self.soon(self._serve)
-
-    _serving = False
-
-    def _serve(self) -> None:
-        self._serving = False
-        for actor in self.slots.next_in_line():
-            actor.wake = True
-            actor.step()
-        self._serve_line()
-
-    def start_decided(self, start: RunStart) -> None:
-        """A run is being staged: from now on it counts for those that must not run beside it."""
-        if start.suspicion:
-            self.slots.begun(start.suspicion)
-
-    def start_over(self, start: RunStart) -> None:
-        """That run has ended, or was not staged after all."""
-        if start.suspicion:
-            self.slots.over(start.suspicion)
-            for held in self.slots.let_held_go():
-                self.stand_in_line(held)
-
     def run_over(self, actor: SessionActor, run: Run) -> None:
+        """A run is no longer its session's: its end is committed, or it was let go."""
         self.live.run_over(actor.session_id)
-        self.start_over(run.start)
+        if run.start.suspicion:
+            self.slots.over(run.start)
 
     # -- sessions come -----------------------------------------------------------------------------
 
@@ -220,20 +175,40 @@ class Worker:
         self, session_id: SessionId, *, create: bool, owned: bool
     ) -> SessionActor | None:
         """Load a session, or join the load that is under way, which no single caller can stop."""
-        if self.closing:
-            raise RuntimeClosed
-        waiting = self._loading.get(session_id)
-        joined = waiting is not None
-        if waiting is None:
-            waiting = self._loading[session_id] = []
-            load = self._load(session_id, create=create, owned=owned)
-            self.tasks.spawn(load, f"load {session_id}")
+        load = self._loading.get(session_id)
+        joined = load is not None
+        if load is None:
+            load = self._begin_load(session_id, create=create, owned=owned)
         waiter: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
-        waiting.append(waiter)
+        load.waiters.append(waiter)
         actor = await waiter
         if actor is None and joined and create:
             return await self._load_once(session_id, create=create, owned=owned)
         return actor
+
+    def arrive(self, session_id: SessionId, request: AcceptRequest) -> bool:
+        """Have an input admitted by a session that is not in memory, once it is, in its order.
+
+        The session is made on first use. False where somebody else looks into it just now, or where
+        an input is refused, which makes no session. [API-10] [ADM-3]
+        """
+        load = self._loading.get(session_id)
+        if load is None:
+            if session_id in self.actors or refusal(request.item, self.now_ms()) is not None:
+                return False
+            load = self._begin_load(session_id, create=True, owned=False)
+        elif not load.create:
+            return False
+        load.requests.append(request)
+        return True
+
+    def _begin_load(self, session_id: SessionId, *, create: bool, owned: bool) -> _Load:
+        if self.closing:
+            raise RuntimeClosed
+        load = self._loading[session_id] = _Load(create=create)
+        work = self._load(session_id, create=create, owned=owned)
+        load.task = self.tasks.spawn(work, f"load {session_id}")
+        return load
 
     async def _load(self, session_id: SessionId, *, create: bool, owned: bool) -> None:
         actor = error = None
@@ -241,16 +216,21 @@ class Worker:
             actor = await self._claim(session_id, create=create, owned=owned)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - told to who waits
             error = raised
-        waiting = self._loading.pop(session_id)
+        load = self._loading.pop(session_id)
         if not self._loading:
             self._loading.clear()
-        for waiter in waiting:
+        for waiter in load.waiters:
             if waiter.done():
                 continue
             if error is None:
                 waiter.set_result(actor)
             else:
                 waiter.set_exception(error)
+        if actor is not None:
+            actor.accept([request for request in load.requests if not request.answer.done()])
+            return
+        for request in load.requests:
+            request.fail(error or SessionNotFound(session_id))
 
     async def _claim(
         self, session_id: SessionId, *, create: bool, owned: bool
@@ -264,20 +244,19 @@ class Worker:
         )
         if claim is None:
             return None
-        for apart in (self.let_go, self.standby, self.released):
-            apart.discard(session_id)
+        self.served.claimed(session_id)
         session = load(claim)
         await self._load_notices(session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
-        self._active += len(session.inputs)
+        self.active += len(session.inputs)
         self.give_executor(actor)
         if self._needs_recovery(session, claim):
             try:
                 await self._recover(actor, claim)
             except BaseException:
                 actor.let_go("the recovery failed")
-                self.let_go.discard(session_id)
+                self.served.let_go.discard(session_id)
                 raise
         for request in claim.requests:
             if not request.taken:
@@ -318,7 +297,7 @@ class Worker:
         """An inbox was read: have its inputs decided about, and its requests carried out."""
         before = len(actor.session.inputs)
         requests = receive(actor.session, inbox)
-        self._active += len(actor.session.inputs) - before
+        self.active += len(actor.session.inputs) - before
         for number, what in inbox.corrupt:
             self.report(f"session {actor.session_id!r}: input number {number}: {what}")
         actor.arrived = actor.arrived or bool(inbox.inputs)
@@ -329,17 +308,11 @@ class Worker:
     def may_take(self, session_id: SessionId) -> bool:
         """Whether a session that nobody owns is to be taken without anyone asking here."""
         known = session_id in self.actors or session_id in self._loading
-        return not (known or session_id in self._to_claim or session_id in self.released)
+        return not (known or session_id in self._to_claim or session_id in self.served.released)
 
     def keeps(self, actor: SessionActor) -> bool:
         """Whether a session is this worker's to run, and not only held for a moment. [PROC-3]"""
-        return actor.executor is not None or self.serves_by_name(actor.session_id)
-
-    def serves_by_name(self, session_id: SessionId) -> bool:
-        """Whether this Runtime serves a session of this name where it owns it: all, with an
-        agent; without one those that were registered.
-        """
-        return self.factory is not None or session_id in self.registered
+        return actor.executor is not None or self.served.includes(actor.session_id)
 
     def give_back(self, actor: SessionActor) -> None:
         """Release a session that was held for a moment, once nobody needs it."""
@@ -357,7 +330,7 @@ class Worker:
 
     def serves(self, row: SessionRow) -> bool:
         """Whether a session is registered here: owned, and not let go since. [FAIL-4]"""
-        return row.worker_id == self.worker_id and row.session_id not in self.let_go
+        return row.worker_id == self.worker_id and row.session_id not in self.served.let_go
 
     async def _load_notices(self, session: ActiveSession) -> None:
         """The notices that no committed run was handed."""
@@ -476,7 +449,7 @@ class Worker:
         """A session that is let go leaves memory; with a factory it is claimed again later."""
         self.report(f"session {actor.session_id!r} is let go: {reason}")
         self._drop(actor)
-        self.let_go.add(actor.session_id)
+        self.served.let_go.add(actor.session_id)
         self.executors.pop(actor.session_id, None)
         if actor.run is not None:
             self.uncharge(actor.run.run_id)
@@ -548,8 +521,8 @@ class Worker:
         actor.gone = True
         self.executors.pop(actor.session_id, None)
         if self.keeps(actor):
-            self.released.add(actor.session_id)
-        self.registered.discard(actor.session_id)
+            self.served.released.add(actor.session_id)
+        self.served.unregistered(actor.session_id)
         if self.closing:  # the end of the worker's life releases all of its sessions at once
             self._drop(actor)
             actor.leave("unregistered")
@@ -568,7 +541,7 @@ class Worker:
         actor.disarm()
         if self.actors.get(actor.session_id) is actor:
             del self.actors[actor.session_id]
-        self._active -= len(actor.session.inputs)
+        self.active -= len(actor.session.inputs)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -653,7 +626,7 @@ class Worker:
         left()
         actors = list(self.actors.values())
         waits: list[Any] = [unregister(actor, drain_seconds) for actor in actors]
-        loading = [f for waiting in self._loading.values() for f in waiting]
+        loading = [load.task for load in self._loading.values() if load.task is not None]
         if loading:
             await asyncio.wait(loading)
             waits += [unregister(a, 0.0) for a in self.actors.values() if a not in actors]

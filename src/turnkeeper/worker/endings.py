@@ -9,10 +9,7 @@ from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import (
     Abandoned,
-    DestroyReport,
-    RespawnReport,
     RuntimeTerminated,
-    StopReport,
 )
 from turnkeeper.core.outputs import output_refusal
 from turnkeeper.core.session import ActiveSession
@@ -48,7 +45,12 @@ class EndOfRun(Command):
         return _decide(self.run, session, context)
 
     def done(self, decision: Decision) -> None:
-        _done(self._actor, self.run, decision)
+        if self.run.commit_lost:
+            _stop_executor(self._actor, self.run)
+        if isinstance(self.run.executor, OneTurn):
+            tell_one_turn(self.run, None)
+        if decision.report is not None:
+            concluded(self._actor, decision.report)
 
     def failed(self, error: BaseException) -> None:
         _failed(self._actor, self.run, error)
@@ -93,15 +95,6 @@ def _error_text(run: Run) -> str:
     except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
         text = type(error).__name__
     return text.encode("utf-8", "replace").decode()
-
-
-def _done(actor: "SessionActor", run: Run, decision: Decision) -> None:
-    """The end is durable."""
-    if run.commit_lost:
-        _stop_executor(actor, run)
-    tell_one_turn(run, None)
-    if isinstance(decision.report, StopReport | DestroyReport | RespawnReport):
-        concluded(actor, decision.report)
 
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:

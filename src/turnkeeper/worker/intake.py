@@ -5,17 +5,25 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from msgspec.structs import replace
 
-from turnkeeper.core.admission import Admission, Verdict, decide_accept_and_run, duplicate
+from turnkeeper.core.admission import decide_accept_and_run, duplicate
 from turnkeeper.core.dead_letters import decide_requeue
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, SessionId, is_unicode
-from turnkeeper.core.inputs import Input
+from turnkeeper.core.inputs import OPERATOR, Input, PromptInput
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
-from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.outcomes import (
+    Accepted,
+    AcceptOutcome,
+    Admission,
+    Deduplicated,
+    Rejected,
+    Verdict,
+)
 from turnkeeper.core.records import InputRecord, RequestRecord, StepRecord
 from turnkeeper.core.requests import Requeue
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.validity import check_input
+from turnkeeper.environment import Environment, from_ms
 from turnkeeper.errors import (
     DuplicateKey,
     NotCompleted,
@@ -35,6 +43,27 @@ if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
 
 
+def made(
+    environment: Environment, item: Input | str, key: str | None, header: dict[str, Any]
+) -> Input:
+    """An input as it is, or text as a prompt with its key and header fields. [API-10]"""
+    if isinstance(item, str):
+        now = from_ms(environment.clock.now_ms())
+        if not header:
+            return PromptInput(
+                item, id=environment.new_id(), timestamp=now, idempotency_key=key, source=OPERATOR
+            )
+        given: dict[str, Any] = {"id": environment.new_id(), "timestamp": now} | header
+        try:
+            return PromptInput(item, idempotency_key=key, **given)
+        except TypeError as error:
+            raise ValidationFailed(f"no such header field: {error}") from None
+    check_input(item)
+    if key is not None or header:
+        raise ValidationFailed("key and header fields go with text; an input has its own")
+    return item
+
+
 async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> AcceptOutcome:
     """Admit one input: durable when this returns. [ADM-7]
 
@@ -42,17 +71,17 @@ async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> Accept
     recorded.
     """
     check_input(item)
-    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-    actor.accept(AcceptRequest(item, answer))
-    return await _outcome(worker, actor, item, await answer)
+    request = AcceptRequest(item, asyncio.get_running_loop().create_future())
+    actor.accept([request])
+    return await _outcome(worker, actor.session_id, item, await request.answer)
 
 
 async def _outcome(
-    worker: "Worker", actor: "SessionActor", item: Input, admission: Admission
+    worker: "Worker", session_id: SessionId, item: Input, admission: Admission
 ) -> AcceptOutcome:
     verdict = admission.verdict
     if admission.refused:
-        verdict = await unless_known(worker, actor.session_id, item, verdict)
+        verdict = await unless_known(worker, session_id, item, verdict)
     if isinstance(verdict, TurnkeeperError):
         raise verdict
     if isinstance(verdict, Accepted | Deduplicated | Rejected):
@@ -83,37 +112,34 @@ async def named_by_last(
     return replace(verdict, existing_id=last.input_id)
 
 
-def _hand_in(actor: "SessionActor", item: Input) -> "tuple[asyncio.Future[Admission], Completion]":
-    """Put one input among those that wait, with the handle that its caller gets if it is new."""
-    check_input(item)
+def request_with_handle(session_id: SessionId, item: Input) -> AcceptRequest:
+    """One input that waits, with the handle that its caller gets if it is new."""
     answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-    completion = Completion(actor.session_id, item.id)
-    actor.accept(AcceptRequest(item, answer, completion))
-    return answer, completion
+    return AcceptRequest(item, answer, Completion(session_id, item.id))
 
 
-async def submit(worker: "Worker", actor: "SessionActor", item: Input) -> Completion:
-    """Admit one input, and give a handle on the outcome of the one that counts. [COMP-5]"""
-    answer, completion = _hand_in(actor, item)
-    admission = await answer
-    if type(admission.verdict) is Accepted:
-        return completion
-    outcome = await _outcome(worker, actor, item, admission)
+async def not_new(
+    worker: "Worker", session_id: SessionId, item: Input, admission: Admission
+) -> Completion:
+    """The handle on the input that counts in place of one that was not admitted. [COMP-5]"""
+    outcome = await _outcome(worker, session_id, item, admission)
     if isinstance(outcome, Rejected):
         raise ValidationFailed(outcome.reason)
-    assert isinstance(outcome, Deduplicated), "an accepted input was answered above"
-    return await handle(worker, actor.session_id, outcome.existing_id)
+    assert isinstance(outcome, Deduplicated), "who submits an accepted input has its handle"
+    return await handle(worker, session_id, outcome.existing_id)
 
 
 async def accept_with_completion(
     worker: "Worker", actor: "SessionActor", item: Input
 ) -> tuple[AcceptOutcome, Completion | None]:
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
-    answer, completion = _hand_in(actor, item)
-    outcome = await _outcome(worker, actor, item, await answer)
+    check_input(item)
+    request = request_with_handle(actor.session_id, item)
+    actor.accept([request])
+    outcome = await _outcome(worker, actor.session_id, item, await request.answer)
     match outcome:
         case Accepted():
-            return outcome, completion
+            return outcome, request.completion
         case Rejected():
             raise ValidationFailed(outcome.reason)
         case Deduplicated():
@@ -149,9 +175,7 @@ async def handle(worker: "Worker", session_id: SessionId, input_id: InputId) -> 
 
 def _tells(actor: "SessionActor | None", input_id: InputId) -> "TypeGuard[SessionActor]":
     """Whether this actor will be here when the input ends, to tell of it."""
-    if actor is None or actor.gone or actor.borrowers or actor.unregistering is not None:
-        return False
-    return input_id in actor.session.inputs
+    return actor is not None and actor.is_here() and input_id in actor.session.inputs
 
 
 def follow(worker: "Worker", completion: Completion) -> Completion:

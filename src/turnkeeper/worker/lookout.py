@@ -76,11 +76,11 @@ class Lookout:
         if worker.closing:
             return
         for session_id in news.free:
-            if worker.factory is not None or session_id in worker.standby:
+            if worker.factory is not None or session_id in worker.served.standby:
                 self._take(session_id)
         if not news.dead:
             return
-        for session_id in tuple(worker.standby):
+        for session_id in tuple(worker.served.standby):
             self._take(session_id)
         if worker.factory is not None and not self._walking:
             self._walking = True

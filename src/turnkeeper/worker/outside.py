@@ -123,7 +123,7 @@ async def accept(worker: "Worker", session_id: SessionId, item: Input) -> Accept
 
     Raises `NotReady`, `Overloaded`, `SessionNotFound`, or `CommitFailed`.
     """
-    deadline = worker.commit_deadline()
+    deadline = worker.monotonic() + worker.commit_retry_seconds
     tried = False
     while True:
         row = await worker.store.load_session(session_id)

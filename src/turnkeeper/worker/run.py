@@ -106,10 +106,11 @@ class Run:
         output: ApplyOutput | None = None
         error: BaseException | None = None
         try:
-            snapshot = actor.resident_snapshot()
-            if snapshot is None and actor.has_snapshot():
+            row, start = actor.session.row, self.start
+            snapshot = actor.session.snapshot
+            if snapshot is None and row.has_snapshot:
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
-            turn = Turn(self, self.start.primitive, Fence(actor.epoch, self.run_id), snapshot)
+            turn = Turn(self, start.primitive, Fence(row.epoch, start.run_id), snapshot)
             output = await self.executor.run(turn)
         except GeneratorExit:
             raise  # the event loop is gone: nobody is left to decide anything
@@ -119,14 +120,15 @@ class Run:
             actor.services.zombies.pop(self.run_id, None)
             actor.zombie_ended()
             return
-        self._report(error)
+        if error is not None:
+            self._report(error)
         self._end(output, error)
         if isinstance(error, KeyboardInterrupt):
             raise error
 
-    def _report(self, error: BaseException | None) -> None:
+    def _report(self, error: BaseException) -> None:
         """Say where an agent's own failure came from: the store keeps only its words."""
-        if error is not None and not isinstance(error, asyncio.CancelledError | TurnkeeperError):
+        if not isinstance(error, asyncio.CancelledError | TurnkeeperError):
             what = f"run {self.run_id} of session {self.actor.session_id!r} failed"
             self.actor.services.report(what, error)
 
