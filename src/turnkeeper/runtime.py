@@ -208,13 +208,15 @@ class Runtime:
     async def _register(self, session_id: SessionId) -> SessionActor | None:
         """The session's actor, owned and open; None where this is a standby. [PROC-5]"""
         worker = self.worker
+        known = worker.served.includes(session_id)
         worker.served.register(session_id)
         try:
             return await worker.acquire(session_id, create=True, reopen=True)
         except Fenced:
             pass  # a live other worker owns it
         except BaseException:
-            worker.served.unregistered(session_id)
+            if not known:
+                worker.served.unregistered(session_id)
             raise
         row = await self._row(session_id)
         if closing_state(row) is not None and row.phase is not Phase.RETIRED:

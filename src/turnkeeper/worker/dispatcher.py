@@ -288,6 +288,9 @@ class Worker:
     async def _look_into(self, actor: SessionActor) -> None:
         try:
             inbox = await self.store.load_inbox(actor.session_id)
+        except TurnkeeperError as error:  # the next look tries again
+            self.report(f"session {actor.session_id!r}: its inbox cannot be read: {error}")
+            return
         finally:
             actor.looking = False
         if inbox is not None and not actor.gone:
@@ -520,7 +523,7 @@ class Worker:
         """A session in good order is released to whoever wants it. [OPS-9]"""
         actor.gone = True
         self.executors.pop(actor.session_id, None)
-        if self.keeps(actor):
+        if self.keeps(actor) and actor.session.inputs:
             self.served.released.add(actor.session_id)
         self.served.unregistered(actor.session_id)
         if self.closing:  # the end of the worker's life releases all of its sessions at once

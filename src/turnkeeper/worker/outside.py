@@ -143,10 +143,11 @@ async def accept(worker: "Worker", session_id: SessionId, item: Input) -> Accept
                 verdict = duplicate(item, existing)
                 return await intake.named_by_last(worker, session_id, verdict, existing)
         except (Stale, CommitFailed) as error:
+            definite = isinstance(error, CommitFailed) and error.applied is False
+            if definite or worker.monotonic() >= deadline:
+                raise
             # Once more with the same id: if it was made after all, it is found by that.
             tried = tried or isinstance(error, CommitFailed)
-            if worker.monotonic() >= deadline:
-                raise
             await worker.pause(worker.config.poll_seconds)
             continue
         return Accepted(item.id, None, InputLifecycleState.ACCEPTED)
