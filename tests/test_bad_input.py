@@ -162,7 +162,7 @@ HEADERS: dict[str, list[Any]] = {
     "priority": [-1, 10, "high", 1.5, None],
     "not_before": ["tomorrow", 12, datetime(2025, 1, 1)],  # noqa: DTZ001 - that is the mistake
     "expires_at": ["tomorrow", datetime(2025, 1, 1)],  # noqa: DTZ001 - that is the mistake
-    "when_busy": ["steer", "sometimes", 7],
+    "when_busy": ["sometimes", 7],
     "durability": ["derived", "forever", 7],
     "visibility": [True, "all"],
     "source": ["me", {"origin": "operator"}],

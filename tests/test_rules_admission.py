@@ -407,7 +407,6 @@ async def test_an_invalid_input_is_rejected_with_field_and_rule(
         ("expires_at has no time zone", PromptInput("x", expires_at=NAIVE)),
         ("not_before is not before", PromptInput("x", not_before=later, expires_at=later)),
         ("already expired", PromptInput("x", expires_at=now)),
-        ("when_busy='steer' is not", PromptInput("x", when_busy=WhenBusy.STEER)),
     ]
     async with Runtime(store, environment=environment) as runtime:
         await runtime.register_session(ADA)
@@ -479,16 +478,14 @@ async def test_what_may_not_be_derived_is_refused(
             assert outcome.is_rejected is not allowed, source
 
 
-@pytest.mark.parametrize("word", ["steer", "interrupt", "rollback"])
-async def test_what_this_version_does_not_do_is_refused(store: Store, word: str) -> None:
-    """`when_busy` of three kinds; profiles with batching. [ADM-18]"""
+async def test_what_this_version_does_not_know_is_refused(store: Store) -> None:
+    """An unknown `when_busy`; an unknown setting of a profile. [ADM-18]"""
     with pytest.raises(TypeError):
-        KindProfile(batching=True)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
-        KindProfile(debounce_seconds=1.0)  # type: ignore[call-arg]
+        KindProfile(hurry=True)  # type: ignore[call-arg]
     async with Runtime(store) as runtime:
         await runtime.register_session(ADA)
-        outcome = await runtime.accept_input(ADA, PromptInput("x", when_busy=WhenBusy(word)))
+        word: Any = "push"
+        outcome = await runtime.accept_input(ADA, PromptInput("x", when_busy=word))
         assert isinstance(outcome, Rejected)
         assert word in outcome.reason
 

@@ -722,7 +722,7 @@ def test_an_illegal_profile_is_refused_when_it_is_built(build: Callable[[], Any]
         build()
 
 
-@pytest.mark.parametrize("setting", ["durability", "consume_point", "batching", "debounce_seconds"])
+@pytest.mark.parametrize("setting", ["durability", "consume_point"])
 def test_a_profile_has_no_other_setting(setting: str) -> None:
     """Hence none that makes an input non-durable or moves its consume point. [POL-3]"""
     with pytest.raises(TypeError):

@@ -5,10 +5,10 @@ store answers the first, in the commit itself; an input that is to be refused fo
 looked up before it is told so.
 """
 
-from turnkeeper.config import OPEN_REQUESTS_MAX
+from turnkeeper.config import OPEN_REQUESTS_MAX, PRIORITY_MAX
 from turnkeeper.core import staging
 from turnkeeper.core.bodies import fingerprint, owned
-from turnkeeper.core.draft import Context, Decision, Draft
+from turnkeeper.core.draft import Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
 from turnkeeper.core.lifecycle import (
@@ -20,7 +20,7 @@ from turnkeeper.core.lifecycle import (
 )
 from turnkeeper.core.outcomes import Accepted, Admission, Deduplicated, Rejected, Verdict
 from turnkeeper.core.policy import ApplyMode, ConsumePoint, QueueMode
-from turnkeeper.core.records import Delivery, InputRecord, SessionRow
+from turnkeeper.core.records import STEERED_LANE, Delivery, InputRecord, SessionRow
 from turnkeeper.core.runs import Message
 from turnkeeper.core.session import ActiveSession, closing_state
 from turnkeeper.core.straight import accept_plainly
@@ -98,6 +98,7 @@ def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     draft.add(record)
     _supersede(draft, record)
     _settle(draft, record)
+    _act_when_busy(draft, record)
     return record
 
 
@@ -244,6 +245,32 @@ def adopt(draft: Draft, record: InputRecord) -> None:
     record.priority = profile.priority(record.kind, record.priority)
     _supersede(draft, record)
     _settle(draft, record)
+    _act_when_busy(draft, record)
+
+
+def _act_when_busy(draft: Draft, record: InputRecord) -> None:
+    """What an input asks of the run that it meets; on an idle session it waits. [BUSY-1..5]"""
+    if record.state is not _S.QUEUED or record.input is None:
+        return
+    asked = record.input.when_busy
+    busy = draft.row.run is not None and not draft.context.finishing
+    if not busy or asked in (WhenBusy.QUEUE, WhenBusy.REJECT):
+        window_ms = draft.context.profile.debounce_ms(record.kind)
+        if window_ms:
+            record.due_at_ms = max(record.due_at_ms or 0, record.created_at_ms + window_ms)
+        return
+    record.lane = STEERED_LANE
+    if asked is not WhenBusy.STEER:
+        record.priority = PRIORITY_MAX
+        record.place = _before_all(draft, record)
+        rollback = asked is WhenBusy.ROLLBACK
+        draft.cancel = Cancellation(f"input {record.input_id} came", rollback=rollback)
+
+
+def _before_all(draft: Draft, record: InputRecord) -> int:
+    """A place at the head of the steered lane: below each that is taken there."""
+    places = [r.place for r in draft.queued() if r.lane == STEERED_LANE and r is not record]
+    return min([0, *places]) - 1
 
 
 def _supersede(draft: Draft, record: InputRecord) -> None:

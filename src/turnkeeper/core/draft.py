@@ -53,6 +53,8 @@ class Context(Struct, kw_only=True):
     commit_id: bytes
     random: Callable[[], float]
     """From 0 to 1."""
+    finishing: bool = False
+    """The executor of the run in progress has returned: nothing acts on that run any more."""
     may_start: bool = False
     """A place for one more run is free, and somebody is there to run it."""
     suspicion_limit: int = 1_000_000
@@ -74,12 +76,25 @@ class RunStart(Struct, frozen=True, gc=False):
     """The largest number of crashes that any of its inputs has met."""
 
 
+class Cancellation(Struct, frozen=True, gc=False):
+    """An interrupt, as it was decided: the order to end the run in progress."""
+
+    reason: str
+    requeue: bool = False
+    targets: tuple[InputId, ...] | None = None
+    """The inputs to abandon; None for all of the run's. The others go back to the queue."""
+    rollback: bool = False
+    """What the turn has not committed leaves no trace."""
+
+
 class Decision(Struct, kw_only=True, gc=False):
     """What was decided: the commit that makes it so, and the orders to carry out after it."""
 
     commit: Commit | None
     members: tuple[InputId, ...] = ()
     start: RunStart | None = None
+    cancel: Cancellation | None = None
+    """The run in progress gives way to an input of this commit. [BUSY-3]"""
     held: bool = False
     """The next run waits until an input that is under suspicion too has been run."""
     notices: tuple[tuple[int, Message], ...] = ()
@@ -99,6 +114,7 @@ class Draft:
     __slots__ = (
         "added",
         "appends",
+        "cancel",
         "context",
         "dead_letters",
         "events",
@@ -137,6 +153,7 @@ class Draft:
         self.result: RunResult | None = None
         self.snapshot: bytes | None = None
         self.start: RunStart | None = None
+        self.cancel: Cancellation | None = None
         self.held = False
 
     # -- inputs -----------------------------------------------------------------------------------
@@ -324,6 +341,7 @@ class Draft:
             commit=commit,
             members=self.members,
             start=self.start,
+            cancel=self.cancel,
             held=self.held,
             notices=self.notices,
             handed=self.handed,

@@ -52,6 +52,11 @@ class ConsumePoint(StrEnum):
 
 
 POLICY_VERSION = 1
+DEBOUNCE_MAX_SECONDS = 60
+DEBOUNCE_WINDOWS = 10
+"""However many inputs keep coming, the first of them waits no more windows than this."""
+BATCH_MAX = 100
+"""Inputs of one batch at most."""
 
 
 class PolicyDecision(Struct, frozen=True):
@@ -105,6 +110,10 @@ class KindProfile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """0 to 9, for inputs that name none themselves."""
     record_transcript: bool | None = None
     """For projected inputs alone."""
+    batching: bool = False
+    """One run takes all that waits of this kind: three quick messages, one answer. [POL-5]"""
+    debounce_seconds: float = 0.0
+    """An input waits until none of its kind has come for so long, ten times that at most."""
 
     def __post_init__(self) -> None:
         # Text is taken for the enum that it names; the rest is checked by the profile.
@@ -146,6 +155,16 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
             decision = replace(decision, record_transcript=change.record_transcript)
         return decision
 
+    def batches(self, kind: Kind) -> bool:
+        """Whether one run takes several inputs of `kind`."""
+        change = self.kinds.get(kind) if self.kinds else None
+        return change is not None and change.batching
+
+    def debounce_ms(self, kind: Kind) -> int:
+        """How long inputs of `kind` wait for one another; 0: they do not."""
+        change = self.kinds.get(kind) if self.kinds else None
+        return 0 if change is None else round(change.debounce_seconds * 1_000)
+
     def priority(self, kind: Kind, own: int) -> int:
         """The priority of an input of `kind` that asks for `own`."""
         if own or not self.kinds:
@@ -172,6 +191,7 @@ def _check_kind_profile(kind: Kind, change: KindProfile) -> None:
             f"a profile's priority for {kind.value} is 0 to {config.PRIORITY_MAX}, "
             f"not {priority!r:.50}"
         )
+    _check_gathering(kind, change)
     if change.record_transcript is not None and (
         type(change.record_transcript) is not bool or kind is not Kind.PROJECTED
     ):
@@ -179,6 +199,26 @@ def _check_kind_profile(kind: Kind, change: KindProfile) -> None:
             f"a profile says True or False about the transcript of projected inputs alone, "
             f"not {change.record_transcript!r:.50} of {kind.value}"
         )
+
+
+def _check_gathering(kind: Kind, change: KindProfile) -> None:
+    """Batching and debounce are for kinds that wait for a run of their own."""
+    seconds = change.debounce_seconds
+    if type(change.batching) is not bool or (change.batching and not _starts_runs(kind)):
+        raise ValidationFailed(f"a profile cannot batch {kind.value} by {change.batching!r:.50}")
+    if (
+        type(seconds) not in (int, float)
+        or not 0 <= seconds <= DEBOUNCE_MAX_SECONDS
+        or (seconds and not _starts_runs(kind))
+    ):
+        raise ValidationFailed(
+            f"a profile debounces kinds that start runs, by 0 to {DEBOUNCE_MAX_SECONDS} s; not "
+            f"{kind.value} by {seconds!r:.50}"
+        )
+
+
+def _starts_runs(kind: Kind) -> bool:
+    return all(decision.starts_run for decision in DEFAULT_TABLE[kind])
 
 
 # ---------------------------------------------------------------------------------------------

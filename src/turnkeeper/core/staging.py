@@ -3,7 +3,7 @@
 Decides the order of work within a session. The place among a Runtime's runs is the worker's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,7 +27,13 @@ from turnkeeper.core.inputs import (
     append_text,
 )
 from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Phase
-from turnkeeper.core.policy import ApplyMode, QueueMode
+from turnkeeper.core.policy import (
+    BATCH_MAX,
+    DEBOUNCE_WINDOWS,
+    ApplyMode,
+    Profile,
+    QueueMode,
+)
 from turnkeeper.core.records import STEERED_LANE, InputRecord, OpenTurn, RunInProgress
 from turnkeeper.core.runs import Boundary, Message, StagedInput
 
@@ -82,7 +88,7 @@ def _form_run(draft: Draft) -> list[InputRecord]:
     for record in _runnable(draft):
         if record.policy is not None and not record.policy.starts_run and record.turn_id is None:
             riders.append(record)
-        elif starter is None:
+        elif starter is None and _is_quiet(draft, record):
             starter = record
         if starter is not None and not watch_riders:
             break
@@ -94,9 +100,49 @@ def _form_run(draft: Draft) -> list[InputRecord]:
     if starter.turn_id is not None:
         turn = [record for record in draft.queued() if record.turn_id == starter.turn_id]
         return sorted(turn, key=_leads)  # as at its first staging: what rides along comes before
-    if not riders and not _coalesces(starter):
+    members = [*riders, *_batch(draft, starter)]
+    return _coalesce(draft, members) if riders or _coalesces(starter) else members
+
+
+def _batch(draft: Draft, starter: InputRecord) -> list[InputRecord]:
+    """The starter, and all due inputs that its kind's profile lets it take along. [POL-5]"""
+    if not draft.context.profile.batches(starter.kind) or starter.input is None:
         return [starter]
-    return _coalesce(draft, [*riders, starter])
+    scope = (starter.kind, starter.lane, starter.input.correlation_id)
+    found = [
+        record
+        for record in _runnable(draft)
+        if record.turn_id is None
+        and record.input is not None
+        and (record.kind, record.lane, record.input.correlation_id) == scope
+    ]
+    return found[:BATCH_MAX]
+
+
+def _is_quiet(draft: Draft, record: InputRecord) -> bool:
+    """Whether a debounced input has waited for its like long enough."""
+    profile = draft.context.profile
+    if not profile.debounce_ms(record.kind):
+        return True
+    return is_quiet(profile, list(draft.queued()), record, draft.context.now_ms)
+
+
+def is_quiet(
+    profile: Profile, queued: Sequence[InputRecord], record: InputRecord, now_ms: int
+) -> bool:
+    """Whether none of an input's kind has come for its window, or the first has waited for ten.
+
+    [POL-6]
+    """
+    window_ms = profile.debounce_ms(record.kind)
+    if not window_ms or record.attempt_count or record.lane == STEERED_LANE:
+        return True
+    like = [
+        r for r in queued if r.kind is record.kind and r.lane == record.lane and not r.attempt_count
+    ]
+    newest = max(r.created_at_ms for r in like) + window_ms
+    latest = min(r.created_at_ms for r in like) + window_ms * DEBOUNCE_WINDOWS
+    return min(newest, latest) <= now_ms
 
 
 def _runnable(draft: Draft) -> Iterator[InputRecord]:

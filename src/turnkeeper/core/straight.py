@@ -162,6 +162,8 @@ def finish_plainly(
         or not _is_in_order(session)
     ):
         return None
+    if session.queue and context.profile.kinds:
+        return None  # a batch may follow
     record = session.inputs[members[0]]
     following = session.inputs[session.queue[0][3]] if session.queue else None
     if not _is_plain_member(record) or not (

@@ -5,11 +5,10 @@ Each function decides one commit. A run's inputs, transcript, receipt and result
 
 from collections.abc import Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from turnkeeper.core.bodies import owned
-from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
+from turnkeeper.core.draft import UNFINISHED_NOTICE, Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState
@@ -35,15 +34,6 @@ from turnkeeper.core.staging import append_message, may_be_written, stage, start
 from turnkeeper.core.straight import finish_plainly
 
 _S = InputLifecycleState
-
-
-class Cancellation(Struct, frozen=True):
-    """An interrupt, as it was decided."""
-
-    reason: str
-    requeue: bool = False
-    targets: tuple[InputId, ...] | None = None
-    """The inputs to abandon; None for all of the run's. The others go back to the queue."""
 
 
 # -- success --------------------------------------------------------------------------------------
@@ -259,6 +249,8 @@ def decide_cancelled(
         _try_again(draft, "interrupted", None, behind=False)
         return _ended(draft, run)
     spared = _spared(draft, cancellation)
+    if cancellation.rollback:
+        output = None
     if output is not None and (output.appends or output.snapshot is not None) and not spared:
         marked = [replace(message, interrupted=True) for message in output.appends]
         members = draft.members_to_edit()
@@ -272,7 +264,8 @@ def decide_cancelled(
     for input_id in spared:
         draft.requeue(draft.edit(input_id), "interrupted")
     doomed = [input_id for input_id in draft.members if input_id not in spared]
-    give_up(draft, doomed, AbandonReason.CANCELLED, cancellation.reason)
+    reason = AbandonReason.ROLLED_BACK if cancellation.rollback else AbandonReason.CANCELLED
+    give_up(draft, doomed, reason, cancellation.reason)
     draft.row.open_turn = None
     return _ended(draft, run)
 

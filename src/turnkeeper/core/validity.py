@@ -34,7 +34,6 @@ from turnkeeper.core.inputs import (
     ResponseTerminal,
     SystemGeneratedInput,
     ToolCallbackInput,
-    WhenBusy,
     has_plain_header,
     json_encoder,
     kind_of,
@@ -222,8 +221,6 @@ def _header_refusal(item: Input, now_ms: int) -> str | None:
             return f"{name} is no valid text: it holds half a surrogate pair"
     if not 0 <= item.priority <= config.PRIORITY_MAX:
         return f"priority is 0 to {config.PRIORITY_MAX}, not {item.priority}"
-    if item.when_busy not in (WhenBusy.QUEUE, WhenBusy.REJECT):
-        return f"when_busy={item.when_busy.value!r} is not supported yet; use queue or reject"
     if item.durability is Durability.DERIVED and (
         kind_of(item) in _NOT_DERIVED_KINDS or isinstance(item.source, _NOT_DERIVED_ORIGINS)
     ):

@@ -38,7 +38,7 @@ from turnkeeper.errors import (
     ValidationFailed,
 )
 from turnkeeper.executor import TurnExecutor
-from turnkeeper.worker import endings
+from turnkeeper.worker import endings, operating
 from turnkeeper.worker.commands import Acceptance, AcceptRequest, Ask, Command, asked
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.one_turn import OneTurn
@@ -230,6 +230,7 @@ class SessionActor:
         services = self.services
         context = services.context()
         context.may_start = self._may_start(command)
+        context.finishing = self.run is not None and self.run.finished
         try:
             decision = command.decide(self.session, context)
         except Exception as error:  # noqa: BLE001 - whatever it is, its asker must hear of it
@@ -270,6 +271,8 @@ class SessionActor:
         if run is not None and self.run is run:
             self.run = None
             services.run_over(self, run)
+        if decision.cancel is not None:
+            operating.interrupt_run(self, decision.cancel, None)
         if decision.start is not None:
             self._start(decision.start, command.executor)
         elif run is not None and not session.queue:
@@ -658,7 +661,9 @@ class SessionActor:
         if self.retry_at is not None:
             return
         blocked = self.config.on_failure == "block"
-        if endings.something_due(self.session, self.services.now_ms(), blocked=blocked):
+        if endings.something_due(
+            self.session, self.services.profile, self.services.now_ms(), blocked=blocked
+        ):
             self.services.slots.wait(self)
 
     def _fall_asleep(self) -> None:

@@ -12,7 +12,9 @@ from turnkeeper.core.outcomes import (
     RuntimeTerminated,
 )
 from turnkeeper.core.outputs import output_refusal
+from turnkeeper.core.policy import Profile
 from turnkeeper.core.session import ActiveSession
+from turnkeeper.core.staging import is_quiet
 from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
 from turnkeeper.errors import (
     CommitFailed,
@@ -160,7 +162,7 @@ def _one_turn_error(run: Run) -> TurnkeeperError | None:
     return None
 
 
-def something_due(session: ActiveSession, now_ms: int, *, blocked: bool) -> bool:
+def something_due(session: ActiveSession, profile: Profile, now_ms: int, *, blocked: bool) -> bool:
     """Whether a run could start now but for a place: exactly when staging would form one.
 
     `blocked`: the rest of the queue waits for a failed turn.
@@ -180,9 +182,9 @@ def something_due(session: ActiveSession, now_ms: int, *, blocked: bool) -> bool
             continue
         if blocked and record.turn_id is None:
             continue
-        if starts:
+        if starts and is_quiet(profile, records, record, now_ms):
             return True
-        riders = True
+        riders = riders or not starts
     return riders and not starters and row.phase != 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.core.answers import answering
-from turnkeeper.core.draft import Context, Decision
+from turnkeeper.core.draft import Cancellation, Context, Decision
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.operations import (
@@ -34,7 +34,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.records import InputRecord, RequestRecord
 from turnkeeper.core.requests import Interrupt
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.turns import Cancellation, decide_end_open_turn
+from turnkeeper.core.turns import decide_end_open_turn
 from turnkeeper.errors import NotReady, ValidationFailed
 from turnkeeper.worker.commands import Ask
 from turnkeeper.worker.inside import is_inside, refuse_own_session
@@ -50,7 +50,7 @@ async def interrupt(
     cancellation = Cancellation(asked.reason, asked.requeue)
     if actor.run is not None:
         # Nothing is to be committed: the effect must not wait for the store. [CTL-8]
-        report = _interrupt_run(actor, cancellation, asked.run_id)
+        report = interrupt_run(actor, cancellation, asked.run_id)
         await answer(actor, request, report)
         return report
 
@@ -59,7 +59,7 @@ async def interrupt(
             decision = decide_end_open_turn(session, cancellation, context)
             decision.report = InterruptReport(None, InterruptEffect.CANCELLING)
             return decision
-        return _unchanged(session, _interrupt_run(actor, cancellation, asked.run_id))
+        return _unchanged(session, interrupt_run(actor, cancellation, asked.run_id))
 
     done: InterruptReport = await actor.ask(answering(request, decide))
     return done
@@ -71,9 +71,10 @@ async def answer(actor: "SessionActor", request: RequestRecord | None, report: A
         await actor.ask(answering(request, lambda session, _: _unchanged(session, report)))
 
 
-def _interrupt_run(
+def interrupt_run(
     actor: "SessionActor", cancellation: Cancellation, run_id: RunId | None
 ) -> InterruptReport:
+    """End the run in progress, if it is `run_id` or any will do; say what that met. [CTL-1]"""
     run = actor.run
     if run is None:
         return InterruptReport(None, InterruptEffect.NO_RUN)
@@ -125,7 +126,7 @@ def _cancel(
     if actor.run.finished:
         actor.run.late_cancellation = cancellation
         return CancelEffect.FINISHING, _unchanged(session)
-    _interrupt_run(actor, cancellation, None)
+    interrupt_run(actor, cancellation, None)
     return CancelEffect.CANCELLING, _unchanged(session)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from turnkeeper.core.draft import RunStart
+from turnkeeper.core.draft import Cancellation, RunStart
 from turnkeeper.core.runs import (
     ApplyOutput,
     CancelCurrentRun,
@@ -19,7 +19,6 @@ from turnkeeper.core.runs import (
     Steered,
     StopRuntimeExecutor,
 )
-from turnkeeper.core.turns import Cancellation
 from turnkeeper.errors import (
     CommitFailed,
     DuplicateKey,
