@@ -22,6 +22,7 @@ from turnkeeper import config
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
@@ -38,9 +39,11 @@ from turnkeeper.core.records import (
 )
 from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed, Fenced, StoreError
-from turnkeeper.store import Answer, Hint
+from turnkeeper.store import Answer, Hint, Progress
 from turnkeeper.stores import sqlite_inbox as inbox
 from turnkeeper.stores import sqlite_ownership as ownership
+from turnkeeper.stores import sqlite_upkeep as upkeep
+from turnkeeper.stores.sqlite_backup import copy_beside
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_database import connect_reader, reading
 from turnkeeper.stores.sqlite_engine import Engine, Work
@@ -266,6 +269,24 @@ class SqliteStore:
             self._hints.pop(watcher, None)
 
         return unwatch
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    async def workers(
+        self, *, after: str = "", limit: int = config.PAGE_DEFAULT
+    ) -> list[WorkerState]:
+        opened = self._opened()
+        return await opened.read(upkeep.workers, opened.engine.lives, after, limit)
+
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        return await upkeep.prune_all(self._submit, before_ms, progress)
+
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        self._opened()
+        await copy_beside(self.path, path, progress)
+
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
+        return self._opened().submit(function, *arguments)
 
 
 _HINTED = (make_commit, inbox.deliver)
