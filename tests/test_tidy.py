@@ -51,6 +51,10 @@ LAYERS: dict[str, set[str]] = {
     "testing": INNER
     | CONTRACTS
     | {"stores", "executors", "worker", "runtime", "session", "testing"},
+    "cli": INNER
+    | CONTRACTS
+    | {"stores", "executors", "worker", "runtime", "session", "verify", "cli"},
+    "__main__": {"cli"},
     "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session"},
 }
 """Of each room the rooms that it may import."""

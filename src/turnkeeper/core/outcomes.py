@@ -139,6 +139,8 @@ class InputState(Struct, frozen=True, kw_only=True):
     """All that is known of one input."""
 
     input_id: InputId
+    number: int
+    """Its admission number, by which pages of inputs go on."""
     input: Input | None
     """None once its body was pruned."""
     current_state: InputLifecycleState
@@ -164,6 +166,7 @@ def input_state(record: InputRecord, history: tuple[HistoryEntry, ...]) -> Input
     kept = Durability.EPHEMERAL if record.ephemeral else Durability.DURABLE
     return InputState(
         input_id=record.input_id,
+        number=record.number,
         input=item,
         current_state=record.state,
         policy=record.policy,

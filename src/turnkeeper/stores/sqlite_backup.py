@@ -58,7 +58,7 @@ def back_up(source: Path, path: Path, proceed: Callable[[int, int], None]) -> No
     try:
         descriptor, name = tempfile.mkstemp("-unfinished", f"{path.name}-", path.parent)
     except OSError as error:
-        raise StoreError(f"the backup {path} cannot be written: {error}") from error
+        raise StoreError(f"the backup {path} cannot be written: {error.strerror}") from error
     os.close(descriptor)
     unfinished = Path(name)
     try:
