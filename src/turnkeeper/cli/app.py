@@ -1,7 +1,5 @@
 """The verbs as cyclopts knows them. A verb's module is imported when the verb is called."""
 
-from importlib.metadata import version
-
 from cyclopts import App, Group
 
 from turnkeeper.cli.verbs import EXAMPLES, FOOT, GROUPS, HEAD, VERBS, epilogue
@@ -18,7 +16,7 @@ def make_app() -> App:
         help=HEAD,
         help_epilogue=epilogue(EXAMPLES, FOOT),
         help_format="plaintext",
-        version=lambda: version("turnkeeper"),
+        version=_version,
         group_commands=Group("Program", sort_key=len(GROUPS)),
         group_arguments=Group("Arguments", sort_key=0),
         group_parameters=Group("Options", sort_key=1),
@@ -37,6 +35,12 @@ def make_app() -> App:
             sort_key=place,
         )
     return app
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415  the help has no use for its 10 ms
+
+    return version("turnkeeper")
 
 
 def verb_first(tokens: list[str]) -> list[str]:

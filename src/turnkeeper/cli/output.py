@@ -47,17 +47,23 @@ STYLES = {
 Progress = Callable[[int, int], None]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """What becomes of it is for `main` to say."""
+        raise BrokenPipeError
+
+
 @cache
 def out() -> Console:
     """Where results go."""
     width = None if sys.stdout.isatty() else UNLIMITED_COLUMNS
-    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 @cache
 def err() -> Console:
     """Where messages go."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def write_json(document: Any) -> None:

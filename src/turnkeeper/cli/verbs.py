@@ -168,6 +168,14 @@ VERBS = (
         ("turnkeeper resume ada",),
     ),
     Verb(
+        "respawn",
+        _LIFE,
+        "life:respawn",
+        "Have a new instance of the agent take over what is pending.",
+        "A turn in progress is cancelled and queued again, charged to nobody.",
+        ("turnkeeper respawn ada",),
+    ),
+    Verb(
         "retire",
         _LIFE,
         "life:retire",
@@ -203,20 +211,12 @@ VERBS = (
         ("turnkeeper destroy ada --yes",),
     ),
     Verb(
-        "respawn",
-        _LIFE,
-        "life:respawn",
-        "Have a new instance of the agent take over what is pending.",
-        "A turn in progress is cancelled and queued again, charged to nobody.",
-        ("turnkeeper respawn ada",),
-    ),
-    Verb(
         "backup",
         _UPKEEP,
         "upkeep:backup",
         "Copy the store to a new file, while work goes on.",
         "The copy is the store as it was at one moment. It replaces no file.",
-        ("turnkeeper backup copy.db", "turnkeeper backup copy.db --json"),
+        ("turnkeeper backup copy.db", "turnkeeper backup another.db --json"),
     ),
     Verb(
         "prune",
