@@ -277,9 +277,9 @@ class Store(Protocol):
     # -- upkeep ----------------------------------------------------------------------------------
 
     async def workers(self, *, after: str = "", limit: int = 100) -> list[WorkerState]:
-        """Workers that have joined and not left, in an order of the store's own. [KEEP-5]
+        """Workers that live, and the dead of whom no other has taken over yet. [KEEP-5]
 
-        From the first one past `after`. The dead are among them until somebody joins.
+        In an order of the store's own, from the first one past `after`.
         """
         ...
 

@@ -41,6 +41,7 @@ STYLES = {
     "abandoned": "red",
     "destroyed": "red",
     "dead": "red",
+    "left": "yellow",
     "user": "cyan",
     "assistant": "green",
 }

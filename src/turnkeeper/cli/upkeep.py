@@ -13,7 +13,7 @@ from turnkeeper.cli.life import Yes, agreed
 from turnkeeper.cli.output import Column, progress, say, styled, table, when, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, name_of, opened, store_of
 from turnkeeper.config import PAGE_MAX
-from turnkeeper.core.outcomes import PruneReport
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.environment import SystemClock, from_ms
 
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -36,13 +36,19 @@ async def workers(*, shared: Shared = DEFAULTS) -> None:
     rows = [
         (
             worker.worker_id,
-            styled("alive" if worker.alive else "dead"),
+            styled(_state_of(worker)),
             f"{worker.sessions:,}",
             when(worker.lease_until_ms),
         )
         for worker in page
     ]
     table(columns, rows, "no workers")
+
+
+def _state_of(worker: WorkerState) -> str:
+    if worker.alive:
+        return "alive"
+    return "left" if worker.lease_until_ms is None else "dead"
 
 
 async def backup(

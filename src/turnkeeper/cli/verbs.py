@@ -117,7 +117,7 @@ VERBS = (
         _READ,
         "upkeep:workers",
         "List the workers of the store, and how many sessions each owns.",
-        "One that has died is listed until the next one starts.",
+        "One that has left, or died, is listed while what it owned waits for another one.",
         ("turnkeeper workers", "turnkeeper workers --json"),
     ),
     Verb(

@@ -291,13 +291,13 @@ class SessionState(Struct, frozen=True, kw_only=True):
 
 
 class WorkerState(Struct, frozen=True, kw_only=True):
-    """One worker that has joined and not left, as its store knows it."""
+    """One worker, as its store knows it."""
 
     worker_id: str
     alive: bool
-    """False: its process has ended without leaving, and its sessions may be claimed."""
+    """False: its sessions may be claimed, and some of them may have work."""
     lease_until_ms: int | None
-    """When its last life sign ends; None where the store needs none."""
+    """When its last life sign ends; None where it has left, or the store needs none."""
     sessions: int
     """How many sessions name it as their owner; counted up to `WORKER_SESSIONS_COUNTED`."""
 

@@ -338,21 +338,20 @@ class MemoryStore:
     ) -> list[WorkerState]:
         self._check_open()
         owned = Counter(session.row.worker_id for session in self._sessions.values())
-        page = sorted(worker_id for worker_id in self._workers if worker_id > after)
+        page = sorted(w for w in {*self._workers, *self._dead} if w > after)[: _bounded(limit)]
         return [
             WorkerState(
                 worker_id=worker_id,
-                alive=True,
+                alive=worker_id in self._workers,
                 lease_until_ms=None,
                 sessions=min(owned[worker_id], WORKER_SESSIONS_COUNTED),
             )
-            for worker_id in page[: _bounded(limit)]
+            for worker_id in page
         ]
 
     async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
         events = bodies = 0
-        self._check_open()
-        sessions = list(self._sessions.values())
+        sessions = [*self._sessions.values()]
         for done, session in enumerate(sessions, 1):
             pruned = await self._answer(partial(session.prune, before_ms))
             events, bodies = events + pruned.events, bodies + pruned.bodies
@@ -360,8 +359,7 @@ class MemoryStore:
                 progress(done, len(sessions))
         return PruneReport(events, bodies)
 
-    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
-        del progress
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:  # noqa: ARG002
         raise StoreError(f"{path} was not written: a MemoryStore is kept in no file")
 
     # -- answers -----------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ here, as with any store that writes bytes.
 
 import copy
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 

@@ -156,7 +156,7 @@ def _prune_body(database: Database, row: int, body: int, fingerprint: bytes | No
     return True
 
 
-def workers(reader: Reader, lives: Lives, after: str, limit: int) -> list[WorkerState]:
+def workers(reader: Reader, lives: Lives, after: str, limit: int, now_ms: int) -> list[WorkerState]:
     """As `Store.workers`."""
     query = reader.connection.execute
     rows: list[Any] = query(_WORKERS, (pack_any_id(after), bounded(limit))).fetchall()
@@ -166,8 +166,8 @@ def workers(reader: Reader, lives: Lives, after: str, limit: int) -> list[Worker
         found.append(
             WorkerState(
                 worker_id=worker_id,
-                alive=lives.alive(worker_id),
-                lease_until_ms=until,
+                alive=until > now_ms and lives.alive(worker_id),
+                lease_until_ms=max(until, 0) or None,
                 sessions=len(query(_OWNED, (stored,)).fetchall()),
             )
         )
