@@ -29,6 +29,7 @@ from turnkeeper.stores import (
     sqlite_engine,
     sqlite_ownership,
     sqlite_reads,
+    sqlite_upkeep,
     sqlite_writes,
 )
 from turnkeeper.stores.sqlite import SqliteStore
@@ -126,7 +127,7 @@ def test_stored_numbers_never_change() -> None:
 
 def test_every_statement_uses_an_index(engine: Engine) -> None:
     """No query of the store reads a table from end to end, but for the workers' few rows."""
-    modules = (sqlite_commit, sqlite_writes, sqlite_ownership, sqlite_reads)
+    modules = (sqlite_commit, sqlite_writes, sqlite_ownership, sqlite_reads, sqlite_upkeep)
     statements = {
         value
         for module in modules

@@ -8,6 +8,7 @@ A suite that a wrong store passes proves nothing about a right one.
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import RunId, SessionId
 from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry, Phase
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     NEW_PLACE,
     Append,
@@ -32,11 +34,13 @@ from turnkeeper.core.records import (
     StoredReceipt,
 )
 from turnkeeper.errors import DuplicateKey, Fenced, StoreError
+from turnkeeper.store import Progress
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.memory_session import MemorySession
 from turnkeeper.testing.conformance import (
     CHAPTERS,
     Atomicity,
+    Backups,
     Bounds,
     Chapter,
     Claims,
@@ -52,6 +56,7 @@ from turnkeeper.testing.conformance import (
     Looks,
     Numbering,
     Paging,
+    Pruning,
     Receipts,
     Replay,
     Snapshots,
@@ -720,6 +725,119 @@ class CountsCommitsAlone(MemoryStore):
     async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
         found = [self._sessions.get(session_id) for session_id in session_ids]
         return [0 if s is None else s.row.revision + 1 for s in found]
+
+
+@convicted_by(Workers)
+class ListsTheDeparted(MemoryStore):
+    async def leave(self, worker_id: str) -> None:
+        await super().leave(worker_id)
+        self._departed = {*getattr(self, "_departed", ()), worker_id}
+
+    async def workers(self, *, after: str = "", limit: int = 100) -> list[WorkerState]:
+        gone = [
+            WorkerState(worker_id=worker_id, alive=False, lease_until_ms=None, sessions=0)
+            for worker_id in getattr(self, "_departed", ())
+        ]
+        return [*await super().workers(after=after, limit=limit), *gone]
+
+
+# -- what an operator does -------------------------------------------------------------------------
+
+
+@convicted_by(Pruning)
+class PrunesNothing(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        return PruneReport(0, 0)
+
+
+@convicted_by(Pruning)
+class MakesGapsInEvents(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        old = sum(at_ms < before_ms for at_ms, _ in self._events)
+        self._events = self._events[old:]
+        self._pruned += old
+        return PruneReport(old, super().prune(before_ms).bodies)
+
+
+@convicted_by(Pruning)
+class NumbersEventsAnewAfterPruning(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        report = super().prune(before_ms)
+        self._pruned = 0
+        return report
+
+
+@convicted_by(Pruning)
+class PrunesYoungBodies(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        return PruneReport(super().prune(before_ms).events, super().prune(2 * before_ms).bodies)
+
+
+@convicted_by(Pruning)
+class PrunesBodiesOfActiveInputs(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        report = super().prune(before_ms)
+        for number in self._active:
+            self._inputs[number] = replace(self._inputs[number], input=None)
+        return report
+
+
+@convicted_by(Pruning)
+class PrunesWhatIsQuoted(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        messages, self._messages = self._messages, []
+        try:
+            return super().prune(before_ms)
+        finally:
+            self._messages = messages
+
+
+@convicted_by(Pruning)
+class PrunesFingerprintsToo(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        report = super().prune(before_ms)
+        for number, record in self._inputs.items():
+            if record.input is None:
+                self._inputs[number] = replace(record, fingerprint=None)
+        return report
+
+
+@convicted_by(Pruning)
+class PrunesKeysToo(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        self._keys.clear()
+        return super().prune(before_ms)
+
+
+@convicted_by(Pruning)
+class PrunesResultsToo(MemorySession):
+    def prune(self, before_ms: int) -> PruneReport:
+        self._receipts.clear()
+        return super().prune(before_ms)
+
+
+@convicted_by(Pruning)
+class PrunesOneSession(MemoryStore):
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        sessions = dict(self._sessions)
+        self._sessions = dict(list(sessions.items())[:1])
+        try:
+            return await super().prune(before_ms, progress=progress)
+        finally:
+            self._sessions = sessions
+
+
+@convicted_by(Backups)
+class BacksUpOverAnything(MemoryStore):
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        path.write_bytes(b"a copy")  # noqa: ASYNC240  nothing else goes on
+
+
+@convicted_by(Backups)
+class BacksUpToNowhere(MemoryStore):
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        if path.exists():  # noqa: ASYNC240  as above
+            raise StoreError("taken")
 
 
 # -- the verdicts ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ The layout, from the inside out; imports point inward only:
     executor.py the contract of an executor, `Turn`, `@agent`; executors of others in executors/
     worker/     the asyncio shell that carries out what the core decides
     runtime.py  `Runtime` and `Session`, what programs use
+    cli/        the command line, `turnkeeper`, on top of it
     testing/    for the tests of programs that use Turnkeeper, and of stores
 
 Public is what is named here.

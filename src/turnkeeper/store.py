@@ -7,6 +7,7 @@ and fails some `commit`s is a store.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ from msgspec import Struct
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
@@ -94,6 +96,9 @@ class Answer(Struct, Generic[T], eq=False):
 
 Hint = Callable[[SessionId], None]
 """Called on the event loop when a session may have news. Hints may be lost, late or repeated."""
+
+Progress = Callable[[int, int], None]
+"""Called on the event loop with how much is done, and of how much: both may grow."""
 
 
 class Store(Protocol):
@@ -267,4 +272,31 @@ class Store(Protocol):
 
     def watch(self, hint: Hint) -> Callable[[], None]:
         """Call `hint` after each commit that this object makes; returns what ends that."""
+        ...
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    async def workers(self, *, after: str = "", limit: int = 100) -> list[WorkerState]:
+        """Workers that live, and the dead of whom no other has taken over yet. [KEEP-5]
+
+        In an order of the store's own, from the first one past `after`.
+        """
+        ...
+
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        """Remove what is older than `before_ms` and no longer needed. [KEEP-1..3]
+
+        Of each session the events before that time, from the first one to the first that is
+        younger; and of inputs that had ended by then the bodies that the transcript does not quote.
+        It works in many small transactions, so that commits go on meanwhile. Where it is cancelled
+        or fails, what is pruned by then stays pruned; nothing is half pruned.
+        """
+        ...
+
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        """Copy the store, as it is at one moment, to a new file `path`; work goes on. [KEEP-4]
+
+        Raises `StoreError` if there is such a file already, if it cannot be written, or if this
+        store is not kept in a file. Where it fails or is cancelled, there is no new file.
+        """
         ...

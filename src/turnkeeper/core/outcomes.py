@@ -139,6 +139,8 @@ class InputState(Struct, frozen=True, kw_only=True):
     """All that is known of one input."""
 
     input_id: InputId
+    number: int
+    """Its admission number, by which pages of inputs go on."""
     input: Input | None
     """None once its body was pruned."""
     current_state: InputLifecycleState
@@ -161,13 +163,15 @@ class InputState(Struct, frozen=True, kw_only=True):
 def input_state(record: InputRecord, history: tuple[HistoryEntry, ...]) -> InputState:
     """The public view of one input's row."""
     item = record.input
+    kept = Durability.EPHEMERAL if record.ephemeral else Durability.DURABLE
     return InputState(
         input_id=record.input_id,
+        number=record.number,
         input=item,
         current_state=record.state,
         policy=record.policy,
         terminal_outcome=record.ended,
-        durability=item.durability if item is not None else Durability.DURABLE,
+        durability=kept if item is None else item.durability,
         idempotency_key=record.key,
         attempt_count=record.attempt_count,
         failure_count=record.failure_count,
@@ -284,3 +288,25 @@ class SessionState(Struct, frozen=True, kw_only=True):
     run_id: RunId | None
     message_count: int
     created_at_ms: int
+
+
+class WorkerState(Struct, frozen=True, kw_only=True):
+    """One worker, as its store knows it."""
+
+    worker_id: str
+    alive: bool
+    """False: its sessions may be claimed, and some of them may have work."""
+    lease_until_ms: int | None
+    """When its last life sign ends; None where it has left, or the store needs none."""
+    sessions: int
+    """How many sessions name it as their owner; counted up to `WORKER_SESSIONS_COUNTED`."""
+
+
+WORKER_SESSIONS_COUNTED = 100_000
+
+
+class PruneReport(Struct, frozen=True):
+    """How many events and how many bodies of inputs were removed."""
+
+    events: int
+    bodies: int

@@ -10,7 +10,10 @@ callback for all that wait, so that nobody learns to rely on an answer without a
 import asyncio
 import copy
 from bisect import bisect_right, insort
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -19,6 +22,7 @@ from turnkeeper import config
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.outcomes import WORKER_SESSIONS_COUNTED, PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
@@ -34,7 +38,7 @@ from turnkeeper.core.records import (
     StoredReceipt,
 )
 from turnkeeper.errors import Fenced, Overloaded, StoreError
-from turnkeeper.store import Hint
+from turnkeeper.store import Hint, Progress
 from turnkeeper.stores.memory_session import MemorySession
 
 T = TypeVar("T")
@@ -326,6 +330,37 @@ class MemoryStore:
             self._hints.pop(watcher, None)
 
         return unwatch
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    async def workers(
+        self, *, after: str = "", limit: int = config.PAGE_DEFAULT
+    ) -> list[WorkerState]:
+        self._check_open()
+        owned = Counter(session.row.worker_id for session in self._sessions.values())
+        page = sorted(w for w in {*self._workers, *self._dead} if w > after)[: _bounded(limit)]
+        return [
+            WorkerState(
+                worker_id=worker_id,
+                alive=worker_id in self._workers,
+                lease_until_ms=None,
+                sessions=min(owned[worker_id], WORKER_SESSIONS_COUNTED),
+            )
+            for worker_id in page
+        ]
+
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        events = bodies = 0
+        sessions = [*self._sessions.values()]
+        for done, session in enumerate(sessions, 1):
+            pruned = await self._answer(partial(session.prune, before_ms))
+            events, bodies = events + pruned.events, bodies + pruned.bodies
+            if progress is not None:
+                progress(done, len(sessions))
+        return PruneReport(events, bodies)
+
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:  # noqa: ARG002
+        raise StoreError(f"{path} was not written: a MemoryStore is kept in no file")
 
     # -- answers -----------------------------------------------------------------------------------
 

@@ -7,17 +7,15 @@ here, as with any store that writes bytes.
 
 import copy
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 
-from turnkeeper.core.bodies import decode_body, encode_body
+from turnkeeper.core.bodies import fingerprint
 from turnkeeper.core.events import EVENT_NAMES, Event, EventEnvelope, RuntimeEvent, history_of
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry, InputLifecycleState
+from turnkeeper.core.outcomes import PruneReport
 from turnkeeper.core.records import (
     NEW_PLACE,
     Append,
@@ -34,17 +32,15 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
-from turnkeeper.core.runs import RunResult
 from turnkeeper.environment import from_ms
-from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
+from turnkeeper.errors import CommitFailed, DuplicateKey, EventsPruned, Fenced, Overloaded, Stale
+from turnkeeper.stores.memory_copies import encodable, owned, owned_result, stored_forms
 
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
 RETRY_AFTER_SECONDS = 1.0
 ANSWERS_KEPT_MS = 3_600_000
 """How long an answered request is kept for its asker to read."""
-
-T = TypeVar("T")
 
 
 class MemorySession:
@@ -61,6 +57,7 @@ class MemorySession:
         "_messages",
         "_next_number",
         "_numbers",
+        "_pruned",
         "_receipts",
         "_requests",
         "_steps",
@@ -81,7 +78,9 @@ class MemorySession:
         self._keys: dict[str, int] = {}
         self._messages: list[StoredMessage] = []
         self._events: list[tuple[int, Event]] = []
-        """(time, event); an event's number is its position plus one."""
+        """(time, event); an event's number is its position, plus those pruned, plus one."""
+        self._pruned = 0
+        """How many events are gone."""
         self._receipts: dict[RunId, dict[int, StoredReceipt]] = {}
         self._final_sequences: dict[RunId, int] = {}
         self._steps: dict[RunId, dict[str, StepRecord]] = {}
@@ -98,10 +97,10 @@ class MemorySession:
         growth = self._growth(commit)
         self._check_bound(commit.active_bound, growth)
         dead_letters = self._find_dead_letters(commit)
-        new_inputs, input_updates, receipt = _stored_forms(commit)
+        new_inputs, input_updates, receipt = stored_forms(commit)
         requests = self._find_requests(commit)
         row = self._next_row(commit, growth)
-        result = CommitResult(self._next_number, len(self._events) + 1)
+        result = CommitResult(self._next_number, self._pruned + len(self._events) + 1)
         self._write_new_inputs(new_inputs)
         self._write_input_updates(input_updates)
         self._inputs.update(dead_letters)
@@ -122,10 +121,10 @@ class MemorySession:
             self._check_new(delivery.new_inputs)
             self._check_state(delivery)
             self._check_bound(delivery.active_bound, len(delivery.new_inputs))
-        new_inputs = _encodable(lambda: [_owned(record) for record in delivery.new_inputs])
+        new_inputs = encodable(lambda: [owned(record) for record in delivery.new_inputs])
         requests = [r for r in delivery.requests if r.request_id not in self._requests]
         self._check_requests(delivery, len(requests))
-        result = CommitResult(self._next_number, len(self._events) + 1)
+        result = CommitResult(self._next_number, self._pruned + len(self._events) + 1)
         self._write_new_inputs(new_inputs)
         self._write_events(delivery.at_ms, delivery.events)
         for request_id in delivery.withdrawn:
@@ -187,7 +186,7 @@ class MemorySession:
             if existing is None and len(records) > 1:
                 existing = _seen_before(seen, record)
             if existing is not None:
-                duplicates.append((index, _owned(existing)))
+                duplicates.append((index, owned(existing)))
         if duplicates:
             raise DuplicateKey(duplicates)
 
@@ -318,7 +317,7 @@ class MemorySession:
     def find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
         """The input with this id, or else with this key."""
         record = self._find(input_id, key)
-        return None if record is None else _owned(record)
+        return None if record is None else owned(record)
 
     def _find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
         number = None if input_id is None else self._numbers.get(input_id)
@@ -330,7 +329,7 @@ class MemorySession:
         """A page of inputs, by number."""
         numbers = sorted(self._active) if active else self._input_numbers
         start = bisect_right(numbers, after)
-        return [_owned(self._inputs[number]) for number in numbers[start : start + limit]]
+        return [owned(self._inputs[number]) for number in numbers[start : start + limit]]
 
     def history(self, input_id: InputId) -> tuple[HistoryEntry, ...]:
         """The steps of one input's life."""
@@ -349,7 +348,7 @@ class MemorySession:
         if sequence is None:
             sequence = self._final_sequences.get(run_id)
         kept = None if sequence is None else self._receipts.get(run_id, {}).get(sequence)
-        return None if kept is None else replace(kept, result=_owned_result(kept.result))
+        return None if kept is None else replace(kept, result=owned_result(kept.result))
 
     def steps(self, turn_id: RunId, limit: int) -> list[StepRecord]:
         """The steps of a turn, in the order in which they began."""
@@ -357,12 +356,30 @@ class MemorySession:
 
     def events(self, after: int, limit: int) -> list[EventEnvelope]:
         """A page of events, by number."""
-        first = max(after, 0)
+        first = max(after, 0) - self._pruned
+        if first < 0:
+            raise EventsPruned(self._pruned + 1)
         entries = self._events[first : first + limit]
         return [
             self._envelope(number, at_ms, event)
-            for number, (at_ms, event) in enumerate(entries, first + 1)
+            for number, (at_ms, event) in enumerate(entries, self._pruned + first + 1)
         ]
+
+    def prune(self, before_ms: int) -> PruneReport:
+        """Remove old events from the first on, and old bodies that nothing quotes. [KEEP-1..3]"""
+        young = (n for n, (at_ms, _) in enumerate(self._events) if at_ms >= before_ms)
+        events = next(young, len(self._events))
+        del self._events[:events]
+        self._pruned += events
+        quoted = {message.input_id for message in self._messages}
+        bodies = 0
+        for number, record in self._inputs.items():
+            old = record.state in TERMINAL and record.updated_at_ms < before_ms
+            if old and record.input is not None and record.input_id not in quoted:
+                known = record.fingerprint or fingerprint(record.input)
+                self._inputs[number] = replace(record, input=None, fingerprint=known)
+                bodies += 1
+        return PruneReport(events, bodies)
 
     def _envelope(self, number: int, at_ms: int, event: Event) -> EventEnvelope:
         """The event as a follower reads it, with what its input's header says of causes."""
@@ -389,7 +406,7 @@ class MemorySession:
         active = [self._inputs[number] for number in sorted(self._active)]
         return Inbox(
             inbox=self.row.inbox,
-            inputs=[_owned(r) for r in active if r.state is InputLifecycleState.ACCEPTED],
+            inputs=[owned(r) for r in active if r.state is InputLifecycleState.ACCEPTED],
             requests=[r for r in self._unanswered() if not r.taken],
         )
 
@@ -410,7 +427,7 @@ class MemorySession:
 
     def claimed(self, *, created: bool) -> Claim:
         """The session as its new owner finds it."""
-        inputs = [_owned(self._inputs[number]) for number in sorted(self._active)]
+        inputs = [owned(self._inputs[number]) for number in sorted(self._active)]
         runs = {record.last_run_id for record in inputs if record.last_run_id is not None}
         small = self.snapshot is not None and len(self.snapshot) <= CLAIM_SNAPSHOT_MAX_BYTES
         return Claim(
@@ -422,55 +439,6 @@ class MemorySession:
             requests=self._unanswered(),
             created=created,
         )
-
-
-def _owned(record: InputRecord) -> InputRecord:
-    """A copy that shares nothing changeable: JSON goes through its stored form."""
-    owned: InputRecord = copy.copy(record)
-    item = record.input
-    if item is None or (type(item) is PromptInput and item.turn_metadata is None):
-        return owned
-    owned.input = decode_body(encode_body(item), record.input_id, record.key)
-    return owned
-
-
-_result_encoder = msgspec.msgpack.Encoder()
-_result_decoder = msgspec.msgpack.Decoder(RunResult)
-
-
-def _owned_result(result: RunResult | None) -> RunResult | None:
-    if result is None or (result.structured_output is None and result.usage is None):
-        return result
-    return _result_decoder.decode(_result_encoder.encode(result))
-
-
-def _stored_forms(
-    commit: Commit,
-) -> tuple[list[InputRecord], list[InputRecord], StoredReceipt | None]:
-    """Copies of what is to be kept, made before the first write: a value that has no stored form
-    is refused with all of its commit.
-    """
-
-    def forms() -> tuple[list[InputRecord], list[InputRecord], StoredReceipt | None]:
-        kept = None
-        if commit.receipt is not None:
-            kept = StoredReceipt(commit.receipt, _owned_result(commit.result))
-        return (
-            [_owned(record) for record in commit.new_inputs],
-            [_owned(record) for record in commit.input_updates],
-            kept,
-        )
-
-    return _encodable(forms)
-
-
-def _encodable(forms: Callable[[], T]) -> T:
-    try:
-        return forms()
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as cause:
-        raise CommitFailed(
-            f"a value in this commit has no stored form: {cause}", applied=False, permanent=True
-        ) from cause
 
 
 def _seen_before(

@@ -1,27 +1,20 @@
 """The embedded store: one SQLite file, one writer thread, two reading ones.
 
-Decides when what waits is handed to the engine: once per turn of the event loop, and the writer
-takes all that has come while it was busy as one group, one transaction, one sync, one call back.
-So an idle system waits for nobody, and a busy one shares its syncs. It knows no SQL and no row.
+Decides which call is whose work, and when the file is opened and closed. The threads are
+`sqlite_threads`'; it knows no SQL and no row.
 """
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
-
-import apsw
 
 from turnkeeper import config
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
@@ -37,22 +30,18 @@ from turnkeeper.core.records import (
     StoredReceipt,
 )
 from turnkeeper.environment import SystemClock
-from turnkeeper.errors import CommitFailed, Fenced, StoreError
-from turnkeeper.store import Answer, Hint
+from turnkeeper.errors import StoreError
+from turnkeeper.store import Answer, Hint, Progress
 from turnkeeper.stores import sqlite_inbox as inbox
 from turnkeeper.stores import sqlite_ownership as ownership
+from turnkeeper.stores import sqlite_upkeep as upkeep
+from turnkeeper.stores.sqlite_backup import copy_beside
 from turnkeeper.stores.sqlite_commit import commit as make_commit
-from turnkeeper.stores.sqlite_database import connect_reader, reading
-from turnkeeper.stores.sqlite_engine import Engine, Work
-from turnkeeper.stores.sqlite_hearts import Hearts
+from turnkeeper.stores.sqlite_engine import Engine
 from turnkeeper.stores.sqlite_reads import Reader
-
-GROUP_MAX = 1_000
-"""Works in one transaction at most, so that the first of them need not wait for a long queue."""
-READER_THREADS = 2
+from turnkeeper.stores.sqlite_threads import Threads
 
 T = TypeVar("T")
-_Item = tuple[Answer[Any], Work]
 
 
 class SqliteStore:
@@ -64,7 +53,7 @@ class SqliteStore:
         self._users = 0
         self._turning: asyncio.Future[Any] | None = None
         """There while the store is being opened or closed: others wait for it."""
-        self._open: _Open | None = None
+        self._open: Threads | None = None
         self._hints: dict[object, Hint] = {}
 
     # -- life ---------------------------------------------------------------------------------
@@ -111,16 +100,16 @@ class SqliteStore:
         if work.exception() is not None:
             return
         loop = work.get_loop()
-        self._open = _Open(self.path, work.result(), loop, self._hints, self._now_ms)
+        self._open = Threads(self.path, work.result(), loop, self._hints, self._now_ms)
         if not self._users:  # cancelled while it was being opened
             self._turning = self._stop(self._open)
             self._turning.add_done_callback(self._turned)
 
-    def _stop(self, opened: "_Open") -> asyncio.Future[None]:
+    def _stop(self, opened: "Threads") -> asyncio.Future[None]:
         self._open = None
         return opened.finish()
 
-    def _opened(self) -> "_Open":
+    def _opened(self) -> "Threads":
         if self._open is None:
             raise StoreError(f"{self.path} is closed; open the store first")
         return self._open
@@ -267,150 +256,25 @@ class SqliteStore:
 
         return unwatch
 
+    # -- upkeep ----------------------------------------------------------------------------------
 
-_HINTED = (make_commit, inbox.deliver)
+    async def workers(
+        self, *, after: str = "", limit: int = config.PAGE_DEFAULT
+    ) -> list[WorkerState]:
+        opened = self._opened()
+        lives = opened.engine.lives
+        return await opened.read(upkeep.workers, lives, after, limit, self._now_ms())
+
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        return await upkeep.prune_all(self._submit, before_ms, progress)
+
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        self._opened()
+        await copy_beside(self.path, path, progress)
+
+    def _submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
+        return self._opened().submit(function, *arguments)
 
 
 def _due(reader: Reader, *arguments: Any) -> Sequence[tuple[int, SessionId]]:
     return ownership.due(reader.connection, *arguments)
-
-
-class _Open:
-    """The threads and connections of a store while it is open."""
-
-    def __init__(
-        self,
-        path: Path,
-        engine: Engine,
-        loop: asyncio.AbstractEventLoop,
-        hints: dict[object, Hint],
-        now_ms: Callable[[], int],
-    ) -> None:
-        self.path = path
-        self.engine = engine
-        self.loop = loop
-        self._hints = hints
-        self.waiting: list[_Item] = []
-        self._queue: SimpleQueue[list[_Item] | None] = SimpleQueue()
-        self._writer = threading.Thread(
-            target=self._write, name=f"turnkeeper writes {path.name}", daemon=True
-        )
-        self._writer.start()
-        self._readers = ThreadPoolExecutor(READER_THREADS, f"turnkeeper reads {path.name}")
-        self._local = threading.local()
-        self._connections: list[apsw.Connection] = []
-        self.hearts = Hearts(self._beat, now_ms)
-
-    # -- on the event loop ----------------------------------------------------------------------
-
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
-        """Hand one work to the writer, with all others of this turn of the loop."""
-        answer: Answer[T] = Answer()
-        if not self.waiting:
-            self.loop.call_soon(self.hand_over)
-        self.waiting.append((answer, (function, arguments)))
-        return answer
-
-    def hand_over(self) -> None:
-        if self.waiting:
-            self._queue.put(self.waiting)
-            self.waiting = []
-
-    def _settle(self, group: list[_Item], outcomes: list[Any]) -> None:
-        for (answer, _), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                answer.settle(None, outcome)
-            else:
-                answer.settle(outcome)
-        if self._hints:
-            self._hint(group, outcomes)
-
-    def _hint(self, group: list[_Item], outcomes: list[Any]) -> None:
-        for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
-            if function in _HINTED and not isinstance(outcome, Exception):
-                for hint in tuple(self._hints.values()):
-                    hint(arguments[0])
-
-    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run one reading transaction on a thread of its own."""
-        return await self.loop.run_in_executor(self._readers, self._read, function, arguments)
-
-    def finish(self) -> asyncio.Future[None]:
-        """Write what was handed in, then close the threads and the file."""
-        self.hearts.end_all()
-        self.hand_over()
-        self._queue.put(None)
-        return self.loop.run_in_executor(None, self._close)
-
-    def _close(self) -> None:
-        self._writer.join()
-        self._readers.shutdown()
-        for connection in self._connections:
-            connection.close()
-        with reading(str(self.path)):
-            self.engine.close()
-
-    # -- on the thread of a worker's heart ------------------------------------------------------
-
-    def _beat(self, worker_id: str, now_ms: int, lost: Callable[[], None]) -> None:
-        """Renew a life sign, past the event loop; call `lost` on the loop if it is too late."""
-        answer: Answer[None] = Answer()
-
-        def beaten(_value: None, error: BaseException | None) -> None:
-            if isinstance(error, Fenced):
-                lost()
-
-        answer.then(beaten)
-        self._queue.put([(answer, (ownership.beat, (worker_id, now_ms)))])
-
-    # -- on a reader's thread -------------------------------------------------------------------
-
-    def _read(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        reader: Reader | None = getattr(self._local, "reader", None)
-        if reader is None:
-            with reading(str(self.path)):
-                connection = connect_reader(self.path)
-            self._connections.append(connection)
-            reader = self._local.reader = Reader(connection)
-        return reader.run(function, *arguments)
-
-    # -- on the writer's thread -----------------------------------------------------------------
-
-    def _write(self) -> None:
-        waiting: deque[_Item] = deque()
-        while self._wait(waiting):
-            while waiting:
-                self._collect(waiting)
-                self._write_group([waiting.popleft() for _ in range(min(len(waiting), GROUP_MAX))])
-
-    def _wait(self, waiting: deque[_Item]) -> bool:
-        """Wait for work; False once the store closes. Its own frame: while it waits, the thread
-        holds on to nothing of the last group.
-        """
-        batch = self._queue.get()
-        waiting.extend(batch or ())
-        return batch is not None
-
-    def _collect(self, waiting: deque[_Item]) -> None:
-        """Take what has come while the last group was written."""
-        while not self._queue.empty():
-            batch = self._queue.get()
-            if batch is None:
-                self._queue.put(None)  # nothing comes after it: left for `_wait`
-                return
-            waiting.extend(batch)
-
-    def _write_group(self, group: list[_Item]) -> None:
-        try:
-            outcomes = self.engine.apply([work for _, work in group])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
-            outcomes = [_failed(self.path, error) for _ in group]
-        # Once the loop has ended, nobody is left to be told.
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._settle, group, outcomes)
-
-
-def _failed(path: Path, error: Exception) -> CommitFailed:
-    failed = CommitFailed(f"the writer of {path} failed: {error!r}")
-    failed.__cause__ = error
-    return failed

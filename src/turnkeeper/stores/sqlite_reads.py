@@ -162,7 +162,7 @@ class Reader:
         number, mentions = found
         events: list[tuple[int, Event]] = []
         with _Decoding(f"the history of input {input_id} of session {session_id!r}"):
-            for first in [int(part) for part in mentions.split(",") if part]:
+            for first in dict.fromkeys([abs(int(part)) for part in mentions.split(",") if part]):
                 row = self._row(_EVENT_ROW, session, first)
                 for code, name, run_id, detail in () if row is None else unpack_events(row[1]):
                     if name == number:

@@ -79,6 +79,19 @@ _input_of = attrgetter("input_id")
 _NONE = (None,) * 6
 First = tuple[int, int]
 """The next admission number and the next event number of a session."""
+Mentions = dict[InputId | None, str]
+"""Of each input that a commit names in its events or messages what its row's `mentions` gets."""
+
+
+def _mentions(commit: Commit, next_event: int) -> Mentions:
+    """The number of its first event: negative where a message quotes the input's body, which is
+    not pruned then.
+    """
+    found: Mentions = dict.fromkeys(map(_input_of, commit.events), f",{next_event}")
+    for append in commit.appends:
+        if type(append) is InputAppend:
+            found[append.input_id] = f",-{next_event}"
+    return found
 
 
 class Writes:
@@ -115,18 +128,17 @@ class Writes:
         self._puts: list[tuple[str, Parameters]] = []
         """What is written after the session's row and the inputs that change."""
         self._updates: Sequence[Parameters] = ()
-        mentioned = set(map(_input_of, commit.events))
-        mention = f",{next_event}"
+        mentions = _mentions(commit, next_event)
         bodies: Sequence[tuple[int, bytes]] = ()
         arrivals = departures = 0
         if commit.dead_letters:
             self._put_dead_letters()
         if commit.new_inputs:
-            bodies, arrivals = self._put_new_inputs(number, mentioned, mention)
+            bodies, arrivals = self._put_new_inputs(number, mentions)
             number += len(commit.new_inputs)
         if commit.input_updates:
-            number, departures = self._encode_updates(number, mentioned, mention)
-        self._name_strangers(mentioned, mention)
+            number, departures = self._encode_updates(number, mentions)
+        self._name_strangers(mentions)
         self._put_history(next_event, bodies)
         if commit.snapshot is not None:
             self._puts.append((_PUT_SNAPSHOT, (commit.session.key, commit.snapshot)))
@@ -145,7 +157,7 @@ class Writes:
     # -- encoding -----------------------------------------------------------------------------
 
     def _put_new_inputs(
-        self, number: int, mentioned: set[InputId | None], mention: str
+        self, number: int, mentions: Mentions
     ) -> tuple[list[tuple[int, bytes]], int]:
         """Their rows; returns their bodies, and how many of them are active."""
         session, puts = self._commit.session.key, self._puts
@@ -170,7 +182,7 @@ class Writes:
                 KIND_CODE[record.kind],
                 *changing_values(record, number, record.place or number),
                 body,
-                mention if input_id in mentioned else "",
+                mentions.get(input_id, ""),
                 created,
                 record.updated_at_ms - created,
             )
@@ -178,9 +190,7 @@ class Writes:
             number += 1
         return bodies, active
 
-    def _encode_updates(
-        self, number: int, mentioned: set[InputId | None], mention: str
-    ) -> tuple[int, int]:
+    def _encode_updates(self, number: int, mentions: Mentions) -> tuple[int, int]:
         """Their values; returns the next number, and how many of them have ended."""
         session, names, records = self._commit.session.key, self._names, self._records
         rows = self._updates = []
@@ -197,7 +207,7 @@ class Writes:
                 (
                     *changing_values(record, own, place),
                     record.updated_at_ms - record.created_at_ms,
-                    mention if input_id in mentioned else "",
+                    mentions.get(input_id, ""),
                     session,
                     own,
                 )
@@ -222,13 +232,10 @@ class Writes:
             stored.requeued_as = record.requeued_as
             self._puts.append((_SET_REST, (pack_rest(stored), session, stored.number)))
 
-    def _name_strangers(self, mentioned: set[InputId | None], mention: str) -> None:
-        """Name inputs whose rows this commit leaves alone, and note which its events mention."""
+    def _name_strangers(self, mentions: Mentions) -> None:
+        """Name inputs whose rows this commit leaves alone, and note which it mentions."""
         commit, names = self._commit, self._names
-        others = mentioned.difference(names)
-        for append in commit.appends:
-            if type(append) is InputAppend and append.input_id not in names:
-                others.add(append.input_id)
+        others = mentions.keys() - names.keys()
         if commit.receipt is not None:
             others.update(set(commit.receipt.contributing_input_ids).difference(names))
         session = commit.session.key
@@ -236,8 +243,8 @@ class Writes:
             assert input_id is not None
             row = self._database.row(_FIND_ID, (pack_id(input_id), session))
             names[input_id] = pack_id(input_id) if row is None else row[0]
-            if row is not None and input_id in mentioned:
-                self._puts.append((_MENTION, (mention, session, row[0])))
+            if row is not None and input_id in mentions:
+                self._puts.append((_MENTION, (mentions[input_id], session, row[0])))
 
     def _put_history(self, next_event: int, bodies: Sequence[tuple[int, bytes]]) -> None:
         """One row of all that the commit adds; more for further bodies and very many messages."""

@@ -7,11 +7,13 @@ other call on unchanged.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import assert_never
 
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.lifecycle import HistoryEntry, Phase
+from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
@@ -27,7 +29,7 @@ from turnkeeper.core.records import (
     StoredReceipt,
 )
 from turnkeeper.errors import CommitFailed
-from turnkeeper.store import Hint, Store
+from turnkeeper.store import Hint, Progress, Store
 
 
 class Fault(StrEnum):
@@ -276,6 +278,15 @@ class FaultyStore:
 
     def watch(self, hint: Hint) -> Callable[[], None]:
         return self.inner.watch(hint)
+
+    async def workers(self, *, after: str = "", limit: int = 100) -> list[WorkerState]:
+        return await self.inner.workers(after=after, limit=limit)
+
+    async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
+        return await self.inner.prune(before_ms, progress=progress)
+
+    async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
+        await self.inner.backup(path, progress=progress)
 
 
 def _answer_with(

@@ -19,6 +19,7 @@ The suite goes through the contract alone. Its chapters:
     happenings  Events, History                                       what can be followed
     owning      Life, Claims, Workers                                 whose a session is
     delivering  Deliveries, Looks                                     what others put in
+    keeping     Pruning, Backups                                      what an operator does
 """
 
 import asyncio
@@ -39,6 +40,7 @@ from turnkeeper.testing.conformance.committing import (
 from turnkeeper.testing.conformance.delivering import Deliveries, Looks
 from turnkeeper.testing.conformance.happenings import Events, History
 from turnkeeper.testing.conformance.identity import IdentityAndKeys, Numbering, TheRow
+from turnkeeper.testing.conformance.keeping import Backups, Pruning
 from turnkeeper.testing.conformance.owning import Claims, Life, Workers
 from turnkeeper.testing.conformance.reading import Inputs, Paging
 from turnkeeper.testing.conformance.turns import Receipts, Snapshots, Steps, Transcript
@@ -46,6 +48,7 @@ from turnkeeper.testing.conformance.turns import Receipts, Snapshots, Steps, Tra
 __all__ = [
     "CHAPTERS",
     "Atomicity",
+    "Backups",
     "Bounds",
     "Chapter",
     "Claims",
@@ -61,6 +64,7 @@ __all__ = [
     "Looks",
     "Numbering",
     "Paging",
+    "Pruning",
     "Receipts",
     "Replay",
     "Snapshots",
@@ -96,6 +100,8 @@ class StoreConformance(
     Workers,
     Deliveries,
     Looks,
+    Pruning,
+    Backups,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give it `make_store`."""
 

@@ -260,6 +260,24 @@ class Workers(Chapter):
         assert list(await store.due(WORKER, after=expected[-1][0])) == []
         assert list(await store.due(WORKER, limit=0)) == expected[:1]
 
+    async def test_workers_are_listed(self, store: Store) -> None:
+        """Each worker that has joined and not left, alive, with the sessions it owns. [KEEP-5]"""
+        for name in ("a", "b", "c"):
+            await Owner.of(store, name)
+        await store.release("c", WORKER)
+        await store.join(OTHER_WORKER, LEASE_SECONDS)
+        listed = await store.workers()
+        assert {(w.worker_id, w.alive, w.sessions) for w in listed} == {
+            (WORKER, True, 2),
+            (OTHER_WORKER, True, 0),
+        }
+        first = await store.workers(limit=1)
+        second = await store.workers(after=first[0].worker_id, limit=1)
+        assert [*first, *second] == listed
+        assert await store.workers(after=second[0].worker_id) == []
+        await store.leave(OTHER_WORKER)
+        assert [w.worker_id for w in await store.workers()] == [WORKER]
+
     async def test_hints_end_when_told(self, store: Store) -> None:
         """A hint names a session that was committed to; after the end of the watch none comes.
         [STO-11]

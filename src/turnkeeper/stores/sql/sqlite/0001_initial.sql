@@ -74,7 +74,8 @@ CREATE TABLE input (
     recovery_count INTEGER NOT NULL,
     rest BLOB,                         -- what few inputs have: how it ended, successor, sources
     body INTEGER,                      -- where it is: history.key; NULL once it was pruned
-    mentions TEXT NOT NULL,            -- first_event of the rows that mention it: ,1,6
+    mentions TEXT NOT NULL,            -- first_event of the rows that mention it: ,1,-6
+                                       -- (negative: whose messages quote its body, which stays)
     created INTEGER NOT NULL,
     updated INTEGER NOT NULL           -- milliseconds after created
 ) STRICT;
