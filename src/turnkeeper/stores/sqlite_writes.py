@@ -312,9 +312,10 @@ class Writes:
 
     def run(self) -> None:
         """Write all the rest."""
-        execute = self._database.execute
+        execute, changes = self._database.execute, self._database.connection.changes
         for place, values in enumerate(self._updates):
-            if not self._database.change(_SET_ACTIVE_INPUT, values):
+            execute(_SET_ACTIVE_INPUT, values)
+            if not changes():
                 raise self._no_active_input(self._commit.input_updates[place])
         for statement, values in self._puts:
             execute(statement, values)
