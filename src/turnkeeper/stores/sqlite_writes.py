@@ -281,16 +281,20 @@ class Writes:
         """What the session's row becomes, and what it must be for that."""
         commit = self._commit
         row = commit.session
+        number, event = first
+        next_number, next_event = self.after
         values = (
             *session_values(row, snapshot=commit.snapshot is not None),
             growth,
             commit.commit_id,
-            *self.after,
+            next_number,
+            next_event,
             row.key,
             self._session_id,
             commit.epoch,
             commit.revision,
-            *first,
+            number,
+            event,
             row.message_count - len(commit.appends),
             None if commit.run_id is None else pack_id(commit.run_id),
             commit.inbox,
