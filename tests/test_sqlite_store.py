@@ -140,7 +140,9 @@ def test_every_statement_uses_an_index(engine: Engine) -> None:
         explain = f"EXPLAIN QUERY PLAN {statement}"
         for row in engine.database.connection.execute(explain, (0,) * count):
             plan = str(row[3])
-            assert not plan.startswith("SCAN") or "CONSTANT ROW" in plan, (statement, plan)
+            scans = plan.startswith("SCAN") and "CONSTANT ROW" not in plan
+            # json_each reads the list that the statement was handed, and no table.
+            assert not scans or plan.startswith("SCAN j VIRTUAL TABLE"), (statement, plan)
 
 
 async def test_a_quoted_text_is_stored_once(store: SqliteStore) -> None:

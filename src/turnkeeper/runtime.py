@@ -331,8 +331,10 @@ class Runtime:
         """
         worker = self.worker
         made = intake.made(self._environment, item, key, header)
-        request = intake.request_with_handle(check_session_id(session_id), made)
-        actor = worker.actors.get(session_id)
+        actor = worker.actors.get(session_id) if isinstance(session_id, str) else None
+        if actor is None:
+            check_session_id(session_id)
+        request = intake.request_with_handle(session_id, made)
         if actor is not None and actor.is_here():
             actor.accept([request])
         elif worker.factory is None or not worker.arrive(session_id, request):

@@ -88,5 +88,7 @@ def decode_body(body: bytes, input_id: InputId, key: str | None) -> Input:
 
 def owned(item: Input) -> Input:
     """The input, sharing with nobody what could still be changed: its JSON. [INP-3]"""
+    if type(item) is PromptInput and item.turn_metadata is None:
+        return item
     fixed = getattr(item, "payload", None) is None and getattr(item, "turn_metadata", None) is None
     return item if fixed else decode_body(encode_body(item), item.id, item.idempotency_key)

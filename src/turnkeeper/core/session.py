@@ -180,7 +180,11 @@ def _install(session: ActiveSession, record: InputRecord) -> None:
     if record.due_at_ms is not None or record.expires_at_ms is not None:
         session.timed += 1
     if state is _QUEUED:
-        insort(session.queue, queue_entry(record))
+        entry, queue = queue_entry(record), session.queue
+        if queue and entry < queue[-1]:
+            insort(queue, entry)
+        else:
+            queue.append(entry)
         session.riders += not starts_run(record)
 
 

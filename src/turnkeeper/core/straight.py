@@ -67,7 +67,6 @@ def _is_in_order(session: ActiveSession) -> bool:
         row.phase is Phase.OPEN
         and not row.paused
         and row.intent is None
-        and row.drain_until_ms is None
         and row.open_turn is None
         and session.timed == 0
         and session.riders == 0
@@ -158,7 +157,6 @@ def finish_plainly(
         or len(members) != 1
         or output.receipt is not None
         or output.includes_input
-        or context.config.on_failure == "block"
         or not _is_in_order(session)
     ):
         return None

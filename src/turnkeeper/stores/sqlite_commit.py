@@ -8,7 +8,9 @@ one.
 """
 
 from collections.abc import Sequence
+from operator import methodcaller
 
+import msgspec
 from msgspec import Struct
 
 from turnkeeper.core.ids import SessionId
@@ -35,6 +37,14 @@ _FIND_ID_OR_KEY = (
     "SELECT number FROM input WHERE id = ?1 AND session = ?2"
     " UNION ALL SELECT number FROM input WHERE session = ?2 AND key = ?3 LIMIT 1"
 )
+_ANY_KNOWN = (
+    "SELECT EXISTS (SELECT 1 FROM json_each(?1) AS j CROSS JOIN input AS i"
+    " ON i.id = unhex(j.value) AND i.session = ?2)"
+    " OR EXISTS (SELECT 1 FROM json_each(?3) AS j CROSS JOIN input AS i"
+    " ON i.session = ?2 AND i.key = j.value)"
+)
+_json = msgspec.json.Encoder().encode
+_digits = methodcaller("replace", "-", "")
 _LOAD = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _IS_ACTIVE = "SELECT state < 5 FROM input WHERE session = ? AND number = ?"
 
@@ -59,22 +69,30 @@ class Head(Struct, gc=False):
 def commit(database: Database, session_id: SessionId, commit: Commit) -> CommitResult:
     """Check `commit` and write it, or raise one of the contract's refusals and write nothing."""
     first = database.numbers.get(commit.session.key)
-    if first is not None and len(commit.new_inputs) < 2 and not commit.dead_letters:
-        writes = _guess(database, session_id, commit, first)
-        if writes is not None:
-            return _finish(database, commit, writes, first)
+    if first is not None and not commit.dead_letters:
+        held = None
+        try:
+            if len(commit.new_inputs) < 2 or not _any_is_known(database, commit):
+                writes = Writes(database, session_id, commit, first)
+                held = writes if writes.hold() else None
+        except UNREADABLE:
+            pass  # it has no stored form; but first it is the conditions' turn to refuse it
+        if held is not None:
+            return _finish(database, commit, held, first)
     return _commit_slowly(database, session_id, commit)
 
 
-def _guess(
-    database: Database, session_id: SessionId, commit: Commit, first: First
-) -> Writes | None:
-    """The writes of a commit whose conditions hold, and whose session's row is written."""
-    try:
-        writes = Writes(database, session_id, commit, first)
-        return writes if writes.hold() else None
-    except UNREADABLE:  # it has no stored form; but first it is the conditions' turn to refuse it
-        return None
+def _any_is_known(database: Database, commit: Commit) -> bool:
+    """Whether one of several new inputs may have a known id or key, or one of another."""
+    ids = {record.input_id for record in commit.new_inputs}
+    named = [record.key for record in commit.new_inputs if record.key is not None]
+    keys = set(named)
+    if len(ids) < len(commit.new_inputs) or len(keys) < len(named):
+        return True
+    if not all(map(str.isprintable, keys)):
+        return True  # JSON may not hold it as it is
+    names = (_json(list(map(_digits, ids))).decode(), commit.session.key, _json(keys).decode())
+    return bool(database.row(_ANY_KNOWN, names)[0])
 
 
 def _commit_slowly(database: Database, session_id: SessionId, commit: Commit) -> CommitResult:

@@ -295,16 +295,20 @@ class Writes:
         """What the session's row becomes, and what it must be for that."""
         commit = self._commit
         row = commit.session
+        number, event = first
+        next_number, next_event = self.after
         values = (
             *session_values(row, snapshot=commit.snapshot is not None),
             growth,
             commit.commit_id,
-            *self.after,
+            next_number,
+            next_event,
             row.key,
             self._session_id,
             commit.epoch,
             commit.revision,
-            *first,
+            number,
+            event,
             row.message_count - len(commit.appends),
             None if commit.run_id is None else pack_id(commit.run_id),
             commit.inbox,
@@ -326,9 +330,10 @@ class Writes:
 
     def run(self) -> None:
         """Write all the rest."""
-        execute = self._database.execute
+        execute, changes = self._database.execute, self._database.connection.changes
         for place, values in enumerate(self._updates):
-            if not self._database.change(_SET_ACTIVE_INPUT, values):
+            execute(_SET_ACTIVE_INPUT, values)
+            if not changes():
                 raise self._no_active_input(self._commit.input_updates[place])
         for statement, values in self._puts:
             execute(statement, values)
