@@ -5,6 +5,8 @@ exits.py    the exit codes, and which error has which
 verbs.py    every verb: its words, its examples, and where its function is
 app.py      the verbs as cyclopts knows them, each imported when it is called
 place.py    where the store is, and how it is opened
-output.py   everything that is printed: tables, JSON, progress, text made safe for a terminal
+output.py   everything that is printed: tables, JSON, progress
+plain.py    text made safe for a terminal
+agents.py   finding MODULE:AGENT
 serving.py, chat.py, submitting.py, reading.py, control.py, life.py, upkeep.py     the verbs
 """

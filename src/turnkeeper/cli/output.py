@@ -191,4 +191,4 @@ def progress(title: str) -> Iterator[Progress]:
 
     with Bars(console=err(), transient=True) as bars:
         bar = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
+        yield lambda done, total: bars.update(bar, completed=done, total=total or None)
