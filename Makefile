@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 TYPED := src/turnkeeper $(patsubst %/,%,$(sort $(dir $(wildcard examples/*.py benchmarks/*.py tools/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check format bench demo clean
+.PHONY: help setup test test-all check format bench chaos demo clean
 
 define verdict
 	&& echo "$(1): passed" || { echo "$(1): FAILED"; exit 1; }
@@ -21,6 +21,7 @@ help:
 	@echo "make check     lint, format, types, import layers"
 	@echo "make format    put the source in the one format"
 	@echo "make bench     the benchmarks, beside their floor"
+	@echo "make chaos     workers and callers killed, stopped and continued; some six minutes"
 	@echo "make demo      several sessions on a real model, killed in the middle of a turn"
 	@echo "make clean     remove $(VENV) and every cache"
 
@@ -56,6 +57,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks $(call verdict,bench)
+
+chaos: $(INSTALLED)
+	@$(BIN)/python -m tools.chaos $(CHAOS) $(call verdict,chaos)
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m examples.demo $(call verdict,demo)

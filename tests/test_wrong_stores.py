@@ -721,6 +721,23 @@ class BuriesNobody(MemoryStore):
 
 
 @convicted_by(Looks)
+class BuriesWorkToo(MemoryStore):
+    async def bury(self, worker_id: str) -> None:
+        if worker_id in self._dead:
+            self._dead.remove(worker_id)
+
+
+@convicted_by(Looks)
+class DeliversToTheDeparted(MemoryStore):
+    def _take_in(self, session_id: SessionId, delivery: Delivery) -> CommitResult:
+        owner = self._sessions[session_id].row.worker_id if session_id in self._sessions else None
+        result = super()._take_in(session_id, delivery)
+        session = self._sessions[session_id]
+        session.row = replace(session.row, worker_id=owner)
+        return result
+
+
+@convicted_by(Looks)
 class CountsCommitsAlone(MemoryStore):
     async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
         found = [self._sessions.get(session_id) for session_id in session_ids]

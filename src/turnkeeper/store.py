@@ -133,6 +133,8 @@ class Store(Protocol):
     def deliver(self, session_id: SessionId, delivery: Delivery) -> Awaitable[CommitResult]:
         """Put inputs and requests into a session that somebody else may own. [PROC-1]
 
+        A session whose owner is no longer listed is nobody's from then on, so that it is found.
+
         Returns once it is durable. Raises `Fenced` for an unknown session, and `Stale`,
         `DuplicateKey`, `Overloaded` or `CommitFailed` as `Delivery` says.
         """
@@ -251,7 +253,10 @@ class Store(Protocol):
         ...
 
     async def bury(self, worker_id: str) -> None:
-        """Take a worker off the list whose sessions have been looked through; not a live one."""
+        """Take a worker off the list whose sessions have been looked through; not a live one.
+
+        Those of them that have work are nobody's from then on.
+        """
         ...
 
     async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:

@@ -117,6 +117,8 @@ class MemoryStore:
         if session is None:
             raise Fenced(f"session {session_id!r} is unknown to the store; claim it first")
         result = session.deliver(delivery)
+        if session.row.worker_id not in (*self._workers, *self._dead):
+            session.row = replace(session.row, worker_id=None)
         self._note_work(session)
         self._inboxes[session.row.key] = session
         return result
@@ -292,10 +294,10 @@ class MemoryStore:
         for key in [key for key, session in self._inboxes.items() if not session.has_inbox()]:
             del self._inboxes[key]
         rows = [self._inboxes[key].row for key in sorted(self._inboxes) if key > after]
-        mine = [row for row in rows if row.worker_id == worker_id]
+        mine = [r for r in rows if r.worker_id == worker_id][: _bounded(limit)]
         free = [s.row.session_id for s in self._busy.values() if s.row.worker_id is None]
         return News(
-            inboxes=[(row.key, row.session_id, row.inbox) for row in mine[: _bounded(limit)]],
+            inboxes=[(row.key, row.session_id, row.inbox) for row in mine],
             free=free[: _bounded(limit)],
             dead=[worker for worker in self._dead if worker not in self._workers],
         )
@@ -304,6 +306,9 @@ class MemoryStore:
         self._check_open()
         if worker_id in self._dead:
             self._dead.remove(worker_id)
+            for session in self._busy.values():
+                if session.row.worker_id == worker_id:
+                    session.row = replace(session.row, worker_id=None)
 
     async def versions(self, session_ids: Sequence[SessionId]) -> list[int]:
         found = [self._known(session_id) for session_id in session_ids[: config.PAGE_MAX]]
@@ -313,14 +318,9 @@ class MemoryStore:
         self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
     ) -> Sequence[tuple[int, SessionId]]:
         self._check_open()
-        page: list[tuple[int, SessionId]] = []
-        for key in sorted(key for key in self._busy if key > after):
-            row = self._busy[key].row
-            if row.worker_id == worker_id or row.worker_id not in self._workers:
-                page.append((key, row.session_id))
-                if len(page) == _bounded(limit):
-                    break
-        return page
+        others = self._workers.keys() - {worker_id}
+        rows = [self._busy[key].row for key in sorted(self._busy) if key > after]
+        return [(r.key, r.session_id) for r in rows if r.worker_id not in others][: _bounded(limit)]
 
     def watch(self, hint: Hint) -> Callable[[], None]:
         watcher = object()

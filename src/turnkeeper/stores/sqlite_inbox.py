@@ -34,9 +34,11 @@ from turnkeeper.stores.sqlite_rows import (
 from turnkeeper.stores.sqlite_writes import Writes
 
 _HEAD = (
-    "SELECT key, phase, intent, run IS NOT NULL, inbox, active, message_count, next_number,"
-    " next_event FROM session WHERE id = ?"
+    "SELECT key, worker, phase, intent, run IS NOT NULL, inbox, active, message_count,"
+    " next_number, next_event FROM session WHERE id = ?"
 )
+_IS_LISTED = "SELECT 1 FROM worker WHERE id = ?"
+_DISOWN = "UPDATE session SET worker=NULL WHERE key=?"
 _TAKE_IN = (
     "UPDATE session SET inbox=inbox+1, active=active+?, next_number=?, next_event=? WHERE key=?"
 )
@@ -71,7 +73,7 @@ def deliver(database: Database, session_id: SessionId, delivery: Delivery) -> Co
     head = database.row(_HEAD, (session_id,))
     if head is None:
         raise Fenced(f"session {session_id!r} is unknown to the store; claim it first")
-    key, phase, intent, running, inbox, active, count, *first = head
+    key, owner, phase, intent, running, inbox, active, count, *first = head
     if delivery.new_inputs:
         check_new(database, key, delivery.new_inputs)
         if (phase, intent) != (delivery.phase, delivery.intent) or (delivery.idle and running):
@@ -90,6 +92,9 @@ def deliver(database: Database, session_id: SessionId, delivery: Delivery) -> Co
     database.writing = True
     writes.run()
     database.execute(_TAKE_IN, (len(delivery.new_inputs), *writes.after, key))
+    if owner is not None and database.row(_IS_LISTED, (owner,)) is None:
+        # It was there when this was decided, and has gone since: nobody would look here for work.
+        database.execute(_DISOWN, (key,))
     for request in delivery.requests:
         name, asked = pack_any_id(request.request_id), request.asked_at_ms
         database.execute(_PUT_REQUEST, (key, name, inbox + 1, asked, request.operation))

@@ -66,6 +66,9 @@ _JOIN = (
 _BEAT = "UPDATE worker SET until = lease + ? WHERE id = ? AND until >= 0"
 _DECLARE_DEAD = "UPDATE worker SET until = -1 WHERE id = ?"
 _REMOVE = "DELETE FROM worker WHERE id = ?"
+_FREE_WORK = (
+    "UPDATE session SET worker = NULL WHERE worker = ? AND (active > 0 OR intent IS NOT NULL)"
+)
 _HAS_WORK = "SELECT 1 FROM session WHERE worker = ? AND (active > 0 OR intent IS NOT NULL) LIMIT 1"
 
 
@@ -202,9 +205,12 @@ def leave(database: Database, lives: Lives, worker_id: str) -> None:
 
 
 def bury(database: Database, lives: Lives, worker_id: str, now_ms: int) -> None:
-    """As `Store.bury` says."""
+    """As `Store.bury` says. Work that came since its sessions were looked through is free then: who
+    is not on the list owns none, or nobody would look for it.
+    """
     if not alive(database, lives, worker_id, now_ms):
         database.writing = True
+        database.execute(_FREE_WORK, (pack_any_id(worker_id),))
         database.execute(_REMOVE, (pack_any_id(worker_id),))
         lives.bury(worker_id)
 

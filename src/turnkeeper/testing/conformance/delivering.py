@@ -218,6 +218,37 @@ class Looks(Chapter):
         await store.leave(OTHER_WORKER)
         assert (await store.news(WORKER)).dead == [], "it has left nothing"
 
+    async def test_what_comes_after_its_owner_has_gone_is_free(self, store: Store) -> None:
+        """Who delivers may have seen the owner alive a moment ago: somebody finds it. [PROC-7]"""
+        await store.join(OTHER_WORKER, LEASE_SECONDS)
+        await Owner.of(store, worker_id=OTHER_WORKER)
+        await store.leave(OTHER_WORKER)
+        news = await store.news(WORKER)
+        assert (news.free, news.dead) == ([], []), "it has left nothing"
+        await delivered(store, accepted())
+        assert (await store.news(WORKER)).free == ["session"]
+        owner = await Owner.of(store)
+        await delivered(store, accepted())
+        news = await store.news(WORKER)
+        assert news.free == []
+        assert news.inboxes == [(owner.row.key, "session", 2)]
+
+    async def test_what_the_buried_have_left_is_free(self, store: Store) -> None:
+        """Whatever came between a look through a dead worker's sessions and its end. [PROC-7]"""
+        await store.join(OTHER_WORKER, LEASE_SECONDS)
+        for name in ("busy", "resting", "stopping"):
+            await Owner.of(store, name, worker_id=OTHER_WORKER)
+        await store.deliver("busy", delivery(accepted()))
+        stopping = await Owner.of(store, "stopping", worker_id=OTHER_WORKER)
+        await stopping.commit(changes={"intent": Intent.STOP})
+        await store.leave(OTHER_WORKER)
+        await store.bury(OTHER_WORKER)
+        news = await store.news(WORKER)
+        assert (sorted(news.free), news.dead) == (["busy", "stopping"], [])
+        assert [sid for _, sid in await store.due(WORKER)] == ["busy", "stopping"]
+        taken = await Owner.of(store, "busy")
+        assert taken.row.epoch == 2
+
     async def test_a_version_grows_with_each_change(self, store: Store) -> None:
         """By commits and by deliveries; 0 for an unknown session. [PROC-4]"""
         owner = await Owner.of(store)

@@ -1,0 +1,1 @@
+"""Programs of the workshop that are neither tests nor benchmarks."""

@@ -1,0 +1,229 @@
+"""Starts the processes, kills, stops and continues them as the dice say, and has them end.
+
+Decides what is done to whom, and when. Everything that it does is a line of the log as well.
+"""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.chaos.judge import IN_A_TURN, Counts, between, count, gather
+from tools.chaos.log import Log, read
+
+LEASE_SECONDS = 1.0
+PATIENCE_SECONDS = 120.0
+"""How long the processes may take to end in good order."""
+
+
+class Scale(NamedTuple):
+    """How much is done."""
+
+    workers: int
+    callers: int
+    sessions: int
+    kills: int
+    """Kills of a worker in a running turn."""
+    stops: int
+    """Stops of a worker past its lease."""
+    cuts: int
+    """Kills of a caller in the middle of an accept."""
+    seconds: float
+    """The most time that the damage may take."""
+
+
+class ChaosFailed(Exception):
+    """A process did not do what every process does."""
+
+
+class Process:
+    """A worker or caller over all its lives."""
+
+    def __init__(self, directory: Path, name: str, command: list[str], log: Log) -> None:
+        self._directory = directory
+        self._command = command
+        self._log = log
+        self.name = name
+        self.lives = 0
+        self.continues_at: float | None = None
+        """It was stopped, until then."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self.begin()
+
+    @property
+    def life(self) -> str:
+        return f"{self.name}.{self.lives}"
+
+    def begin(self) -> None:
+        """Begin a new life."""
+        self.lives += 1
+        errors = self._directory / f"errors-{self.life}"
+        command = [sys.executable, *self._command]
+        with errors.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [self.life if word == "LIFE" else word for word in command],
+                stdin=subprocess.PIPE,
+                stderr=stderr,
+            )
+
+    def _signal(self, number: signal.Signals, deed: str) -> None:
+        assert self._process is not None
+        code = self._process.poll()
+        if code is not None:
+            raise ChaosFailed(f"{self.life} ended by itself with {code}: {self.complaints()}")
+        self._process.send_signal(number)
+        self._log.say(deed, self.life)
+
+    def kill(self) -> None:
+        """SIGKILL, and begin a new life."""
+        assert self._process is not None
+        self._signal(signal.SIGKILL, "killed")
+        self._process.wait(PATIENCE_SECONDS)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self.continues_at = None
+        self.begin()
+
+    def stop(self, seconds: float) -> None:
+        """SIGSTOP, for some time."""
+        self._signal(signal.SIGSTOP, "stopped")
+        self.continues_at = time.monotonic() + seconds
+
+    def proceed(self) -> None:
+        """SIGCONT, if it is stopped."""
+        if self.continues_at is not None:
+            self._signal(signal.SIGCONT, "continued")
+            self.continues_at = None
+
+    def close(self) -> None:
+        """Have it end in good order."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def ended(self) -> None:
+        """Wait until it has."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ChaosFailed(f"{self.life} does not end: {self.complaints()}") from None
+        if code != 0:
+            raise ChaosFailed(f"{self.life} ended with {code}: {self.complaints()}")
+
+    def put_down(self) -> None:
+        """Whatever happened: nothing is left behind."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(PATIENCE_SECONDS)
+
+    def complaints(self) -> str:
+        """The end of what it wrote to its standard error."""
+        text = (self._directory / f"errors-{self.life}").read_text("utf-8", "replace")
+        return text.strip()[-2_000:]
+
+
+class Director:
+    """One performance."""
+
+    def __init__(
+        self, directory: Path, seed: str, scale: Scale, show: Callable[[str], None]
+    ) -> None:
+        self._directory = directory
+        self._scale = scale
+        self._show = show
+        self._dice = random.Random(seed)
+        self._began = time.monotonic()
+        log = Log(directory / "deeds", "director")
+        lease = str(LEASE_SECONDS)
+        there = str(directory)
+        self._workers = [
+            Process(
+                directory,
+                f"worker{n}",
+                ["-m", "tools.chaos.worker", there, "LIFE", seed, lease],
+                log,
+            )
+            for n in range(scale.workers)
+        ]
+        self._callers = [
+            Process(
+                directory,
+                f"caller{n}",
+                [
+                    *("-m", "tools.chaos.caller", there, f"caller{n}", "LIFE", seed),
+                    *(str(scale.sessions), lease),
+                ],
+                log,
+            )
+            for n in range(scale.callers)
+        ]
+
+    def play(self) -> Counts:
+        """Do the damage until there was enough of it, then let everything come to its end."""
+        try:
+            done = self._do_damage()
+            self._tell(done, "enough: the callers finish")
+            for process in (*self._workers, *self._callers):
+                process.proceed()
+            for several in (self._callers, self._workers):
+                for process in several:
+                    process.close()
+                for process in several:
+                    process.ended()
+        finally:
+            for process in (*self._workers, *self._callers):
+                process.put_down()
+        return count(gather(self._directory))
+
+    def _do_damage(self) -> Counts:
+        deadline = time.monotonic() + self._scale.seconds
+        look_at = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= look_at:
+                look_at = now + 5
+                done = self._counted()
+                if self._is_enough(done) or now >= deadline:
+                    return done
+                self._tell(done)
+            for process in self._workers:
+                if process.continues_at is not None and now >= process.continues_at:
+                    process.proceed()
+            self._do_one_thing()
+            time.sleep(self._dice.uniform(0.1, 0.9))
+
+    def _do_one_thing(self) -> None:
+        chance = self._dice.random()
+        awake = [process for process in self._workers if process.continues_at is None]
+        if chance < 0.15:
+            self._dice.choice(self._callers).kill()
+        elif chance < 0.35 and len(awake) > 1:
+            self._dice.choice(awake).stop(LEASE_SECONDS * self._dice.uniform(1.2, 3.0))
+        else:
+            busy = between(list(read(self._directory / "runs")), IN_A_TURN)
+            hit = [process for process in self._workers if process.life in busy]
+            self._dice.choice(hit or self._workers).kill()
+
+    def _counted(self) -> Counts:
+        if not (self._directory / "chaos.db").exists():
+            return Counts(0, 0, 0, 0, 0)
+        return count(gather(self._directory))
+
+    def _is_enough(self, done: Counts) -> bool:
+        wanted = self._scale
+        enough = (done.kills >= wanted.kills, done.stops >= wanted.stops, done.cuts >= wanted.cuts)
+        return all(enough)
+
+    def _tell(self, done: Counts, news: str = "") -> None:
+        wanted = self._scale
+        self._show(
+            f"{time.monotonic() - self._began:4.0f} s  {done.kills:3}/{wanted.kills} workers "
+            f"killed in a turn, {done.stops:2}/{wanted.stops} stopped past their lease, "
+            f"{done.cuts:2}/{wanted.cuts} callers killed in an accept; {done.inputs} inputs "
+            f"acknowledged, {done.runs} runs begun{'; ' if news else ''}{news}"
+        )
