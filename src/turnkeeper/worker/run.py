@@ -18,6 +18,7 @@ from turnkeeper.core.runs import (
     RunControlCommand,
     Steered,
     StopRuntimeExecutor,
+    TranscriptHead,
 )
 from turnkeeper.core.turns import Cancellation
 from turnkeeper.errors import (
@@ -109,7 +110,9 @@ class Run:
             snapshot = actor.resident_snapshot()
             if snapshot is None and actor.has_snapshot():
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
-            turn = Turn(self, self.start.primitive, Fence(actor.epoch, self.run_id), snapshot)
+            row = actor.session.row
+            head = TranscriptHead(row.message_count, row.digest)
+            turn = Turn(self, self.start.primitive, Fence(row.epoch, self.run_id), snapshot, head)
             output = await self.executor.run(turn)
         except GeneratorExit:
             raise  # the event loop is gone: nobody is left to decide anything
