@@ -254,7 +254,7 @@ def decide_cancelled(
         return _ended(draft, run)
     spared = _spared(draft, cancellation)
     if output is not None and (output.appends or output.snapshot is not None) and not spared:
-        marked = [replace(message, interrupted=True) for message in output.appends]
+        marked = [m if m.role == "user" else replace(m, interrupted=True) for m in output.appends]
         members = draft.members_to_edit()
         _write(draft, members, marked, includes_input=output.includes_input)
         _boundary(draft, members, Boundary.RUN_START, final=False)

@@ -6,7 +6,7 @@
     async with Runtime("app.db", agent=durable_agent(support)) as runtime: ...
 
 Decides how a run of the SDK is driven and how its items lie in the transcript. When to commit, and
-what may reach a model, is decided in `framework` and `safety`. The SDK's own sessions are not used.
+what may reach a model, is decided in `work` and `safety`. The SDK's own sessions are not used.
 """
 
 import asyncio
@@ -21,18 +21,10 @@ from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResu
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable, TurnkeeperError
 from turnkeeper.executor import Turn
-from turnkeeper.executors.framework import (
-    FrameworkExecutor,
-    Prompt,
-    StepRule,
-    Stop,
-    TurnLimits,
-    Work,
-    current_work,
-    missing_extra,
-)
+from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
+from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work, current_work
 
 try:
     from agents import (

@@ -6,8 +6,7 @@
     async with Runtime("app.db", agent=agent) as runtime: ...
 
 No framework: this is the loop of an agent, model, tools, model, in the open. The key is read from
-the environment. When to commit, and what may reach the model, is decided in `framework` and
-`safety`.
+the environment. When to commit, and what may reach the model, is decided in `work` and `safety`.
 """
 
 import asyncio
@@ -22,15 +21,10 @@ import msgspec
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
-from turnkeeper.executors.framework import (
-    FrameworkExecutor,
-    StepRule,
-    TurnLimits,
-    Work,
-    missing_extra,
-)
+from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
+from turnkeeper.executors.work import StepRule, TurnLimits, Work
 
 try:
     import httpx2

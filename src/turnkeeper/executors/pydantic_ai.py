@@ -6,7 +6,7 @@
     async with Runtime("app.db", agent=durable_agent(support)) as runtime: ...
 
 Decides how a run of the framework is driven and how its messages lie in the transcript. When to
-commit, and what may reach a model, is decided in `framework` and `safety`.
+commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +17,10 @@ from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResu
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executor import Turn
-from turnkeeper.executors.framework import (
-    FrameworkExecutor,
-    Prompt,
-    StepRule,
-    Stop,
-    TurnLimits,
-    Work,
-    missing_extra,
-)
+from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
+from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work
 
 try:
     from pydantic import TypeAdapter
@@ -213,8 +206,7 @@ class _Hooks(AbstractCapability[Any]):
             assert self.run is not None
             self.record.take(self.run.new_messages())
             for request in _requests(await self.work.border()):
-                ctx.messages.append(request)
-                request_context.messages.append(request)
+                ctx.enqueue(request)
         self.at_border = True
         self.work.asking()
         return request_context
