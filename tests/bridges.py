@@ -18,6 +18,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
+    ResponseFunctionCallArgumentsDeltaEvent,
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
@@ -80,7 +81,10 @@ def pydantic_model(brain: Brain) -> FunctionModel:
         async for word in brain.words(reply):
             yield word
         for index, (call_id, name, arguments) in enumerate(reply.calls, 1):
-            yield {index: DeltaToolCall(name, arguments, tool_call_id=call_id)}
+            told: str | None = name
+            async for piece in brain.pieces(reply, arguments):
+                yield {index: DeltaToolCall(told, piece, tool_call_id=call_id)}
+                told = None
 
     return FunctionModel(stream_function=answer)
 
@@ -140,6 +144,15 @@ class SdkModel(Model):
             yield ResponseTextDeltaEvent(
                 delta=word, type="response.output_text.delta", logprobs=[], **place
             )
+        for _, name, arguments in reply.calls:
+            async for piece in self.brain.pieces(reply, arguments):
+                yield ResponseFunctionCallArgumentsDeltaEvent(
+                    delta=piece,
+                    item_id=name,
+                    output_index=0,
+                    sequence_number=0,
+                    type="response.function_call_arguments.delta",
+                )
         yield ResponseCompletedEvent(
             response=sdk_response(reply.text, reply.calls),
             sequence_number=0,
@@ -230,8 +243,11 @@ class GraphModel(BaseChatModel):
         async for word in self.brain.words(reply):
             yield ChatGenerationChunk(message=AIMessageChunk(word))
         for index, (call_id, name, arguments) in enumerate(reply.calls):
-            chunk: Any = {"name": name, "args": arguments, "id": call_id, "index": index}
-            yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[chunk]))
+            chunk: Any = {"name": name, "id": call_id, "index": index}
+            async for piece in self.brain.pieces(reply, arguments):
+                chunk = {**chunk, "args": piece}
+                yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[chunk]))
+                chunk = {"name": None, "id": None, "index": index}
         usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
         yield ChatGenerationChunk(message=AIMessageChunk("", usage_metadata=usage))
 
@@ -354,10 +370,11 @@ class ChatServer:
             if self.cut_off:
                 return
         for index, (call_id, name, arguments) in enumerate(reply.calls):
-            start = {"name": name, "arguments": arguments[:3]}
-            await send({"tool_calls": [{"index": index, "id": call_id, "function": start}]})
-            rest = {"arguments": arguments[3:]}
-            await send({"tool_calls": [{"index": index, "function": rest}]})
+            call = {"index": index, "id": call_id, "function": {"name": name}}
+            async for piece in self.brain.pieces(reply, arguments):
+                call["function"]["arguments"] = piece
+                await send({"tool_calls": [call]})
+                call = {"index": index, "function": {}}
         await send({}, finish_reason="tool_calls" if reply.calls else "stop")
         usage = {"prompt_tokens": 10, "completion_tokens": 5}
         writer.write(f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode())

@@ -39,6 +39,7 @@ try:
     from langchain_core.tools import BaseTool
     from langchain_core.tools import tool as make_tool
     from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.checkpoint.serde.base import SerializerProtocol
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.graph.state import CompiledStateGraph
     from langgraph.types import StateSnapshot
@@ -87,6 +88,16 @@ class _Kept(msgspec.Struct, array_like=True):
     """The node that ran last; None where several ran side by side."""
     kind: str = ""
     values: bytes = b""
+
+
+class _AsIs(SerializerProtocol):
+    """Keeps the state of a run as it is: it never leaves memory, so that nothing is packed."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, Any]:
+        return "as is", obj
+
+    def loads_typed(self, data: tuple[str, Any]) -> Any:
+        return data[1]
 
 
 class _Meter(AsyncCallbackHandler):
@@ -148,7 +159,7 @@ class _GraphRun:
     ) -> None:
         self.work = work
         self.codec = codec
-        self.graph = graph.copy(update={"checkpointer": InMemorySaver()})
+        self.graph = graph.copy(update={"checkpointer": InMemorySaver(serde=_AsIs())})
         self.key = key
         self.meter = _Meter(work)
         self.config: RunnableConfig = {

@@ -196,7 +196,8 @@ class ChatAgent(FrameworkExecutor[Json]):
 
     @cached_property
     def _ssl(self) -> Any:
-        return httpx2.create_ssl_context()  # takes a while, so it is made once
+        # To make one takes a tenth of a second, so it is made once, and not for a server beside us.
+        return httpx2.create_ssl_context() if self._url.startswith("https:") else False
 
     async def answer(self, work: Work[Json]) -> ApplyOutput:
         """Model, tools, model, until it calls no more."""

@@ -12,7 +12,7 @@ turns its request into a list of `Said`, asks the brain, and streams the words o
 its calls. For assertions that show their values, call in your `conftest.py`
 `pytest.register_assert_rewrite("turnkeeper.testing.agents")`. The chapters:
 
-    talking   Histories, Streams               what a model reads, what a follower sees
+    talking   Histories, Conversations, Streams   what a model reads, what a follower sees
     ending    Stopping, Limits, Crashes, Safety   turns that do not come to their end
 """
 
@@ -20,13 +20,14 @@ from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Safety, Stopping
-from turnkeeper.testing.agents.talking import Histories, Streams
+from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
 
 __all__ = [
     "AgentConformance",
     "Bed",
     "Brain",
     "Chapter",
+    "Conversations",
     "CrashStore",
     "Crashes",
     "Histories",
@@ -40,5 +41,5 @@ __all__ = [
 ]
 
 
-class AgentConformance(Histories, Streams, Stopping, Limits, Crashes, Safety):
+class AgentConformance(Histories, Conversations, Streams, Stopping, Limits, Crashes, Safety):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""

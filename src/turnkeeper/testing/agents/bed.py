@@ -116,6 +116,10 @@ class Bed:
         self._make = make_executor
         self._runtime: Runtime | None = None
 
+    def beside(self, directory: Path) -> "Bed":
+        """Another bed for the same agent."""
+        return Bed(directory, self._make)
+
     @property
     def runtime(self) -> Runtime:
         """The Runtime of the present life."""

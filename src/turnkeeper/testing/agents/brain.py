@@ -34,6 +34,8 @@ class Reply(Struct, frozen=True):
     reasoning: str = ""
     hang_after: int | None = None
     """Words after which the answer hangs until it is cancelled."""
+    hang_in_call: bool = False
+    """The answer hangs in the middle of the first call's arguments."""
 
 
 Mind = Callable[[Sequence[Said]], Reply | Awaitable[Reply]]
@@ -70,6 +72,13 @@ class Brain:
             await asyncio.sleep(0)
         if reply.hang_after is not None and reply.hang_after > reply.text.count(" "):
             await self.hang()
+
+    async def pieces(self, reply: Reply, arguments: str) -> AsyncIterator[str]:
+        """The arguments of a call in two pieces."""
+        yield arguments[:3]
+        if reply.hang_in_call:
+            await self.hang()
+        yield arguments[3:]
 
     async def hang(self) -> None:
         """Hang until cancelled."""

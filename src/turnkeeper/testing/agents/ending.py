@@ -12,6 +12,7 @@ from turnkeeper.executors.work import TurnLimits
 from turnkeeper.testing.agents.bed import Bed, CrashStore, When, within
 from turnkeeper.testing.agents.brain import ASIDE, Reply, Said, obey
 from turnkeeper.testing.agents.chapter import Chapter
+from turnkeeper.testing.clock import settle
 
 
 class Stopping(Chapter):
@@ -62,6 +63,47 @@ class Stopping(Chapter):
         ]
         assert read[2].text == "paid 5"
         assert "interrupted" in read[4].text
+
+    async def test_an_interrupt_in_a_call_leaves_no_call(self, bed: Bed) -> None:
+        """A call whose arguments broke off is no call: none of it reaches a model. [ADP-4]"""
+        broken = (("call-0", "lookup", '{"q": "a"}'),)
+        bed.brain.mind = lambda _: Reply("Let me see.", broken, hang_in_call=True)
+        await bed.live()
+        asked = await bed.start("hello")
+        await within(bed.brain.hanging.wait())
+        await bed.session.interrupt("enough")
+        await bed.outcome(asked)
+        bed.brain.mind = obey
+        await bed.ask("go on")
+        read = [(said.role, said.text, said.calls) for said in bed.brain.requests[-1]]
+        assert read == [
+            ("user", "hello", ()),
+            ("assistant", "Let me see.", ()),
+            ("user", "go on", ()),
+        ]
+        assert bed.tools.lookups == []
+
+    async def test_an_interrupt_keeps_what_other_tools_said(self, bed: Bed) -> None:
+        """Of two tools called together the one that has answered has answered. [ADP-6]"""
+        inside = asyncio.Event()
+
+        async def hook(_: str) -> None:
+            if bed.tools.lookups[-1] == "b":
+                await settle(100)
+                inside.set()
+                await asyncio.Event().wait()
+
+        bed.tools.hook = hook
+        await bed.live()
+        asked = await bed.start("lookup:a lookup:b")
+        await within(inside.wait())
+        await bed.session.interrupt("enough")
+        await bed.outcome(asked)
+        bed.tools.hook = None
+        await bed.ask("go on")
+        answers = [said.text for said in bed.brain.requests[-1] if said.role == "tool"]
+        assert answers[0] == "found a"
+        assert "interrupted" in answers[1]
 
     async def test_what_is_steered_reaches_the_next_call(self, bed: Bed) -> None:
         """An input that comes while a tool runs is read right behind the tool's answer. [ADP-9]"""

@@ -1,9 +1,12 @@
 """Chapters on what a model reads, and on what a follower sees while it speaks."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 from turnkeeper.core.deltas import TextDelta, ToolCall, ToolResult
+from turnkeeper.core.runs import Message
 from turnkeeper.testing.agents.bed import Bed, within
 from turnkeeper.testing.agents.brain import Reply, Said, obey
 from turnkeeper.testing.agents.chapter import Chapter
@@ -77,6 +80,64 @@ def plain(message: Said) -> Said:
     """The message, its arguments without white space."""
     calls = tuple((i, name, given.replace(" ", "")) for i, name, given in message.calls)
     return Said(message.role, message.text, calls, message.answers)
+
+
+class Conversations(Chapter):
+    """A conversation is as long as its transcript, and not as long as its process."""
+
+    turns = 200
+    restart_after = 20
+
+    async def test_a_long_conversation_is_the_same_over_restarts(
+        self, bed: Bed, tmp_path: Path
+    ) -> None:
+        """Begun anew from disk every 20 turns, it leaves the transcript of one that never was.
+
+        And its last turns write as much as its first ones did. [ADP-2] [ADP-3]
+        """
+        tools = ("charge", "lookup", "lookup", "lookup", "lookup")
+        commands = [f"{tools[n % 5]}:{n % 10} {n:03}" for n in range(self.turns)]
+        await bed.live()
+        for number, command in enumerate(commands):
+            if number and number % self.restart_after == 0:
+                await bed.restart()
+            await bed.ask(command)
+        restarted = await bed.transcript()
+        folder = tmp_path / "uninterrupted"
+        folder.mkdir()
+        other = bed.beside(folder)
+        await other.store.open()
+        await other.live()
+        for command in commands:
+            await other.ask(command)
+        assert [known(m.message) for m in restarted] == [
+            known(m.message) for m in await other.transcript()
+        ]
+        assert other.brain.requests[-1] == bed.brain.requests[-1]
+        await other.end()
+        await other.store.close()
+        each = len(restarted) // self.turns
+        sizes = [
+            sum(size(m.message) for m in restarted[place : place + 10 * each])
+            for place in range(each, len(restarted) - 10 * each, 10 * each)
+        ]
+        assert max(sizes) < min(sizes) * 1.05  # call ids get longer by a digit or two
+
+
+def size(message: Message) -> int:
+    """The bytes that a message is written as, but for those of its numbers."""
+    return len(message.content) + len(known(message)[2])
+
+
+def known(message: Message) -> tuple[str, str, str]:
+    """A message without what no two processes have in common: times and made-up ids."""
+    data = (message.data or b"").decode()
+    return message.role, message.content, _CHANCE.sub("~", data)
+
+
+_TIME = r"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-][0-9:]+)"
+_ID = r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+_CHANCE = re.compile(f"{_TIME}|{_ID}")
 
 
 class Streams(Chapter):
