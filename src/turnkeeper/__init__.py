@@ -13,6 +13,7 @@ Public is what is named here.
 """
 
 from turnkeeper.config import Config
+from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.events import EventEnvelope, RuntimeEvent
 from turnkeeper.core.inputs import (
     Durability,
@@ -96,6 +97,7 @@ from turnkeeper.errors import (
     StepMismatch,
     StoreError,
     TurnkeeperError,
+    TurnLimitExceeded,
     ValidationFailed,
     WouldDeadlock,
 )
@@ -165,6 +167,7 @@ __all__ = [
     "ProjectedInput",
     "PromptInput",
     "QueueMode",
+    "ReasoningDelta",
     "RecoveryReport",
     "Rejected",
     "RequestExpired",
@@ -200,10 +203,14 @@ __all__ = [
     "SystemGeneratedInput",
     "SystemOrigin",
     "TerminalStatus",
+    "TextDelta",
+    "ToolCall",
     "ToolCallbackInput",
+    "ToolResult",
     "TraceContext",
     "Turn",
     "TurnExecutor",
+    "TurnLimitExceeded",
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",

@@ -47,15 +47,13 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
-FORMAT = "langgraph/1"
-
 _serde = JsonPlusSerializer()
 
 
 class _Codec(Codec[BaseMessage]):
     """`Message.data` is the JSON of LangChain's own `messages_to_dict`, one message long."""
 
-    format = FORMAT
+    format = "langgraph/1"
 
     def encode(self, message: BaseMessage) -> bytes:
         return msgspec.json.encode(messages_to_dict([message]), enc_hook=str)

@@ -50,15 +50,13 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
-FORMAT = "openai-agents/1"
-
 Json = dict[str, Any]
 
 
 class _Codec(Codec[Json]):
     """`Message.data` is a JSON list of the SDK's input items: of one response, or one answer."""
 
-    format = FORMAT
+    format = "openai-agents/1"
 
     def decode(self, data: bytes) -> tuple[Json, ...]:
         return tuple(msgspec.json.decode(data, type=list[Json]))

@@ -31,7 +31,6 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai") from missing
 
-FORMAT = "openai-chat/1"
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
@@ -52,7 +51,7 @@ _REFUSALS = frozenset({400, 401, 403, 404, 413, 422})
 class _Codec(Codec[Json]):
     """`Message.data` is the JSON of one message of the protocol."""
 
-    format = FORMAT
+    format = "openai-chat/1"
 
     def decode(self, data: bytes) -> tuple[Json, ...]:
         return (msgspec.json.decode(data, type=Json),)

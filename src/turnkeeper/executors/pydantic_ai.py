@@ -24,9 +24,15 @@ from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work
 
 try:
     from pydantic import TypeAdapter
-    from pydantic_ai import Agent, CancellationToken, ModelMessagesTypeAdapter, RunContext, Tool
+    from pydantic_ai import (
+        Agent,
+        CancellationToken,
+        ModelMessagesTypeAdapter,
+        RunContext,
+        Tool,
+        exceptions,
+    )
     from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
-    from pydantic_ai.exceptions import ModelRetry, RunCancelled, UsageLimitExceeded
     from pydantic_ai.messages import (
         FunctionToolCallEvent,
         FunctionToolResultEvent,
@@ -54,7 +60,6 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
 
-FORMAT = "pydantic-ai/1"
 _RULE = "turnkeeper_step"
 _WRITTEN = {"turnkeeper": "written"}
 """Marks a request that is in the transcript already, or is not to be."""
@@ -63,7 +68,7 @@ _WRITTEN = {"turnkeeper": "written"}
 class _Codec(Codec[ModelMessage]):
     """`Message.data` is the JSON of the framework's own list of messages, one message long."""
 
-    format = FORMAT
+    format = "pydantic-ai/1"
     plain_prompts = False
 
     def encode(self, message: ModelMessage) -> bytes:
@@ -227,8 +232,11 @@ class _Hooks(AbstractCapability[Any]):
         async def called() -> dict[str, Any]:
             try:
                 return _recorded(await handler(args))
-            except ModelRetry as retry:  # the tool's own answer to the model, known to be final
-                return {"retry": retry.message}
+            # The tool's own answers to the model: it says that it has done nothing.
+            except (exceptions.ModelRetry, exceptions.ToolRetryError) as retry:
+                return {"retry": str(retry)}
+            except (exceptions.ToolFailed, exceptions.ToolFailedError) as failure:
+                return {"failed": str(failure)}
 
         arguments = call.args_as_dict()
         answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
@@ -247,7 +255,9 @@ def _recorded(value: Any) -> dict[str, Any]:
 def _recalled(answer: Any) -> Any:
     if isinstance(answer, dict) and len(answer) == 1:
         if "retry" in answer:
-            raise ModelRetry(answer["retry"])
+            raise exceptions.ModelRetry(answer["retry"])
+        if "failed" in answer:
+            raise exceptions.ToolFailed(answer["failed"])
         if "return" in answer:
             return _tool_returns.validate_python(answer["return"])
         if "value" in answer:
@@ -304,10 +314,10 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                 for request in work.behind():
                     run.enqueue(replace(request, metadata=dict(_WRITTEN)))
                 await self._drive(run, work, record)
-        except RunCancelled as cancelled:
+        except exceptions.RunCancelled as cancelled:
             record.take(cancelled.new_messages())
             raise Stop from None
-        except UsageLimitExceeded as error:
+        except exceptions.UsageLimitExceeded as error:
             raise NonRetryable(f"a usage limit of the agent: {error}") from error
         assert run.result is not None
         record.take(run.result.new_messages())

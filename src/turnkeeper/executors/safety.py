@@ -59,6 +59,8 @@ class _Settling:
         if view.kind == "tool":
             if view.answers is not None and self.pending.pop(view.answers, None) is not None:
                 self.order.append(index)
+                if not self.pending:
+                    self.close()
             return
         if view.empty:
             return

@@ -359,18 +359,12 @@ def _spent_before(turn: Turn) -> Spent:
 
 def _prompts(primitive: StagedInput) -> list[Prompt]:
     """What the inputs say. Of a continuation's, only those that are in no transcript."""
-    to_write = list(primitive.appends)
-    prompts: list[Prompt] = []
-    for item in primitive.inputs:
-        text = append_text(item)
-        written = bool(to_write) and to_write[0].content == text
-        if written:
-            del to_write[0]
-        elif primitive.continuation and item.visibility.transcript_eligible:
-            continue
-        if text.strip():
-            prompts.append(Prompt(text, written=written))
-    return prompts
+    prompts = [
+        Prompt(append_text(item), written=item.visibility.transcript_eligible)
+        for item in primitive.inputs
+        if not (primitive.continuation and item.visibility.transcript_eligible)
+    ]
+    return [prompt for prompt in prompts if prompt.text.strip()]
 
 
 def _steered(steered: Steered) -> list[Prompt]:

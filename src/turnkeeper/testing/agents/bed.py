@@ -113,6 +113,8 @@ class Bed:
         self.brain = Brain()
         self.tools = Tools()
         self.limits: TurnLimits | None = None
+        self.executor: Any = None
+        """The agent of the present life."""
         self._make = make_executor
         self._runtime: Runtime | None = None
 
@@ -133,8 +135,8 @@ class Bed:
 
     async def live(self, store: Any = None) -> None:
         """Begin a life."""
-        executor = self._make(self.brain, self.tools, self.limits)
-        self._runtime = Runtime(store or self.store, agent=executor, config=CONFIG)
+        self.executor = self._make(self.brain, self.tools, self.limits)
+        self._runtime = Runtime(store or self.store, agent=self.executor, config=CONFIG)
         await self._runtime.__aenter__()
 
     async def end(self) -> None:
