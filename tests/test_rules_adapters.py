@@ -343,6 +343,7 @@ def test_a_missing_extra_is_named(
     """The error says which command installs it. [ADP-1]"""
     name = f"turnkeeper.executors.{module}"
     monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "turnkeeper.executors.pydantic_messages")
     monkeypatch.setitem(sys.modules, framework, None)
     with pytest.raises(ImportError, match=rf'pip install "turnkeeper\[{extra}\]"'):
         importlib.import_module(name)

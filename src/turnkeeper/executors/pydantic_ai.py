@@ -18,8 +18,12 @@ from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executor import Turn
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.safety import Call, View
-from turnkeeper.executors.transcripts import Codec
+from turnkeeper.executors.pydantic_messages import (
+    PydanticCodec,
+    answered_call,
+    says_something,
+    words_of,
+)
 from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work
 
 try:
@@ -27,7 +31,6 @@ try:
     from pydantic_ai import (
         Agent,
         CancellationToken,
-        ModelMessagesTypeAdapter,
         RunContext,
         Tool,
         exceptions,
@@ -48,7 +51,6 @@ try:
         ThinkingPartDelta,
         ToolCallPart,
         ToolReturn,
-        ToolReturnPart,
         UserPromptPart,
     )
     from pydantic_ai.models import ModelRequestContext
@@ -65,78 +67,10 @@ _WRITTEN = {"turnkeeper": "written"}
 """Marks a request that is in the transcript already, or is not to be."""
 
 
-class _Codec(Codec[ModelMessage]):
-    """`Message.data` is the JSON of the framework's own list of messages, one message long."""
-
-    format = "pydantic-ai/1"
-    plain_prompts = False
-
-    def encode(self, message: ModelMessage) -> bytes:
-        return ModelMessagesTypeAdapter.dump_json([message])
-
-    def decode(self, data: bytes) -> tuple[ModelMessage, ...]:
-        return tuple(ModelMessagesTypeAdapter.validate_json(data))
-
-    def view(self, role: Role, items: Sequence[ModelMessage]) -> View:
-        (message,) = items
-        if isinstance(message, ModelResponse):
-            calls = tuple(Call(call.tool_call_id, call.tool_name) for call in message.tool_calls)
-            return View("assistant", empty=not _says_something(message), calls=calls)
-        if role == "tool":
-            return View("tool", answers=_answered(message.parts[0]))
-        if role == "system_notice":
-            return View("notice")
-        return View("user", empty=not _words(message).strip())
-
-    def plain(self, role: Role, content: str) -> tuple[ModelMessage, ...]:
-        if role == "assistant":
-            return (ModelResponse(parts=[TextPart(content)]),)
-        # No system part: the agent's own system prompt is put in only where there is none.
-        words = f"System notice: {content}" if role == "system_notice" else content
-        return (ModelRequest(parts=[UserPromptPart(words)]),)
-
-    def answer(self, call: Call, content: str) -> tuple[ModelMessage, ...]:
-        part = ToolReturnPart(call.name, content, call.id, outcome="interrupted")
-        return (ModelRequest(parts=[part]),)
-
-
-def _says_something(response: ModelResponse) -> bool:
-    return any(
-        bool(part.content.strip())
-        if isinstance(part, TextPart)
-        else not isinstance(part, ThinkingPart)
-        for part in response.parts
-    )
-
-
-def _answered(part: ModelRequestPart) -> str | None:
-    """The call that a part of a request answers, if it does."""
-    name = getattr(part, "tool_name", None)
-    return getattr(part, "tool_call_id", None) if name else None
-
-
-def _words(message: ModelMessage) -> str:
-    """What a person reads of a message; of a request with a prompt, the prompt."""
-    said: list[str] = []
-    prompts = [part for part in message.parts if isinstance(part, UserPromptPart)]
-    for part in prompts or message.parts:
-        if isinstance(part, UserPromptPart):
-            pieces = [part.content] if isinstance(part.content, str) else part.content
-            said += [p if isinstance(p, str) else f"[{type(p).__name__}]" for p in pieces]
-        elif isinstance(part, TextPart):
-            said.append(part.content)
-        elif isinstance(part, ToolReturnPart):
-            said.append(part.model_response_str())
-        elif not isinstance(part, ToolCallPart | ThinkingPart):
-            content = getattr(part, "content", None)
-            said += [content] if isinstance(content, str) else []
-    return "\n\n".join(said)
-
-
 class _Record:
     """Hands the messages that a run adds to the transcript, each once."""
 
-    def __init__(self, work: Work[ModelMessage], codec: _Codec) -> None:
+    def __init__(self, work: Work[ModelMessage], codec: PydanticCodec) -> None:
         self._work = work
         self._codec = codec
         self._seen = 0
@@ -160,7 +94,7 @@ class _Record:
             # None of its calls has been run, and the last one may be cut off.
             parts = [part for part in message.parts if not isinstance(part, ToolCallPart)]
             message = replace(message, parts=parts)
-            if not _says_something(message):
+            if not says_something(message):
                 return
         self._add("assistant", message)
 
@@ -168,7 +102,7 @@ class _Record:
         """A request is written as one message for each answer, and one for the rest."""
         rest: list[ModelRequestPart] = []
         for part in message.parts:
-            if _answered(part) is None:
+            if answered_call(part) is None:
                 rest.append(part)
             else:
                 self._add("tool", replace(message, parts=[part], instructions=None))
@@ -181,7 +115,7 @@ class _Record:
             self._add(role, replace(message, parts=rest, instructions=None))
 
     def _add(self, role: Role, message: ModelMessage) -> None:
-        self._work.add(role, _words(message), (message,), self._codec.encode(message))
+        self._work.add(role, words_of(message), (message,), self._codec.encode(message))
 
 
 def _shown_only(parts: list[ModelRequestPart], shown: list[Prompt]) -> list[ModelRequestPart]:
@@ -275,7 +209,7 @@ def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
 class PydanticAgent(FrameworkExecutor[ModelMessage]):
     """What `durable_agent` makes of an agent."""
 
-    _codec: _Codec
+    _codec: PydanticCodec
 
     def __init__(
         self,
@@ -285,7 +219,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         *,
         stream: bool,
     ) -> None:
-        super().__init__(_Codec(), limits)
+        super().__init__(PydanticCodec(), limits)
         self._agent = agent
         self._deps = deps
         self._stream = stream
@@ -325,7 +259,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         if isinstance(output, str):
             return work.result(output)
         structured = to_jsonable_python(output)
-        return work.result(_words(run.result.new_messages()[-1]), structured)
+        return work.result(words_of(run.result.new_messages()[-1]), structured)
 
     async def _drive(
         self, run: AgentRun[Any, Any], work: Work[ModelMessage], record: _Record
@@ -361,7 +295,7 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
         case FunctionToolCallEvent(part=call):
             work.emit(ToolCall(call.tool_call_id, call.tool_name, call.args_as_json_str()))
         case FunctionToolResultEvent(part=part):
-            words = _words(ModelRequest(parts=[part]))
+            words = words_of(ModelRequest(parts=[part]))
             work.emit(ToolResult(part.tool_call_id, part.tool_name or "", words))
 
 
