@@ -315,6 +315,8 @@ def test_the_last_calls_of_a_turn_that_goes_on_are_left_open() -> None:
     answered = [*views, View("tool", answers="b")]
     order = settle(answered, resume=True)
     assert (order.before, order.pending, order.after) == ((0, 1, 4), calls[:1], (2, 3))
+    late = [*answered, View("assistant"), View("tool", answers="a"), View("tool", answers="a")]
+    assert settle(late).before == (0, 1, 6, 4, 2, 3, 5)
     assert settle(views).before == (0, 1, *calls, 2, 3)
 
 

@@ -44,52 +44,44 @@ class Order(Struct, frozen=True):
     """Indexes of messages that come behind those answers."""
 
 
-class _Settling:
-    """A history, put in order message by message."""
-
-    def __init__(self) -> None:
-        self.order: list[int | Call] = []
-        self.pending: dict[str, Call] = {}
-        self.held: list[int] = []
-        """What came between the calls and their answers; it goes behind those."""
-
-    def add(self, index: int, view: View) -> None:
-        if view.kind == "assistant":
-            self.close()
-        if view.kind == "tool":
-            if view.answers is not None and self.pending.pop(view.answers, None) is not None:
-                self.order.append(index)
-                if not self.pending:
-                    self.close()
-            return
-        if view.empty:
-            return
-        (self.held if self.pending else self.order).append(index)
-        if view.kind == "assistant":
-            # A message with calls is no part of what is held: nothing was pending any more.
-            self.pending = {call.id: call for call in view.calls}
-
-    def close(self) -> None:
-        """No further answer will come: make up those that are missing."""
-        self.order += self.pending.values()
-        self.order += self.held
-        self.pending = {}
-        self.held = []
-
-
 def settle(views: Sequence[View], *, resume: bool = False) -> Order:
     """Put a history in order: every call answered once and at once, nothing empty. [ADP-4]
 
-    `resume`: the last calls belong to a turn that goes on; they are left pending, for their tools
-    to be run.
+    An answer goes behind its call, however late it came; what lay between comes behind both.
+    `resume`: the last calls belong to a turn that goes on; those without an answer are left
+    pending, for their tools to be run.
     """
-    settling = _Settling()
+    answers = _answers(views)
+    last = max((i for i, view in enumerate(views) if view.calls), default=-1)
+    before: list[int | Call] = []
+    after: list[int] = []
+    pending: list[Call] = []
     for index, view in enumerate(views):
-        settling.add(index, view)
-    if resume and settling.pending:
-        return Order(tuple(settling.order), tuple(settling.pending.values()), tuple(settling.held))
-    settling.close()
-    return Order(tuple(settling.order))
+        if view.kind == "tool" or view.empty:
+            continue
+        if pending:
+            after.append(index)
+        else:
+            before.append(index)
+        for call in {call.id: call for call in view.calls}.values():
+            answer = answers.get((index, call.id))
+            if answer is None and resume and index == last:
+                pending.append(call)
+            else:
+                before.append(call if answer is None else answer)
+    return Order(tuple(before), tuple(pending), tuple(after))
+
+
+def _answers(views: Sequence[View]) -> dict[tuple[int, str], int]:
+    """Of each call, by its message and id, the message that answers it."""
+    newest: dict[str, int] = {}
+    found: dict[tuple[int, str], int] = {}
+    for index, view in enumerate(views):
+        for call in view.calls:
+            newest[call.id] = index
+        if view.answers is not None and view.answers in newest:
+            found[newest.pop(view.answers), view.answers] = index
+    return found
 
 
 def faults(views: Sequence[View]) -> list[str]:
