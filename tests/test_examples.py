@@ -88,6 +88,47 @@ def test_an_interrupt_ends_an_endless_call(tmp_path: Path) -> None:
     assert following == "Found out: tomorrow's high water."
 
 
+def test_an_agent_of_pydantic_ai(tmp_path: Path) -> None:
+    """What happens is streamed, typed; the tool is called, and the model answers. [ADP-1]"""
+    lines = run("with_pydantic_ai.py", tmp_path)
+    assert [line.partition("(")[0] for line in lines[:2]] == ["ToolCall", "ToolResult"]
+    assert all(line.startswith("TextDelta(") for line in lines[2:-1])
+    assert lines[-1] == '{"charge":"receipt for 0 cents"}'
+
+
+def test_an_agent_of_the_openai_agents_sdk(tmp_path: Path) -> None:
+    """The second process reads what the first one has said. [ADP-1]"""
+    first, second, *read = run("with_openai_agents.py", tmp_path)
+    assert (first, second) == ("Booked.", "Thank you!")
+    assert [line.split()[0] for line in read] == [
+        "message",
+        "function_call",
+        "function_call_output",
+        "message",
+        "message",
+    ]
+
+
+def test_a_graph_of_langgraph(tmp_path: Path) -> None:
+    """Calls, their answers and words are in the transcript. [ADP-1]"""
+    assert run("with_langgraph.py", tmp_path) == [
+        "Done.",
+        "['two tickets', '', 'receipt for 1900 cents', 'Done.']",
+    ]
+
+
+def test_a_chat_agent_on_a_real_model(tmp_path: Path) -> None:
+    """The local model answers through a server that speaks the OpenAI protocol. [ADP-1]"""
+    (answer,) = run("with_a_chat_server.py", tmp_path)
+    assert len(answer.split()) > 3
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES.glob("with_*.py")), ids=lambda path: path.stem)
+def test_an_adapter_takes_few_lines(name: Path) -> None:
+    """An example of an adapter has at most 40 lines."""
+    assert len(name.read_text("utf-8").splitlines()) <= 40
+
+
 @pytest.mark.parametrize("question", ["Name three fruits."])
 def test_the_local_chat_remembers(tmp_path: Path, question: str) -> None:
     """A real model answers, and its second run finds the first one's messages."""

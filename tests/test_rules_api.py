@@ -78,13 +78,13 @@ ExternalOrigin Fenced FlowOrigin FlowStepInput Health Input InputLifecycleState 
 InterruptReport InvalidTransition KindProfile Lagged LiveNotice MemoryStore Message NOT_DONE
 NonRetryable NotCompleted NotReady OperatorOrigin OutcomeUnknown Overloaded PeerInput PeerMessage
 PeerOrigin PeerRequest PolicyDecision Profile ProgressPhase ProjectedInput PromptInput QueueMode
-RecoveryReport Rejected RequestExpired ResetReport RespawnReport ResponseProgress ResponseTerminal
-RetireReport RunBoundaryReceipt RunEnded RunPrimitive RunResult Runtime RuntimeClosed RuntimeEvent
-RuntimeState RuntimeTerminated SchemaMismatch Session SessionNotFound SessionState SqliteStore
-StagedInput Stale Steered StepMismatch StopReport StopRuntimeExecutor Store StoreError StoredMessage
-Superseded SystemGeneratedInput SystemOrigin TerminalStatus ToolCallbackInput TraceContext Turn
-TurnExecutor TurnkeeperError UnregisterReport ValidationFailed Visibility WhenBusy WouldDeadlock
-agent
+ReasoningDelta RecoveryReport Rejected RequestExpired ResetReport RespawnReport ResponseProgress
+ResponseTerminal RetireReport RunBoundaryReceipt RunEnded RunPrimitive RunResult Runtime
+RuntimeClosed RuntimeEvent RuntimeState RuntimeTerminated SchemaMismatch Session SessionNotFound
+SessionState SqliteStore StagedInput Stale Steered StepMismatch StopReport StopRuntimeExecutor Store
+StoreError StoredMessage Superseded SystemGeneratedInput SystemOrigin TerminalStatus TextDelta
+ToolCall ToolCallbackInput ToolResult TraceContext Turn TurnExecutor TurnLimitExceeded
+TurnkeeperError UnregisterReport ValidationFailed Visibility WhenBusy WouldDeadlock agent
 """
 
 

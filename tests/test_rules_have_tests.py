@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SEMANTICS = ROOT / "docs" / "reference" / "semantics.md"
 SOURCES = ROOT / "src" / "turnkeeper"
-CONFORMANCE = SOURCES / "testing" / "conformance"
+SUITES = [SOURCES / "testing" / "conformance", SOURCES / "testing" / "agents"]
 
 _DEFINITION = re.compile(r"^\*\*([A-Z]+-\d+)\*\* \S", re.MULTILINE)
 _BOLD_START = re.compile(r"^\*\*(.*?)\*\*", re.MULTILINE)
@@ -49,7 +49,7 @@ def cited_by_tests() -> set[str]:
         for node, text in docstrings(path):
             if isinstance(node, _FUNCTIONS) and node.name.startswith("test"):
                 cited |= cited_in(text)
-    for path in sorted(CONFORMANCE.rglob("*.py")):
+    for path in sorted(path for suite in SUITES for path in suite.rglob("*.py")):
         for node, text in docstrings(path):
             if isinstance(node, _FUNCTIONS):
                 cited |= cited_in(text)

@@ -14,6 +14,7 @@ Public is what is named here.
 """
 
 from turnkeeper.config import Config
+from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.events import EventEnvelope, RuntimeEvent
 from turnkeeper.core.inputs import (
     Durability,
@@ -97,6 +98,7 @@ from turnkeeper.errors import (
     StepMismatch,
     StoreError,
     TurnkeeperError,
+    TurnLimitExceeded,
     ValidationFailed,
     WouldDeadlock,
 )
@@ -166,6 +168,7 @@ __all__ = [
     "ProjectedInput",
     "PromptInput",
     "QueueMode",
+    "ReasoningDelta",
     "RecoveryReport",
     "Rejected",
     "RequestExpired",
@@ -201,10 +204,14 @@ __all__ = [
     "SystemGeneratedInput",
     "SystemOrigin",
     "TerminalStatus",
+    "TextDelta",
+    "ToolCall",
     "ToolCallbackInput",
+    "ToolResult",
     "TraceContext",
     "Turn",
     "TurnExecutor",
+    "TurnLimitExceeded",
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",

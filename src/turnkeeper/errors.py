@@ -14,6 +14,7 @@
     ├── OutcomeUnknown          a durable step began and nobody knows whether it ended
     ├── StepMismatch            a durable step's key came back with other arguments
     ├── NonRetryable            raised by an agent: do not try this turn again
+    │   └── TurnLimitExceeded   a turn has used up what its `TurnLimits` allow
     └── StoreError              the store's side
         ├── CommitFailed        a commit was not made, or nobody knows whether it was
         ├── Fenced              another owner, or another commit, was first
@@ -141,6 +142,18 @@ class StepMismatch(TurnkeeperError):
 
 class NonRetryable(TurnkeeperError):
     """Raised by an agent: this turn must not be tried again. Its inputs are abandoned at once."""
+
+
+class TurnLimitExceeded(NonRetryable):
+    """A turn has used up what its `TurnLimits` allow; `limit` names which: `model_calls`, …"""
+
+    def __init__(self, limit: str, used: float, allowed: float) -> None:
+        super().__init__(
+            f"the turn has used {used:g} {limit.replace('_', ' ')}; TurnLimits allow {allowed:g}"
+        )
+        self.limit = limit
+        self.used = used
+        self.allowed = allowed
 
 
 class StoreError(TurnkeeperError):

@@ -10,9 +10,11 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from msgspec import Struct
 
+from turnkeeper.config import PAGE_MAX
 from turnkeeper.core.ids import RunId, SessionId
 from turnkeeper.core.inputs import Input, append_text
 from turnkeeper.core.runs import (
+    EMPTY_HEAD,
     ApplyOutput,
     Fence,
     Message,
@@ -21,6 +23,8 @@ from turnkeeper.core.runs import (
     RunResult,
     StagedInput,
     Steered,
+    TranscriptHead,
+    settle_notices,
 )
 from turnkeeper.errors import ValidationFailed
 
@@ -66,6 +70,13 @@ class TurnExecutor(Protocol):
         ...
 
 
+class SharedExecutor:
+    """The mark of a `TurnExecutor` that serves any number of sessions at once. [API-3]
+
+    It may be given as `Runtime(agent=...)` itself, where others need a factory.
+    """
+
+
 class TurnHost(Protocol):
     """What a `Turn` asks of the worker that runs it."""
 
@@ -102,10 +113,15 @@ class Turn:
     After the run was given up, every method raises `RunEnded`.
     """
 
-    __slots__ = ("_host", "fence", "primitive", "snapshot")
+    __slots__ = ("_host", "fence", "head", "primitive", "snapshot")
 
     def __init__(
-        self, host: TurnHost, primitive: StagedInput, fence: Fence, snapshot: bytes | None
+        self,
+        host: TurnHost,
+        primitive: StagedInput,
+        fence: Fence,
+        snapshot: bytes | None,
+        head: TranscriptHead = EMPTY_HEAD,
     ) -> None:
         self._host = host
         self.primitive = primitive
@@ -114,6 +130,8 @@ class Turn:
         """Epoch and run id, for another system to check before it lets this run act."""
         self.snapshot = snapshot
         """The session's newest snapshot, as an earlier output or checkpoint gave it."""
+        self.head = head
+        """Where the transcript ended when this run began."""
 
     @property
     def session_id(self) -> SessionId:
@@ -144,8 +162,26 @@ class Turn:
         """
         return History(self._host, last)
 
+    async def messages(self, after: int = 0) -> list[Message]:
+        """The messages past number `after` up to `head`, each as and where it is stored. [RUN-17]
+
+        Raises `RunEnded` after the run was given up.
+        """
+        pages: list[list[tuple[int, Message]]] = []
+        before = self.head.count + 1
+        while before > after + 1:
+            page = await self._host.read_messages(before, min(before - 1 - after, PAGE_MAX))
+            if not page:
+                break
+            pages.append(page)
+            before = page[0][0]
+        return [message for page in reversed(pages) for _, message in page]
+
     def emit(self, delta: Any) -> None:
-        """Stream `delta` (text, or any JSON value) to whoever follows the session live. [EVT-5]
+        """Stream `delta` to whoever follows the session live. [EVT-5]
+
+        It is text, any JSON value, or one of the typed pieces: `TextDelta`, `ReasoningDelta`,
+        `ToolCall`, `ToolResult`.
 
         Raises `RunEnded` after the run was given up.
         """
@@ -237,30 +273,11 @@ class History:
         return settle_notices([message for page in reversed(pages) for _, message in page])
 
 
-def settle_notices(messages: Sequence[Message]) -> list[Message]:
-    """Move notices out of the gap between an assistant message and its tools' answers. [RUN-6]"""
-    settled: list[Message] = []
-    held: list[Message] = []
-    for message in messages:
-        if (
-            message.role == "system_notice"
-            and settled
-            and settled[-1].role in ("assistant", "tool")
-        ):
-            held.append(message)
-            continue
-        if message.role != "tool":
-            settled.extend(held)
-            held.clear()
-        settled.append(message)
-    return [*settled, *held]
-
-
 Answer = str | RunResult | ApplyOutput | None
 AgentFunction = Callable[[Turn], Awaitable[Answer]]
 
 
-class FunctionExecutor:
+class FunctionExecutor(SharedExecutor):
     """An executor made of one async function by `@agent`. It has no state of its own."""
 
     def __init__(self, function: AgentFunction, capabilities: Capabilities) -> None:
@@ -366,8 +383,8 @@ ExecutorFactory = Callable[[SessionId], object]
 
 
 def as_factory(agent: object) -> ExecutorFactory:
-    """What `Runtime(agent=...)` takes: an `@agent`, or a factory of executors. [API-3]"""
-    if isinstance(agent, FunctionExecutor):
+    """What `Runtime(agent=...)` takes: an executor for all, or a factory of them. [API-3]"""
+    if isinstance(agent, SharedExecutor):
         return lambda _session_id: agent
     if inspect.iscoroutinefunction(agent) or inspect.isasyncgenfunction(agent):
         name = getattr(agent, "__name__", "the function")

@@ -53,6 +53,35 @@ def next_digest(head: bytes, message: Message) -> bytes:
     return hashlib.sha256(head + _encoder.encode(logical)).digest()
 
 
+def settle_notices(messages: Sequence[Message]) -> list[Message]:
+    """Move notices out of the gap between an assistant message and its tools' answers. [RUN-6]"""
+    settled: list[Message] = []
+    held: list[Message] = []
+    for message in messages:
+        if (
+            message.role == "system_notice"
+            and settled
+            and settled[-1].role in ("assistant", "tool")
+        ):
+            held.append(message)
+            continue
+        if message.role != "tool":
+            settled.extend(held)
+            held.clear()
+        settled.append(message)
+    return [*settled, *held]
+
+
+class TranscriptHead(Struct, frozen=True, gc=False):
+    """Where a transcript ends: how many messages, and the digest over them."""
+
+    count: int
+    digest: bytes
+
+
+EMPTY_HEAD = TranscriptHead(0, EMPTY_DIGEST)
+
+
 class Boundary(StrEnum):
     """Where an input takes effect."""
 

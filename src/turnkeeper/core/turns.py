@@ -252,7 +252,7 @@ def decide_cancelled(
     if cancellation.rollback:
         output = None
     if output is not None and (output.appends or output.snapshot is not None) and not spared:
-        marked = [replace(message, interrupted=True) for message in output.appends]
+        marked = [m if m.role == "user" else replace(m, interrupted=True) for m in output.appends]
         members = draft.members_to_edit()
         _write(draft, members, marked, includes_input=output.includes_input)
         _boundary(draft, members, Boundary.RUN_START, final=False)

@@ -18,6 +18,7 @@ from turnkeeper.core.runs import (
     RunControlCommand,
     Steered,
     StopRuntimeExecutor,
+    TranscriptHead,
 )
 from turnkeeper.errors import (
     CommitFailed,
@@ -109,7 +110,9 @@ class Run:
             snapshot = actor.session.snapshot
             if snapshot is None and row.has_snapshot:
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
-            turn = Turn(self, start.primitive, Fence(row.epoch, start.run_id), snapshot)
+            head = TranscriptHead(row.message_count, row.digest)
+            fence = Fence(row.epoch, start.run_id)
+            turn = Turn(self, start.primitive, fence, snapshot, head)
             output = await self.executor.run(turn)
         except GeneratorExit:
             raise  # the event loop is gone: nobody is left to decide anything

@@ -1,0 +1,60 @@
+"""What all adapters of agent frameworks share: an executor for any number of sessions.
+
+Decides what surrounds a run: the history that it begins with, being stopped, how it ends. How a
+framework is driven, and what its messages look like, is each adapter's own business.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
+from turnkeeper.errors import NonRetryable
+from turnkeeper.executor import Capabilities, SharedExecutor, Turn
+from turnkeeper.executors.transcripts import Codec, Histories
+from turnkeeper.executors.work import Stop, TurnLimits, Work, inside
+
+Item = TypeVar("Item")
+
+
+class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
+    """A framework's agent as an executor of any number of sessions. [ADP-1]"""
+
+    capabilities = Capabilities(steer="native", snapshot="per_step", cancel="graceful")
+
+    def __init__(self, codec: Codec[Item], limits: TurnLimits | None) -> None:
+        self._codec = codec
+        self._limits = limits or TurnLimits()
+        self.histories = Histories(codec)
+        self._works: dict[str, Work[Item]] = {}
+
+    async def run(self, turn: Turn) -> ApplyOutput:
+        """Make one attempt at a turn."""
+        entries = await self.histories.load(turn)
+        work = Work(turn, self._codec, self._limits, entries)
+        self._works[turn.run_id] = work
+        with inside(work):
+            try:
+                if not (work.prompts or work.continuation):
+                    raise NonRetryable("the turn's inputs hold nothing but white space")
+                return await self.answer(work)
+            except Stop:
+                return await work.conclude()
+            finally:
+                work.close()
+                del self._works[turn.run_id]
+
+    @abstractmethod
+    async def answer(self, work: Work[Item]) -> ApplyOutput:
+        """Drive the framework. Raises `Stop` once it has ended because the run was stopped."""
+
+    async def control(self, command: RunControlCommand) -> None:
+        """End the run in the framework's own way."""
+        work = self._works.get(command.run_id) if isinstance(command, CancelCurrentRun) else None
+        if work is not None:
+            work.cancel()
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str) -> ImportError:
+    """The error of an adapter whose framework is not there. [ADP-1]"""
+    what = f'{error.name} is not installed; run: pip install "turnkeeper[{extra}]"'
+    return ImportError(what, name=error.name)

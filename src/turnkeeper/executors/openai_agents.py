@@ -1,0 +1,364 @@
+"""Agents of the OpenAI Agents SDK as durable executors: the extra `turnkeeper[openai-agents]`.
+
+    from turnkeeper.executors.openai_agents import durable_agent, durable_tool
+
+    support = Agent(name="support", tools=[lookup, durable_tool(charge)])
+    async with Runtime("app.db", agent=durable_agent(support)) as runtime: ...
+
+Decides how a run of the SDK is driven and how its items lie in the transcript. When to commit, and
+what may reach a model, is decided in `work` and `safety`. The SDK's own sessions are not used.
+"""
+
+import asyncio
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
+from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.errors import NonRetryable, TurnkeeperError
+from turnkeeper.executor import Turn
+from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.transcripts import Codec
+from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work, current_work
+
+try:
+    from agents import (
+        Agent,
+        FunctionTool,
+        Handoff,
+        ItemHelpers,
+        ModelResponse,
+        RunConfig,
+        RunContextWrapper,
+        RunHooks,
+        Runner,
+        RunResultStreaming,
+        Tool,
+        function_tool,
+    )
+    from agents.exceptions import UserError
+    from agents.run_config import CallModelData, ModelInputData
+    from agents.tool import invoke_function_tool, set_function_tool_failure_error_function
+    from agents.tool_context import ToolContext
+    from openai.types.responses import ResponseFunctionToolCall
+    from pydantic_core import to_json, to_jsonable_python
+except ModuleNotFoundError as missing:
+    raise missing_extra(missing, "openai-agents") from missing
+
+Json = dict[str, Any]
+
+
+class _Codec(Codec[Json]):
+    """`Message.data` is a JSON list of the SDK's input items: of one response, or one answer."""
+
+    format = "openai-agents/1"
+
+    def decode(self, data: bytes) -> tuple[Json, ...]:
+        return tuple(msgspec.json.decode(data, type=list[Json]))
+
+    def view(self, role: Role, items: Sequence[Json]) -> View:
+        if role == "tool":
+            return View("tool", answers=items[0]["call_id"])
+        calls = tuple(Call(item["call_id"], item.get("name", "")) for item in items if _calls(item))
+        says = any(item.get("type") != "reasoning" for item in items)
+        return View("assistant", empty=not says, calls=calls)
+
+    def plain(self, role: Role, content: str) -> tuple[Json, ...]:
+        return ({"role": "system" if role == "system_notice" else role, "content": content},)
+
+    def answer(self, call: Call, content: str) -> tuple[Json, ...]:
+        return ({"type": "function_call_output", "call_id": call.id, "output": content},)
+
+
+def _calls(item: Json) -> bool:
+    """Whether an item is a call that an item of ours has to answer."""
+    kind = str(item.get("type", ""))
+    return kind.endswith("_call") and "call_id" in item
+
+
+def _answers(item: Json) -> bool:
+    return str(item.get("type", "")).endswith("_call_output") and "call_id" in item
+
+
+class _Hooks(RunHooks[Any]):
+    """Where the SDK's loop meets the turn: around each call of the model, after each tool."""
+
+    def __init__(self, work: Work[Json]) -> None:
+        self.work = work
+        self.at_border = False
+        """There may be something to commit before the next call of the model."""
+        self.awaited: dict[str, Json] = {}
+        """Calls of the newest response whose answers are not in the transcript yet."""
+        self.finished: dict[str, Json] = {}
+        """Answers to them that the SDK has not handed to the model yet."""
+        self.steered: list[Prompt] = []
+        self.inserted: list[tuple[int, list[Json]]] = []
+        """What was steered in, each with its place in the SDK's own list."""
+
+    async def before_model(self, data: CallModelData[Any]) -> ModelInputData:
+        """Commit what the tools said, and put in what was steered meanwhile."""
+        given: list[Any] = data.model_data.input
+        self.take_answers(given)
+        said = self.work.say(self.steered)
+        self.steered = []
+        if self.at_border:
+            said += self.work.say(await self.work.border())
+        self.at_border = True
+        if said:
+            self.inserted.append((len(given), said))
+        self.work.asking()
+        items: list[Any] = []
+        done = 0
+        for place, inserted in self.inserted:
+            items += [*given[done:place], *inserted]
+            done = place
+        return ModelInputData([*items, *given[done:]], data.model_data.instructions)
+
+    def take_answers(self, items: Sequence[Json]) -> None:
+        """Have the answers among the items written that are not written yet."""
+        for item in items:
+            if _answers(item) and self.awaited.pop(item["call_id"], None) is not None:
+                output = item.get("output", "")
+                words = output if isinstance(output, str) else to_json(output).decode()
+                self.work.add("tool", words, (item,), to_json([item]))
+        self.finished = {}
+
+    async def on_llm_end(
+        self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse
+    ) -> None:
+        """Before the first tool runs, the response that calls it is committed. [ADP-5]"""
+        del context
+        self.work.used(response.usage.input_tokens, response.usage.output_tokens)
+        self.work.spent.extra = agent.name.encode()
+        items: list[Json] = to_jsonable_python(response.to_input_items())
+        if not items:
+            return
+        text = "".join(ItemHelpers.extract_text(item) or "" for item in response.output)
+        self.work.add("assistant", text, items, to_json(items))
+        self.awaited = {item["call_id"]: item for item in items if _calls(item)}
+        if self.awaited:
+            self.steered += await self.work.border()
+
+    async def on_tool_end(
+        self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: Any
+    ) -> None:
+        """Remember the answer, in case that the run is stopped before the model gets it."""
+        del agent, tool
+        if isinstance(context, ToolContext) and context.tool_call is not None:
+            made = ItemHelpers.tool_call_output_item(context.tool_call, result)
+            self.finished[context.tool_call_id] = to_jsonable_python(made)
+
+
+class OpenAIAgent(FrameworkExecutor[Json]):
+    """What `durable_agent` makes of an agent."""
+
+    def __init__(
+        self,
+        agent: Agent[Any],
+        context: Callable[[Turn], Any] | None,
+        limits: TurnLimits | None,
+        run_config: RunConfig | None,
+    ) -> None:
+        super().__init__(_Codec(), limits)
+        self._agent = agent
+        self._context = context
+        self._run_config = run_config or RunConfig()
+
+    async def answer(self, work: Work[Json]) -> ApplyOutput:
+        """Have the SDK run its loop, and commit at its borders."""
+        hooks = _Hooks(work)
+        items = work.history()
+        agent = self._current_agent(work)
+        context = None if self._context is None else self._context(work.turn)
+        if work.pending:
+            async with work.stoppable():
+                items += await self._run_pending(work, hooks, agent, context, items)
+            items += work.behind()
+            hooks.at_border = True
+        elif not work.continuation:
+            items += [item for p in work.prompts for item in work.codec.plain("user", p.text)]
+        config = replace(self._run_config, call_model_input_filter=hooks.before_model)
+        given: Any = items
+        result = Runner.run_streamed(
+            agent, given, context=context, max_turns=None, hooks=hooks, run_config=config
+        )
+        await self._follow(work, hooks, result)
+        if result.interruptions:
+            raise NonRetryable("a tool asks for an approval, which this version does not take")
+        if result.final_output is None:
+            return work.result("")
+        hooks.take_answers(to_jsonable_python(result.to_input_list()))
+        if isinstance(result.final_output, str):
+            return work.result(result.final_output)
+        structured = to_jsonable_python(result.final_output)
+        return work.result(msgspec.json.encode(structured).decode(), structured)
+
+    async def _follow(self, work: Work[Json], hooks: _Hooks, result: RunResultStreaming) -> None:
+        """Stream what happens until the SDK's own task has ended."""
+        said: list[str] = []
+        work.on_stop = result.cancel
+        if work.stopped is not None:
+            result.cancel()
+        try:
+            async for event in result.stream_events():
+                _tell(work, event, said)
+        except UserError as error:
+            cause = error.__cause__ or error
+            raise (cause if isinstance(cause, TurnkeeperError) else error) from error
+        finally:
+            result.cancel()
+            if result.run_loop_task is not None:
+                await asyncio.wait({result.run_loop_task})
+        if work.stopped is not None:
+            self._keep(work, hooks, "".join(said))
+            raise Stop
+
+    def _keep(self, work: Work[Json], hooks: _Hooks, said: str) -> None:
+        """Keep what was said and done until the run was stopped. [ADP-6]"""
+        hooks.take_answers(list(hooks.finished.values()))
+        if said and not hooks.awaited:
+            item = {"role": "assistant", "content": said}
+            work.add("assistant", said, (item,), to_json([item]))
+
+    def _current_agent(self, work: Work[Json]) -> Agent[Any]:
+        """The agent that the conversation was handed to, if it is still there."""
+        name = (work.spent.extra or b"").decode()
+        known: dict[str, Agent[Any]] = {}
+        found = [self._agent]
+        while found:
+            agent = found.pop()
+            if agent.name in known:
+                continue
+            known[agent.name] = agent
+            for other in agent.handoffs:
+                inner = (
+                    getattr(other, "_agent_ref", lambda: None)()
+                    if isinstance(other, Handoff)
+                    else other
+                )
+                found += [inner] if isinstance(inner, Agent) else []
+        return known.get(name, self._agent)
+
+    async def _run_pending(
+        self,
+        work: Work[Json],
+        hooks: _Hooks,
+        agent: Agent[Any],
+        context: Any,
+        items: Sequence[Json],
+    ) -> list[Json]:
+        """Run the tools whose calls are committed and not answered: the SDK would not."""
+        wanted = {call.id for call in work.pending}
+        calls = [item for item in items if _calls(item) and item["call_id"] in wanted]
+        tools = await agent.get_all_tools(RunContextWrapper(context))
+        named = {tool.name: tool for tool in tools if isinstance(tool, FunctionTool)}
+        answers: list[Json] = []
+        hooks.awaited = {item["call_id"]: item for item in calls}
+        for item in calls:
+            tool = named.get(item.get("name", ""))
+            if tool is None:  # a handoff, or a tool that is gone: the model may call again
+                (answer,) = work.codec.answer(Call(item["call_id"], ""), "Interrupted; call again.")
+            else:
+                answer = await self._run_one(work, tool, agent, context, item)
+            hooks.take_answers([answer])
+            answers.append(answer)
+        return answers
+
+    async def _run_one(
+        self, work: Work[Json], tool: FunctionTool, agent: Agent[Any], context: Any, item: Json
+    ) -> Json:
+        call = ResponseFunctionToolCall.model_validate(item)
+        work.emit(ToolCall(call.call_id, call.name, call.arguments))
+        ctx = ToolContext(
+            context,
+            tool_name=call.name,
+            tool_call_id=call.call_id,
+            tool_arguments=call.arguments,
+            tool_call=call,
+            agent=agent,
+            run_config=self._run_config,
+        )
+        output = await invoke_function_tool(
+            function_tool=tool, context=ctx, arguments=call.arguments
+        )
+        work.emit(ToolResult(call.call_id, call.name, _words(output)))
+        made: Json = to_jsonable_python(ItemHelpers.tool_call_output_item(call, output))
+        return made
+
+
+def _words(output: Any) -> str:
+    return output if isinstance(output, str) else to_json(output, fallback=str).decode()
+
+
+def _tell(work: Work[Json], event: Any, said: list[str]) -> None:
+    """Stream an event of the SDK, if it is one that the typed set has. [STR-1]"""
+    if event.type == "raw_response_event":
+        kind = event.data.type
+        if kind == "response.created":
+            said.clear()
+        elif kind == "response.output_text.delta":
+            said.append(event.data.delta)
+            work.emit(TextDelta(event.data.delta))
+        elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            work.emit(ReasoningDelta(event.data.delta))
+    elif event.type == "run_item_stream_event":
+        raw = event.item.raw_item
+        if event.name == "tool_called" and isinstance(raw, ResponseFunctionToolCall):
+            said.clear()
+            work.emit(ToolCall(raw.call_id, raw.name, raw.arguments))
+        elif event.name == "tool_output" and isinstance(raw, dict):
+            work.emit(ToolResult(raw["call_id"], "", _words(event.item.output)))
+
+
+def durable_agent(
+    agent: Agent[Any],
+    *,
+    context: Callable[[Turn], Any] | None = None,
+    limits: TurnLimits | None = None,
+    run_config: RunConfig | None = None,
+) -> OpenAIAgent:
+    """Make an executor of an agent; it serves any number of sessions. [ADP-1]
+
+    `context` makes the context object of each turn. `limits` bounds a turn; None is
+    `TurnLimits()`. A conversation that was handed off goes on with the agent that it was handed
+    to. `run_config`'s own input filter is replaced.
+    """
+    return OpenAIAgent(agent, context, limits, run_config)
+
+
+def durable_tool(
+    tool: FunctionTool | Callable[..., Any],
+    *,
+    idempotent: bool = False,
+    reconcile: Callable[..., Any] | None = None,
+) -> FunctionTool:
+    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
+
+    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
+    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
+    the turn is parked as `outcome_unknown`.
+
+    What the tool raises ends the run, and is never told to the model as a failure: nobody knows
+    what it had done by then.
+    """
+    made = tool if isinstance(tool, FunctionTool) else function_tool(tool)
+    inner = set_function_tool_failure_error_function(copy.copy(made), None)
+    rule = StepRule(idempotent=idempotent, reconcile=reconcile)
+
+    async def invoke(ctx: ToolContext[Any], arguments: str) -> Any:
+        work = current_work()
+        if work is None:  # outside of any turn, as in a test of the agent alone
+            return await inner.on_invoke_tool(ctx, arguments)
+
+        async def called() -> Any:
+            return to_jsonable_python(await inner.on_invoke_tool(ctx, arguments), fallback=str)
+
+        given = msgspec.json.decode(arguments or "{}")
+        return await work.step(ctx.tool_call_id, inner.name, given, called, rule)
+
+    return set_function_tool_failure_error_function(replace(inner, on_invoke_tool=invoke), None)

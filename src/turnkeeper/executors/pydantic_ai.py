@@ -1,0 +1,340 @@
+"""Agents of Pydantic AI as durable executors: the extra `turnkeeper[pydantic-ai]`.
+
+    from turnkeeper.executors.pydantic_ai import durable_agent, durable_tool
+
+    support = Agent("openai:gpt-5", tools=[lookup, durable_tool(charge)])
+    async with Runtime("app.db", agent=durable_agent(support)) as runtime: ...
+
+Decides how a run of the framework is driven and how its messages lie in the transcript. When to
+commit, and what may reach a model, is decided in `work` and `safety`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
+from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.errors import NonRetryable
+from turnkeeper.executor import Turn
+from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.pydantic_messages import (
+    PydanticCodec,
+    answered_call,
+    says_something,
+    words_of,
+)
+from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work
+
+try:
+    from pydantic import TypeAdapter
+    from pydantic_ai import (
+        Agent,
+        CancellationToken,
+        RunContext,
+        Tool,
+        exceptions,
+    )
+    from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
+    from pydantic_ai.messages import (
+        FunctionToolCallEvent,
+        FunctionToolResultEvent,
+        ModelMessage,
+        ModelRequest,
+        ModelRequestPart,
+        ModelResponse,
+        PartDeltaEvent,
+        PartStartEvent,
+        TextPart,
+        TextPartDelta,
+        ThinkingPart,
+        ThinkingPartDelta,
+        ToolCallPart,
+        ToolReturn,
+        UserPromptPart,
+    )
+    from pydantic_ai.models import ModelRequestContext
+    from pydantic_ai.run import AgentRun
+    from pydantic_ai.tools import ToolDefinition
+    from pydantic_ai.usage import UsageLimits
+    from pydantic_core import to_jsonable_python
+    from pydantic_graph import End
+except ModuleNotFoundError as missing:
+    raise missing_extra(missing, "pydantic-ai") from missing
+
+_RULE = "turnkeeper_step"
+_WRITTEN = {"turnkeeper": "written"}
+"""Marks a request that is in the transcript already, or is not to be."""
+
+
+class _Record:
+    """Hands the messages that a run adds to the transcript, each once."""
+
+    def __init__(self, work: Work[ModelMessage], codec: PydanticCodec) -> None:
+        self._work = work
+        self._codec = codec
+        self._seen = 0
+        shown = [prompt for prompt in work.prompts if prompt.written]
+        self._first = None if len(shown) == len(work.prompts) else shown
+
+    def take(self, new: Sequence[ModelMessage]) -> bool:
+        """Take what the framework's list of new messages holds beyond what it held before."""
+        fresh, self._seen = new[self._seen :], len(new)
+        for message in fresh:
+            if isinstance(message, ModelResponse):
+                self._response(message)
+            elif message.metadata != _WRITTEN:
+                self._request(message)
+        return bool(fresh)
+
+    def _response(self, message: ModelResponse) -> None:
+        usage = message.usage
+        self._work.used(usage.input_tokens, usage.output_tokens)
+        if message.state == "interrupted":
+            # None of its calls has been run, and the last one may be cut off.
+            parts = [part for part in message.parts if not isinstance(part, ToolCallPart)]
+            message = replace(message, parts=parts)
+            if not says_something(message):
+                return
+        self._add("assistant", message)
+
+    def _request(self, message: ModelRequest) -> None:
+        """A request is written as one message for each answer, and one for the rest."""
+        rest: list[ModelRequestPart] = []
+        for part in message.parts:
+            if answered_call(part) is None:
+                rest.append(part)
+            else:
+                self._add("tool", replace(message, parts=[part], instructions=None))
+        if self._first is not None:
+            rest = _shown_only(rest, self._first)
+            self._first = None
+        if rest:
+            prompted = any(isinstance(part, UserPromptPart) for part in rest)
+            role: Role = "user" if prompted else "system_notice"
+            self._add(role, replace(message, parts=rest, instructions=None))
+
+    def _add(self, role: Role, message: ModelMessage) -> None:
+        self._work.add(role, words_of(message), (message,), self._codec.encode(message))
+
+
+def _shown_only(parts: list[ModelRequestPart], shown: list[Prompt]) -> list[ModelRequestPart]:
+    """Leave out of the first request what is to be kept out of the transcript."""
+    others = [part for part in parts if not isinstance(part, UserPromptPart)]
+    return [*others, UserPromptPart(_joined(shown))] if shown else []
+
+
+def _joined(prompts: Sequence[Prompt]) -> str:
+    return "\n\n".join(prompt.text for prompt in prompts)
+
+
+@dataclass
+class _Hooks(AbstractCapability[Any]):
+    """Where the framework's loop meets the turn: before each model call, around each tool."""
+
+    work: Work[ModelMessage]
+    record: _Record
+    run: AgentRun[Any, Any] | None = None
+    at_border: bool = False
+    """There may be something to commit before the next call of the model."""
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        if self.at_border:
+            assert self.run is not None
+            self.record.take(self.run.new_messages())
+            for request in _requests(await self.work.border()):
+                ctx.enqueue(request)
+        self.at_border = True
+        self.work.asking()
+        return request_context
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],  # noqa: ARG002 - the framework's signature
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Any],
+    ) -> Any:
+        rule = (tool_def.metadata or {}).get(_RULE)
+        if not isinstance(rule, StepRule):
+            return await handler(args)
+
+        async def called() -> dict[str, Any]:
+            try:
+                return _recorded(await handler(args))
+            # The tool's own answers to the model: it says that it has done nothing.
+            except (exceptions.ModelRetry, exceptions.ToolRetryError) as retry:
+                return {"retry": str(retry)}
+            except (exceptions.ToolFailed, exceptions.ToolFailedError) as failure:
+                return {"failed": str(failure)}
+
+        arguments = call.args_as_dict()
+        answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
+        return _recalled(answer)
+
+
+_tool_returns = TypeAdapter(ToolReturn[Any])
+
+
+def _recorded(value: Any) -> dict[str, Any]:
+    if isinstance(value, ToolReturn):
+        return {"return": _tool_returns.dump_python(value, mode="json")}
+    return {"value": to_jsonable_python(value)}
+
+
+def _recalled(answer: Any) -> Any:
+    if isinstance(answer, dict) and len(answer) == 1:
+        if "retry" in answer:
+            raise exceptions.ModelRetry(answer["retry"])
+        if "failed" in answer:
+            raise exceptions.ToolFailed(answer["failed"])
+        if "return" in answer:
+            return _tool_returns.validate_python(answer["return"])
+        if "value" in answer:
+            return answer["value"]
+    return answer  # of a reconcile function
+
+
+def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
+    for prompt in prompts:
+        words = f"System notice: {prompt.text}" if prompt.kind == "notice" else prompt.text
+        metadata = None if prompt.written else dict(_WRITTEN)
+        yield ModelRequest(parts=[UserPromptPart(words)], metadata=metadata)
+
+
+class PydanticAgent(FrameworkExecutor[ModelMessage]):
+    """What `durable_agent` makes of an agent."""
+
+    _codec: PydanticCodec
+
+    def __init__(
+        self,
+        agent: Agent[Any, Any],
+        deps: Callable[[Turn], Any] | None,
+        limits: TurnLimits | None,
+        *,
+        stream: bool,
+    ) -> None:
+        super().__init__(PydanticCodec(), limits)
+        self._agent = agent
+        self._deps = deps
+        self._stream = stream
+
+    async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
+        """Drive the framework node by node, and commit at its borders."""
+        record = _Record(work, self._codec)
+        hooks = _Hooks(work, record)
+        token = CancellationToken()
+        work.on_stop = token.cancel
+        if work.stopped is not None:
+            raise Stop
+        try:
+            async with self._agent.iter(
+                _joined(work.prompts) or None,
+                message_history=work.history(),
+                deps=None if self._deps is None else self._deps(work.turn),
+                run_id=work.turn.run_id,
+                conversation_id=work.turn.session_id,
+                cancellation_token=token,
+                usage_limits=UsageLimits(request_limit=None),
+                capabilities=[hooks, ReinjectSystemPrompt()],
+            ) as run:
+                hooks.run = run
+                hooks.at_border = bool(work.pending)
+                for request in work.behind():
+                    run.enqueue(replace(request, metadata=dict(_WRITTEN)))
+                await self._drive(run, work, record)
+        except exceptions.RunCancelled as cancelled:
+            record.take(cancelled.new_messages())
+            raise Stop from None
+        except exceptions.UsageLimitExceeded as error:
+            raise NonRetryable(f"a usage limit of the agent: {error}") from error
+        assert run.result is not None
+        record.take(run.result.new_messages())
+        output = run.result.output
+        if isinstance(output, str):
+            return work.result(output)
+        structured = to_jsonable_python(output)
+        return work.result(words_of(run.result.new_messages()[-1]), structured)
+
+    async def _drive(
+        self, run: AgentRun[Any, Any], work: Work[ModelMessage], record: _Record
+    ) -> None:
+        node = run.next_node
+        while not isinstance(node, End):
+            if Agent.is_call_tools_node(node):
+                # Before the first tool runs, the response that calls it is committed. [ADP-5]
+                if node.model_response.tool_calls and record.take(run.new_messages()):
+                    for request in _requests(await work.border()):
+                        run.enqueue(request)
+                async with node.stream(run.ctx) as happenings:
+                    async for happening in happenings:
+                        _tell(work, happening)
+            elif Agent.is_model_request_node(node) and self._stream:
+                async with node.stream(run.ctx) as pieces:
+                    async for piece in pieces:
+                        _tell(work, piece)
+            node = await run.next(node)
+
+
+def _tell(work: Work[ModelMessage], event: object) -> None:
+    """Stream an event of the framework, if it is one that the typed set has. [STR-1]"""
+    match event:
+        case PartStartEvent(part=TextPart(content=text)) if text:
+            work.emit(TextDelta(text))
+        case PartStartEvent(part=ThinkingPart(content=text)) if text:
+            work.emit(ReasoningDelta(text))
+        case PartDeltaEvent(delta=TextPartDelta(content_delta=text)) if text:
+            work.emit(TextDelta(text))
+        case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=str(text))) if text:
+            work.emit(ReasoningDelta(text))
+        case FunctionToolCallEvent(part=call):
+            work.emit(ToolCall(call.tool_call_id, call.tool_name, call.args_as_json_str()))
+        case FunctionToolResultEvent(part=part):
+            words = words_of(ModelRequest(parts=[part]))
+            work.emit(ToolResult(part.tool_call_id, part.tool_name or "", words))
+
+
+def durable_agent(
+    agent: Agent[Any, Any],
+    *,
+    deps: Callable[[Turn], Any] | None = None,
+    limits: TurnLimits | None = None,
+    stream: bool = True,
+) -> PydanticAgent:
+    """Make an executor of an agent; it serves any number of sessions. [ADP-1]
+
+    `deps` makes the agent's dependencies of each turn. `limits` bounds a turn; None is
+    `TurnLimits()`. `stream=False` is for a model that cannot stream.
+    """
+    return PydanticAgent(agent, deps, limits, stream=stream)
+
+
+def durable_tool(
+    tool: Tool[Any] | Callable[..., Any],
+    *,
+    idempotent: bool = False,
+    reconcile: Callable[..., Any] | None = None,
+) -> Tool[Any]:
+    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
+
+    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
+    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
+    the turn is parked as `outcome_unknown`.
+
+    A toolset's tools are made durable by `toolset.with_metadata(**step_metadata())`.
+    """
+    made = tool if isinstance(tool, Tool) else Tool(tool)
+    rule = step_metadata(idempotent=idempotent, reconcile=reconcile)
+    return replace(made, metadata={**(made.metadata or {}), **rule})
+
+
+def step_metadata(
+    *, idempotent: bool = False, reconcile: Callable[..., Any] | None = None
+) -> dict[str, Any]:
+    """The metadata that makes a tool durable, for `@agent.tool(metadata=...)` and toolsets."""
+    return {_RULE: StepRule(idempotent=idempotent, reconcile=reconcile)}

@@ -1,0 +1,142 @@
+"""A framework's history, as it lies in the transcript: decoded once, and kept warm within a bound.
+
+Decides whether what is warm is still the committed transcript: the digest at its head says so,
+never a guess. What a message's bytes mean is the business of a framework's `Codec`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from turnkeeper.core.ids import SessionId
+from turnkeeper.core.runs import EMPTY_DIGEST, Message, Role, next_digest
+from turnkeeper.errors import NonRetryable, StoreError
+from turnkeeper.executor import Turn
+from turnkeeper.executors.safety import Call, View
+
+WARM_BYTES = 32_000_000
+"""Encoded size of the histories that one executor keeps decoded, of all its sessions together."""
+
+Item = TypeVar("Item")
+
+
+class Entry(Struct, Generic[Item], frozen=True):
+    """One message of the transcript, decoded."""
+
+    view: View
+    items: tuple[Item, ...]
+    size: int = 0
+
+
+class Codec(ABC, Generic[Item]):
+    """How one framework's messages lie in a transcript."""
+
+    format: str
+    """The name and version under which `Message.data` is stored."""
+    plain_prompts = True
+    """A user's words have no form of their own in this framework that is worth storing."""
+
+    @abstractmethod
+    def decode(self, data: bytes) -> tuple[Item, ...]:
+        """The framework's own objects. Raises `ValueError` for bytes that it cannot read."""
+
+    @abstractmethod
+    def view(self, role: Role, items: Sequence[Item]) -> View:
+        """What transcript safety has to know of them."""
+
+    @abstractmethod
+    def plain(self, role: Role, content: str) -> tuple[Item, ...]:
+        """A user's, an assistant's or a system's words that are not in this format."""
+
+    @abstractmethod
+    def answer(self, call: Call, content: str) -> tuple[Item, ...]:
+        """A made-up answer of a tool."""
+
+    def entry(self, message: Message) -> Entry[Item]:
+        """The message, decoded; of another format only its words are taken."""
+        size = len(message.content) + len(message.data or b"")
+        if message.format == self.format and message.data is not None:
+            try:
+                items = self.decode(message.data)
+            except ValueError as error:
+                raise NonRetryable(
+                    f"a message of role {message.role} is not in {self.format}: {error}"
+                ) from error
+            return Entry(self.view(message.role, items), items, size)
+        if message.role == "tool":
+            return Entry(View("tool"), (), size)
+        kind: Any = "notice" if message.role == "system_notice" else message.role
+        view = View(kind, empty=not message.content.strip())
+        return Entry(view, self.plain(message.role, message.content), size)
+
+
+class _Warm(Struct, Generic[Item]):
+    count: int
+    digest: bytes
+    entries: list[Entry[Item]]
+    size: int
+
+
+class Histories(Generic[Item]):
+    """The decoded transcripts of an executor's sessions, the least recently used dropped first."""
+
+    def __init__(self, codec: Codec[Item], max_bytes: int = WARM_BYTES) -> None:
+        self._codec = codec
+        self._max_bytes = max_bytes
+        self._warm: dict[SessionId, _Warm[Item]] = {}
+        self._size = 0
+        self.messages_read = 0
+        """Messages that were read from a store, over all turns."""
+
+    async def load(self, turn: Turn) -> list[Entry[Item]]:
+        """The transcript up to the turn's head; only what is not warm yet is read. [ADP-2]
+
+        Raises `StoreError` where the store's messages are not those that its digest is over.
+        """
+        warm = self._warm.pop(turn.session_id, None)
+        if warm is not None:
+            self._size -= warm.size
+            if warm.count > turn.head.count or not await self._extend(warm, turn):
+                warm = None
+        if warm is None:
+            warm = _Warm[Item](0, EMPTY_DIGEST, [], 0)
+            if not await self._extend(warm, turn):
+                raise StoreError(
+                    f"the messages of session {turn.session_id!r} are not those of its digest"
+                )
+        self._keep(turn.session_id, warm)
+        return list(warm.entries)
+
+    async def _extend(self, warm: _Warm[Item], turn: Turn) -> bool:
+        """Read what has come since; False where that does not lead to the committed head."""
+        tail = await turn.messages(after=warm.count)
+        self.messages_read += len(tail)
+        digest = _digest(warm.digest, tail)
+        if digest != turn.head.digest or warm.count + len(tail) != turn.head.count:
+            return False
+        for message in tail:
+            entry = self._codec.entry(message)
+            warm.entries.append(entry)
+            warm.size += entry.size
+        warm.count, warm.digest = turn.head.count, digest
+        return True
+
+    def _keep(self, session_id: SessionId, warm: _Warm[Item]) -> None:
+        self._warm[session_id] = warm
+        self._size += warm.size
+        while self._size > self._max_bytes and self._warm:
+            oldest = next(iter(self._warm))
+            self._size -= self._warm.pop(oldest).size
+
+    @property
+    def size(self) -> int:
+        """What is warm now, in bytes as encoded."""
+        return self._size
+
+
+def _digest(head: bytes, messages: Iterable[Message]) -> bytes:
+    for message in messages:
+        head = next_digest(head, message)
+    return head

@@ -1,0 +1,386 @@
+"""One run of a turn, as an adapter of a framework sees it: from its history to its output.
+
+Decides when a run commits what it has (before the first tool of a response, and before the next
+call of the model), what a continuation begins with, and when a turn's limits are reached. How a
+framework is driven, and what its messages look like, is each adapter's own business.
+"""
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from turnkeeper.core.deltas import StreamDelta
+from turnkeeper.core.inputs import append_text
+from turnkeeper.core.runs import (
+    ApplyOutput,
+    Message,
+    Role,
+    RunResult,
+    StagedInput,
+    Steered,
+)
+from turnkeeper.errors import TurnLimitExceeded, ValidationFailed
+from turnkeeper.executor import Turn
+from turnkeeper.executors.safety import UNANSWERED, Call, Order, View, settle
+from turnkeeper.executors.transcripts import Codec, Entry
+
+Item = TypeVar("Item")
+
+
+class TurnLimits(Struct, frozen=True, kw_only=True):
+    """What one turn may use up over all its attempts; None is no limit. [ADP-8]
+
+    Past a limit the turn ends: its inputs are abandoned as `non_retryable`, with a detail that
+    names the limit. What it had done by then stays in the transcript.
+    """
+
+    seconds: float | None = None
+    """Wall clock of its runs together, more than 0."""
+    model_calls: int | None = 50
+    """Calls of the model, 1 or more."""
+    tokens: int | None = None
+    """Tokens read and written, 1 or more; looked at before each call of the model."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValidationFailed(f"TurnLimits.{name} is more than 0 or None, not {value!r}")
+
+
+class Spent(Struct, array_like=True):
+    """What a turn has used up so far: an adapter's snapshot."""
+
+    turn: str = ""
+    """The first input of the turn that this speaks of."""
+    start: int = 0
+    """Messages in the transcript before this turn."""
+    model_calls: int = 0
+    tool_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    extra: bytes | None = None
+    """What an adapter itself has to remember; unlike the rest it outlives the turn."""
+
+
+class Prompt(Struct, frozen=True):
+    """Something for the model to read that did not come from it or from a tool."""
+
+    text: str
+    kind: Literal["user", "notice"] = "user"
+    written: bool = True
+    """Whether it is this run's business to write it: not hidden, not in the transcript already."""
+
+
+class StepRule(Struct, frozen=True, kw_only=True):
+    """How a durable tool is settled where nobody knows whether it was called."""
+
+    idempotent: bool = False
+    reconcile: Callable[..., Any] | None = None
+    """Called with the tool's arguments by name; gives its result, or `NOT_DONE`."""
+
+
+class Stop(Exception):
+    """The run was asked to end."""
+
+
+_current: ContextVar["Work[Any] | None"] = ContextVar("turnkeeper_work", default=None)
+
+
+def current_work() -> "Work[Any] | None":
+    """The run that the caller is a part of, if one is in progress."""
+    return _current.get()
+
+
+class Work(Generic[Item]):
+    """One run of a turn."""
+
+    def __init__(
+        self, turn: Turn, codec: Codec[Item], limits: TurnLimits, entries: list[Entry[Item]]
+    ) -> None:
+        self.turn = turn
+        self.codec = codec
+        self.limits = limits
+        self.continuation = turn.primitive.continuation
+        self.spent = _spent_before(turn)
+        self.prompts = _prompts(turn.primitive)
+        self._entries = entries
+        self._order = self._settle()
+        self._unwritten: list[Message] = []
+        # The turn's own prompts are written by the core, as plain text, unless the framework has
+        # a form of its own for them; what is steered in later has its place among the answers.
+        self._includes_input = self.continuation or not codec.plain_prompts
+        self._uses = Counter(
+            call.id for entry in entries[self.spent.start :] for call in entry.view.calls
+        )
+        self._failed: Exception | None = None
+        """What a durable tool raised: nobody knows what it had done by then."""
+        self.stopped: Literal["cancelled", "expired"] | None = None
+        self.on_stop: Callable[[], None] | None = None
+        """How the framework is told to end; set by the adapter."""
+        loop = asyncio.get_running_loop()
+        self._since = loop.time() - self.spent.seconds
+        self._alarm: asyncio.TimerHandle | None = None
+        if limits.seconds is not None:
+            self._alarm = loop.call_at(self._since + limits.seconds, self._expire)
+
+    # -- what the model may read --------------------------------------------------------------
+
+    def _settle(self) -> Order:
+        hidden = [p for p in self.prompts if not p.written] if self.continuation else []
+        if hidden:
+            # They stand in no transcript, so that a continuation has to put them where they were.
+            words = [Entry(View("user"), self.codec.plain("user", p.text)) for p in hidden]
+            self._entries[self.spent.start : self.spent.start] = words
+            self.prompts = [prompt for prompt in self.prompts if prompt.written]
+        return settle([entry.view for entry in self._entries], resume=self.continuation)
+
+    def history(self) -> list[Item]:
+        """The conversation up to here, without what is still to be answered. [ADP-4]"""
+        items: list[Item] = []
+        for place in self._order.before:
+            if isinstance(place, Call):
+                items += self.codec.answer(place, UNANSWERED)
+            else:
+                items += self._entries[place].items
+        return items
+
+    @property
+    def pending(self) -> tuple[Call, ...]:
+        """Calls of this turn whose tools have to be run before the model is asked. [ADP-5]"""
+        return self._order.pending
+
+    def give_up_pending(self) -> None:
+        """Have the pending calls answered as interrupted: their tools cannot be run any more."""
+        self._order = settle([entry.view for entry in self._entries])
+
+    def behind(self) -> list[Item]:
+        """What comes behind the answers of the pending calls."""
+        return [item for index in self._order.after for item in self._entries[index].items]
+
+    # -- what is committed --------------------------------------------------------------------
+
+    def say(self, prompts: Sequence[Prompt]) -> list[Item]:
+        """Have what was steered in written by the next border; gives what the model reads."""
+        said: list[Item] = []
+        for prompt in prompts:
+            if prompt.written:
+                self._unwritten.append(Message("user", prompt.text))
+            role: Role = "user" if prompt.kind == "user" else "system_notice"
+            said += self.codec.plain(role, prompt.text)
+        return said
+
+    def add(self, role: Role, content: str, items: Sequence[Item], data: bytes) -> None:
+        """Have a message written by the next border."""
+        message = Message(role, content, format=self.codec.format, data=data)
+        self._unwritten.append(message)
+        for call in self.codec.view(role, items).calls:
+            self._uses[call.id] += 1
+            self.spent.tool_calls += 1
+
+    async def border(self) -> list[Prompt]:
+        """Commit what there is, and take what was said meanwhile. [ADP-5]"""
+        if self._failed is not None:
+            raise self._failed
+        appends, self._unwritten = self._unwritten, []
+        steered = await self.turn.checkpoint(
+            appends, snapshot=self._snapshot(), includes_input=self._includes_input
+        )
+        self._includes_input = True
+        return _steered(steered)
+
+    def output(self, result: RunResult | None) -> ApplyOutput:
+        """What the run returns: all that no border has committed."""
+        if self._unwritten or result is not None:
+            includes = self._includes_input
+            return ApplyOutput(self._unwritten, self._snapshot(), result, includes_input=includes)
+        return ApplyOutput()
+
+    def result(self, text: str, structured: Any = None) -> ApplyOutput:
+        """The output of a turn that has its answer."""
+        if self._failed is not None:
+            raise self._failed
+        spent = self.spent
+        usage = {
+            "model_calls": spent.model_calls,
+            "input_tokens": spent.input_tokens,
+            "output_tokens": spent.output_tokens,
+        }
+        return self.output(
+            RunResult(
+                text,
+                structured,
+                usage,
+                turns=max(spent.model_calls, 1),
+                tool_calls=spent.tool_calls,
+            )
+        )
+
+    def _snapshot(self) -> bytes:
+        self.spent.seconds = asyncio.get_running_loop().time() - self._since
+        return msgspec.msgpack.encode(self.spent)
+
+    # -- limits and ends ----------------------------------------------------------------------
+
+    def asking(self) -> None:
+        """The model is about to be called. Raises `TurnLimitExceeded`. [ADP-8]"""
+        self.check()
+        self.spent.model_calls += 1
+
+    def check(self) -> None:
+        """Raise `TurnLimitExceeded` if the model may not be called once more."""
+        if self.stopped is not None:
+            raise Stop
+        spent = self.spent
+        tokens = spent.input_tokens + spent.output_tokens
+        for name, used in (("model_calls", spent.model_calls), ("tokens", tokens)):
+            allowed = getattr(self.limits, name)
+            if allowed is not None and used >= allowed:
+                raise TurnLimitExceeded(name, used, allowed)
+
+    def used(self, input_tokens: int, output_tokens: int) -> None:
+        """The model has answered."""
+        self.spent.input_tokens += input_tokens
+        self.spent.output_tokens += output_tokens
+
+    @asynccontextmanager
+    async def stoppable(self) -> AsyncIterator[None]:
+        """What runs in here is cancelled when the run is stopped. Raises `Stop` then."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as scope:
+                self.on_stop = lambda: scope.reschedule(loop.time())
+                if self.stopped is not None:
+                    self.on_stop()
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise Stop from None
+        finally:
+            self.on_stop = None
+
+    def emit(self, delta: StreamDelta) -> None:
+        """Stream a piece of what happens."""
+        self.turn.emit(delta)
+
+    def cancel(self) -> None:
+        """End the run: somebody has interrupted it."""
+        self._stop("cancelled")
+
+    def _expire(self) -> None:
+        self._stop("expired")
+
+    def _stop(self, why: Literal["cancelled", "expired"]) -> None:
+        if self.stopped is None:
+            self.stopped = why
+            if self.on_stop is not None:
+                self.on_stop()
+
+    async def conclude(self) -> ApplyOutput:
+        """The framework has ended because it was asked to: keep what was said. [ADP-6]"""
+        if self.stopped == "cancelled":
+            return self.output(None)
+        if self._unwritten:
+            self._unwritten = [
+                m if m.role == "user" else msgspec.structs.replace(m, interrupted=True)
+                for m in self._unwritten
+            ]
+            await self.border()
+        allowed = self.limits.seconds or 0.0
+        raise TurnLimitExceeded("seconds", asyncio.get_running_loop().time() - self._since, allowed)
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    # -- durable tools ------------------------------------------------------------------------
+
+    async def step(
+        self,
+        call_id: str,
+        name: str,
+        arguments: dict[str, Any],
+        fn: Callable[[], Awaitable[Any]],
+        rule: StepRule,
+    ) -> Any:
+        """Answer a tool's call once in the life of the turn. [ADP-7]
+
+        The key is the call's id, which is committed with the model's response; where a model uses
+        an id twice in a turn, the uses are told apart.
+        """
+        key = f"tool {call_id}"
+        if len(key) > 150:
+            key = f"tool {hashlib.sha256(call_id.encode()).hexdigest()}"
+        if self._uses[call_id] > 1:
+            key = f"{key} #{self._uses[call_id]}"
+        reconcile = rule.reconcile
+
+        async def called(*_: Any) -> Any:
+            try:
+                return await fn()
+            except Exception as error:
+                # A framework may tell the model of it instead: this ends the run nevertheless.
+                self._failed = error
+                raise
+
+        return await self.turn.once(
+            key,
+            called,
+            name,
+            arguments,
+            idempotent=rule.idempotent,
+            reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
+        )
+
+
+def _spent_before(turn: Turn) -> Spent:
+    """What the turn has used up in earlier runs, and what outlived the turns before it."""
+    known = Spent()
+    if turn.snapshot is not None:
+        try:
+            known = msgspec.msgpack.decode(turn.snapshot, type=Spent)
+        except (msgspec.MsgspecError, ValueError):
+            known = Spent()  # another executor's
+    first = turn.primitive.contributing_input_ids[0]
+    if turn.primitive.continuation and known.turn == first:
+        return known
+    return Spent(first, turn.head.count, extra=known.extra)
+
+
+def _prompts(primitive: StagedInput) -> list[Prompt]:
+    """What the inputs say. Of a continuation's, only those that are in no transcript."""
+    prompts = [
+        Prompt(append_text(item), written=item.visibility.transcript_eligible)
+        for item in primitive.inputs
+        if not (primitive.continuation and item.visibility.transcript_eligible)
+    ]
+    return [prompt for prompt in prompts if prompt.text.strip()]
+
+
+def _steered(steered: Steered) -> list[Prompt]:
+    inputs = [
+        Prompt(append_text(item), written=item.visibility.transcript_eligible)
+        for item in steered.inputs
+    ]
+    notices = [Prompt(n.content, "notice", written=False) for n in steered.context_appends]
+    return [prompt for prompt in (*notices, *inputs) if prompt.text.strip()]
+
+
+@contextmanager
+def inside(work: Work[Any]) -> Iterator[None]:
+    """The caller, and what it starts, is a part of this run."""
+    token = _current.set(work)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,45 @@
+"""The rules that every adapter of an agent framework keeps, as tests to run on yours. Needs pytest.
+
+    from turnkeeper.testing.agents import AgentConformance
+
+    class TestMyAdapter(AgentConformance):
+        def make_executor(self, brain, tools, limits):
+            lookup, charge = tools.functions()
+            return durable_agent(MyAgent(BridgeTo(brain), [lookup, durable_tool(charge)]), limits)
+
+That needs pytest-asyncio with `asyncio_mode = "auto"`. A bridge is a model of the framework that
+turns its request into a list of `Said`, asks the brain, and streams the words of its `Reply`, then
+its calls. For assertions that show their values, call in your `conftest.py`
+`pytest.register_assert_rewrite("turnkeeper.testing.agents")`. The chapters:
+
+    talking   Histories, Conversations, Streams   what a model reads, what a follower sees
+    ending    Stopping, Limits, Crashes, Safety   turns that do not come to their end
+"""
+
+from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
+from turnkeeper.testing.agents.brain import Brain, Reply, Said
+from turnkeeper.testing.agents.chapter import Chapter
+from turnkeeper.testing.agents.ending import Crashes, Limits, Safety, Stopping
+from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
+
+__all__ = [
+    "AgentConformance",
+    "Bed",
+    "Brain",
+    "Chapter",
+    "Conversations",
+    "CrashStore",
+    "Crashes",
+    "Histories",
+    "Limits",
+    "Reply",
+    "Safety",
+    "Said",
+    "Stopping",
+    "Streams",
+    "Tools",
+]
+
+
+class AgentConformance(Histories, Conversations, Streams, Stopping, Limits, Crashes, Safety):
+    """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""
