@@ -114,3 +114,22 @@ async def test_a_standby_that_is_given_up_keeps_nothing(stores: Stores) -> None:
             assert isinstance(await outcome(handle), Completed)
             assert await third.contains_session("ada")
         assert not await standby.contains_session("ada")
+
+
+async def test_what_was_unregistered_is_not_taken_with_the_dead(stores: Stores) -> None:
+    """Another worker's death is no reason to serve a session that was given up here. [OPS-9]"""
+    first = Runtime(stores(), agent=agent_of(FakeExecutor(Hang())), config=FAST)
+    await first.__aenter__()
+    async with Runtime(stores(), agent=agent_of(), config=FAST) as second:
+        await second.register_session("ada")
+        await second.pause_runtime("ada")
+        await second.submit("ada", "for somebody else")
+        await second.unregister_session("ada")
+        await first.worker.lookout._look()
+        handle = await first.submit("bob", "hello")
+        follow = await second.handle("bob", handle.input_id)
+        await first.unregister_session("ada")
+        await died(first)
+        assert isinstance(await outcome(follow), Completed)
+        await until(lambda: not second.worker.lookout._walking)
+        assert "ada" not in second.worker.actors

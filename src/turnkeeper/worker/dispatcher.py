@@ -626,11 +626,12 @@ class Worker:
             if not page:
                 return True
             after = page[-1][0]
+            wanted = [name for _, name in page if name not in self.served.released]
             results = await asyncio.gather(
-                *[self.acquire(session_id, create=False) for _, session_id in page],
+                *[self.acquire(session_id, create=False) for session_id in wanted],
                 return_exceptions=True,
             )
-            for (_, session_id), result in zip(page, results, strict=True):
+            for session_id, result in zip(wanted, results, strict=True):
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
                     self.claim_again(session_id)
