@@ -106,6 +106,15 @@ def store(store_kind: str, tmp_path: Path) -> Store:
 
 
 @pytest.fixture
+def stores(store_kind: str, tmp_path: Path) -> Callable[[], Store]:
+    """The same rows for each who asks: of a file, each through an object of its own."""
+    if store_kind == "sqlite":
+        return lambda: SqliteStore(tmp_path / "shared.db")
+    shared = MemoryStore()
+    return lambda: shared
+
+
+@pytest.fixture
 async def open_store(store: Store) -> AsyncIterator[Store]:
     """`store`, held open: a test reads it before, between and after its Runtimes."""
     await store.open()

@@ -4,14 +4,12 @@ Each Runtime has a store object of its own where there is a file, as processes h
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import until
 from msgspec.structs import replace
+from sharing import FAST, Stores, died, owner
 from world import outcome, soon
 
 from turnkeeper import (
@@ -19,7 +17,6 @@ from turnkeeper import (
     AbandonReason,
     Accepted,
     Completed,
-    Config,
     Deduplicated,
     InputLifecycleState,
     NotReady,
@@ -39,58 +36,10 @@ from turnkeeper.core.outcomes import InterruptEffect
 from turnkeeper.core.records import Delivery, RequestRecord
 from turnkeeper.core.requests import Operate, Pause, pack_operation
 from turnkeeper.environment import new_id
-from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import FakeExecutor, Hang
 
 S = InputLifecycleState
-FAST = Config(poll_seconds=0.01)
-Stores = Callable[[], Store]
-
-
-@pytest.fixture
-def stores(store_kind: str, tmp_path: Path) -> Stores:
-    """The same rows for each who asks: of a file, each through an object of its own."""
-    if store_kind == "sqlite":
-        return lambda: SqliteStore(tmp_path / "shared.db")
-    shared = MemoryStore()
-    return lambda: shared
-
-
-@asynccontextmanager
-async def owner(
-    stores: Stores, fake: FakeExecutor | None = None, config: Config = FAST
-) -> AsyncIterator[Runtime]:
-    """A worker that owns session `ada`."""
-    fake = fake or FakeExecutor()
-    async with Runtime(stores(), agent=lambda _sid: fake, config=config) as runtime:
-        await runtime.register_session("ada")
-        try:
-            yield runtime
-        finally:
-            await runtime.close(drain_seconds=0.0)
-
-
-async def died(runtime: Runtime) -> None:
-    """End a Runtime as the death of its process would: nothing more is decided, or written."""
-    worker = runtime.worker
-    worker.closing = worker.ended = True
-    worker.lookout.end()
-    worker.timers.end()
-    for actor in tuple(worker.actors.values()):
-        actor.gone = True
-        if actor.run is not None:
-            actor.run.cut_off()
-    await worker.tasks.cancel(1.0)
-    store: Any = worker.store
-    if isinstance(store, MemoryStore):
-        store.declare_dead(worker.worker_id)
-        await store.close()
-    else:
-        store._opened().hearts.end_all()
-        store._opened().engine.lives.end_all()
-        await store.close()
 
 
 # -- inputs ---------------------------------------------------------------------------------------
