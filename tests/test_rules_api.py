@@ -83,7 +83,7 @@ ResponseTerminal RetireReport RunBoundaryReceipt RunEnded RunPrimitive RunResult
 RuntimeClosed RuntimeEvent RuntimeState RuntimeTerminated SchemaMismatch Session SessionNotFound
 SessionState SqliteStore StagedInput Stale Steered StepMismatch StopReport StopRuntimeExecutor Store
 StoreError StoredMessage Superseded SystemGeneratedInput SystemOrigin TerminalStatus TextDelta
-ToolCall ToolCallbackInput ToolResult TraceContext Turn TurnExecutor TurnLimitExceeded
+ToolCall ToolCallbackInput ToolResult TraceContext Turn TurnExecutor TurnLimitExceeded TurnLimits
 TurnkeeperError UnregisterReport ValidationFailed Visibility WhenBusy WouldDeadlock agent
 """
 
