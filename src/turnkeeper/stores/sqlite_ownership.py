@@ -27,18 +27,26 @@ from turnkeeper.stores.sqlite_rows import (
     read_session,
     unpack_any_id,
 )
+from turnkeeper.stores.sqlite_seals import NEW_SESSION_SEAL, birth_mark, owner_mark, worker_mark
 
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
 
 _SESSION = f"SELECT {SESSION_COLUMNS} FROM session WHERE id = ?"
 _CREATE = (
-    "INSERT INTO session (id, epoch, revision, worker, phase, paused, inbox, active,"
+    "INSERT INTO session (key, id, epoch, revision, worker, phase, paused, inbox, active,"
     " message_count, digest, noticed, has_snapshot, last_number, last_event, next_number,"
-    " next_event, created) VALUES (?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, ?)"
+    " next_event, created, owner_seal, seal)"
+    " VALUES (?, ?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, ?, ?, ?)"
 )
-_TAKE = "UPDATE session SET worker = ?, epoch = epoch + 1 WHERE key = ?"
-_RELEASE = "UPDATE session SET worker = NULL WHERE id = ? AND worker = ?"
+_NEXT_KEY = "SELECT coalesce(max(key), 0) + 1 FROM session"
+_TAKE = (
+    "UPDATE session SET worker = ?, epoch = epoch + 1, owner_seal = owner_seal + 1 - ? + ?"
+    " WHERE key = ?"
+)
+_RELEASE = (
+    "UPDATE session SET worker = NULL, owner_seal = owner_seal - ? WHERE id = ? AND worker = ?"
+)
 _ACTIVE = (
     f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.state < 5"
     " ORDER BY i.number"
@@ -58,10 +66,11 @@ _INTENDED = "SELECT key, id FROM session WHERE intent IS NOT NULL AND key > ?"
 _WORKER = "SELECT 1 FROM worker WHERE id = ?"
 _WORKERS = "SELECT id FROM worker"
 _JOIN = (
-    "INSERT INTO worker (id, lease, until) VALUES (?, ?, ?)"
-    " ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, until = excluded.until"
+    "INSERT INTO worker (id, lease, until, seal) VALUES (?1, ?2, ?3, ?4 + ?2 + ?3)"
+    " ON CONFLICT (id)"
+    " DO UPDATE SET lease = excluded.lease, until = excluded.until, seal = excluded.seal"
 )
-_BEAT = "UPDATE worker SET until = lease + ? WHERE id = ?"
+_BEAT = "UPDATE worker SET until = lease + ?1, seal = seal - until + lease + ?1 WHERE id = ?2"
 _LEAVE = "DELETE FROM worker WHERE id = ?"
 
 
@@ -81,13 +90,14 @@ def claim(
         if not create:
             return None
         database.writing = True
-        database.execute(_CREATE, (session_id, pack_any_id(worker_id), EMPTY_DIGEST, at_ms))
+        _create(database, session_id, worker_id, at_ms)
         row = database.existing(_SESSION, (session_id,))
     session = read_session(row)
     if session.worker_id != worker_id:
         _check_owner_is_gone(database, lives, session_id, session.worker_id, session.last_commit)
         database.writing = True
-        database.execute(_TAKE, (pack_any_id(worker_id), session.key))
+        marks = (owner_mark(session.worker_id), owner_mark(worker_id))
+        database.execute(_TAKE, (pack_any_id(worker_id), *marks, session.key))
         session.worker_id = worker_id
         session.epoch += 1
     found = Claim(row=session, inputs=[], corrupt=[], created=created)
@@ -97,6 +107,15 @@ def claim(
         snapshot = database.row(_SNAPSHOT, (session.key, CLAIM_SNAPSHOT_MAX_BYTES))
         found.snapshot = None if snapshot is None else snapshot[0]
     return found
+
+
+def _create(database: Database, session_id: SessionId, worker_id: str, at_ms: int) -> None:
+    key = database.existing(_NEXT_KEY, ())[0]
+    # Epoch 1 and an empty inbox are part of the sum.
+    check = birth_mark(key, session_id, at_ms) + owner_mark(worker_id) + 1
+    owner = pack_any_id(worker_id)
+    row = (key, session_id, owner, EMPTY_DIGEST, at_ms, check, NEW_SESSION_SEAL)
+    database.execute(_CREATE, row)
 
 
 def _check_owner_is_gone(
@@ -167,7 +186,7 @@ def _applied_run(record: InputRecord) -> RunId | None:
 def release(database: Database, session_id: SessionId, worker_id: str) -> None:
     """As `Store.release` says."""
     database.writing = True
-    database.execute(_RELEASE, (session_id, pack_any_id(worker_id)))
+    database.execute(_RELEASE, (owner_mark(worker_id), session_id, pack_any_id(worker_id)))
 
 
 def join(
@@ -177,7 +196,8 @@ def join(
     lives.begin(worker_id)
     database.writing = True
     lease = int(lease_seconds * 1_000)
-    database.execute(_JOIN, (pack_any_id(worker_id), lease, at_ms + lease))
+    stored_id = pack_any_id(worker_id)
+    database.execute(_JOIN, (stored_id, lease, at_ms + lease, worker_mark(stored_id)))
     for (stored,) in list(database.execute(_WORKERS)):
         other = unpack_any_id(stored)
         if not lives.alive(other):

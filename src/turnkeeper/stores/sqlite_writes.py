@@ -31,35 +31,37 @@ from turnkeeper.stores.sqlite_rows import (
     read_input,
     session_values,
 )
+from turnkeeper.stores.sqlite_seals import STEP_PLACES, input_seal, seal, snapshot_seal, step_seal
 
 _LOAD = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _FIND_ID = "SELECT number FROM input WHERE id = ? AND session = ?"
 # In the order of the table's columns. (apsw hashes a statement's text at each call: short is fast.)
-_PUT_INPUT = f"INSERT INTO input VALUES ({','.join('?' * 25)})"
+_PUT_INPUT = f"INSERT INTO input VALUES ({','.join('?' * 26)})"
 _SET_ACTIVE_INPUT = (
     "UPDATE input SET state=?, policy=?, lane=?, priority=?, place=?, due_at=?, expires_at=?,"
     " ephemeral=?, turn=?, last_run=?, last_sequence=?, attempt_count=?, failure_count=?,"
-    " recovery_count=?, rest=?, updated=?, mentions=mentions||? WHERE session=? AND number=?"
-    " AND state < 5"
+    " recovery_count=?, rest=?, updated=?, seal=?+coalesce(body,0), mentions=mentions||?"
+    " WHERE session=? AND number=? AND state < 5"
 )
-_SET_REST = "UPDATE input SET rest=? WHERE session=? AND number=?"
+_SET_REST = "UPDATE input SET rest=?, seal=?+coalesce(body,0) WHERE session=? AND number=?"
 _MENTION = "UPDATE input SET mentions=mentions||? WHERE session=? AND number=?"
-_PUT_HISTORY = f"INSERT INTO history VALUES ({','.join('?' * 12)})"
+_PUT_HISTORY = f"INSERT INTO history VALUES ({','.join('?' * 13)})"
 _PUT_SNAPSHOT = (
-    "INSERT INTO snapshot (session, data) VALUES (?, ?)"
-    " ON CONFLICT (session) DO UPDATE SET data = excluded.data"
+    "INSERT INTO snapshot (session, data, seal) VALUES (?, ?, ?)"
+    " ON CONFLICT (session) DO UPDATE SET data = excluded.data, seal = excluded.seal"
 )
 _PUT_STEP = (
-    "INSERT INTO step (session, turn, key, began, place, arguments, done, result)"
-    " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (session, turn, key)"
-    " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result"
+    "INSERT INTO step (session, turn, key, began, place, arguments, done, result, seal)"
+    f" VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9+?4*{STEP_PLACES}+?5) ON CONFLICT (session, turn, key)"
+    " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result,"
+    f" seal = ?9 + began * {STEP_PLACES} + place"
 )
 # A commit's conditions, and the session's row with it: changes one row, or nothing.
 _SET_SESSION = (
     "UPDATE session SET phase=?, paused=?, intent=?, drain_until=?, run=?, turn=?, run_started=?,"
     " run_sequence=?, open_turn=?, open_due=?, message_count=?, digest=?, noticed=?,"
-    " has_snapshot=?, due_at=?, revision=revision+1, active=active+?, last_commit=?,"
-    " last_number=next_number, last_event=next_event, next_number=?, next_event=?"
+    " has_snapshot=?, due_at=?, revision=?, last_commit=?, last_number=?, last_event=?,"
+    " next_number=?, next_event=?, seal=?, active=active+?"
     " WHERE key=? AND id=? AND epoch=? AND revision=? AND next_number=? AND next_event=?"
     " AND message_count=? AND run IS coalesce(?, run) AND inbox=coalesce(?, inbox) AND active<=?"
     " AND last_commit IS NOT ?"
@@ -144,6 +146,7 @@ class Writes:
             self._bodies.append((body_key, encode_body(record.input)))
         if record.state not in TERMINAL:
             self._growth += 1
+        changing = changing_values(record, number, record.place or number)
         return (
             self._session,
             number,
@@ -151,11 +154,12 @@ class Writes:
             record.key,
             record.fingerprint,
             KIND_CODE[record.kind],
-            *changing_values(record, number, record.place or number),
+            *changing,
             body_key,
             self._mention if input_id in self._mentioned else "",
             record.created_at_ms,
             record.updated_at_ms - record.created_at_ms,
+            input_seal(self._session, record, number, changing) + (body_key or 0),
         )
 
     def _encode_update(self, record: InputRecord) -> Parameters:
@@ -167,9 +171,11 @@ class Writes:
         self._records[input_id] = record
         if record.state in TERMINAL:
             self._growth -= 1
+        changing = changing_values(record, number, place)
         return (
-            *changing_values(record, number, place),
+            *changing,
             record.updated_at_ms - record.created_at_ms,
+            input_seal(self._session, record, number, changing),
             self._mention if input_id in self._mentioned else "",
             self._session,
             number,
@@ -189,7 +195,9 @@ class Writes:
                 permanent=True,
             )
         stored.requeued_as = record.requeued_as
-        return (pack_rest(stored), self._session, stored.number)
+        changing = changing_values(stored, stored.number, stored.place)
+        check = input_seal(self._session, stored, stored.number, changing)
+        return (pack_rest(stored), check, self._session, stored.number)
 
     def _name_strangers(self) -> list[int]:
         """Name inputs whose rows this commit leaves alone; return those that its events mention."""
@@ -249,18 +257,24 @@ class Writes:
             rows.append((key, *place, *_NONE, None, None, body))
         for position, messages in further:
             rows.append((mint(), *place, *_NONE, count + position, messages, None))
-        return rows
+        return [(*row, seal(row)) for row in rows]
 
     def _encode_session(self, first: First, arrivals: int) -> None:
         """What the session's row becomes, and what it must be for that."""
         commit = self._commit
         row = commit.session
         bound = commit.active_bound
-        values = (
+        sealed = (
             *session_values(row, snapshot=commit.snapshot is not None),
-            self._growth,
+            commit.revision + 1,
             commit.commit_id,
+            *first,
             *self.after,
+        )
+        values = (
+            *sealed,
+            seal(sealed),
+            self._growth,
             row.key,
             self._session_id,
             commit.epoch,
@@ -301,7 +315,8 @@ class Writes:
         for row in self._history:
             execute(_PUT_HISTORY, row)
         if commit.snapshot is not None:
-            execute(_PUT_SNAPSHOT, (self._session, commit.snapshot))
+            check = snapshot_seal(self._session, commit.snapshot)
+            execute(_PUT_SNAPSHOT, (self._session, commit.snapshot, check))
         if commit.steps:
             self._put_steps()
 
@@ -314,17 +329,11 @@ class Writes:
         )
 
     def _put_steps(self) -> None:
+        session, began = self._session, self._commit.revision
         for place, step in enumerate(self._commit.steps):
+            turn = pack_id(step.turn_id)
+            values = (step.arguments, step.done | step.settles << 1, step.result)
+            check = step_seal(session, turn, (step.key, *values))
             self._database.execute(
-                _PUT_STEP,
-                (
-                    self._session,
-                    pack_id(step.turn_id),
-                    step.key,
-                    self._commit.revision,
-                    place,
-                    step.arguments,
-                    step.done | step.settles << 1,
-                    step.result,
-                ),
+                _PUT_STEP, (session, turn, step.key, began, place, *values, check)
             )

@@ -4,6 +4,9 @@
 -- blobs; times are Unix milliseconds. A session has a number of its own (`session.key`), an input
 -- its admission number. Inputs and history are stored in order of arrival, with narrow indexes:
 -- clustering them by session would dirty a page per session and table in every group.
+--
+-- A `seal` is a checksum of the other columns of its row: `stores/sqlite_seals.py` says how it is
+-- taken, and that whoever changes a row by hand takes it anew.
 
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
@@ -33,7 +36,10 @@ CREATE TABLE session (
     last_event INTEGER NOT NULL,
     next_number INTEGER NOT NULL,
     next_event INTEGER NOT NULL,
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    owner_seal INTEGER NOT NULL,       -- of what commits leave alone: key, id, created, epoch,
+                                       -- worker, inbox
+    seal INTEGER NOT NULL              -- of the rest but `active`, which is counted
 ) STRICT;
 
 -- What `due` looks for: sessions with an intent, and those with an active input (`input_active`).
@@ -42,7 +48,8 @@ CREATE INDEX session_intent ON session (key) WHERE intent IS NOT NULL;
 
 CREATE TABLE snapshot (
     session INTEGER PRIMARY KEY,
-    data BLOB NOT NULL
+    data BLOB NOT NULL,
+    seal INTEGER NOT NULL
 ) STRICT;
 
 -- The key stays here with its fingerprint, and so does the outcome, when body and events go.
@@ -71,7 +78,8 @@ CREATE TABLE input (
     body INTEGER,                      -- where it is: history.key; NULL once it was pruned
     mentions TEXT NOT NULL,            -- first_event of the rows that mention it: ,1,6
     created INTEGER NOT NULL,
-    updated INTEGER NOT NULL           -- milliseconds after created
+    updated INTEGER NOT NULL,          -- milliseconds after created
+    seal INTEGER NOT NULL              -- of all but `mentions`, which the events repeat
 ) STRICT;
 
 CREATE UNIQUE INDEX input_place ON input (session, number);
@@ -94,7 +102,8 @@ CREATE TABLE history (
     outcome BLOB,                      -- the rest of the receipt; in a final one the turn's result
     first_message INTEGER,
     messages BLOB,                     -- consecutive; a number stands for the text of that input
-    body BLOB                          -- of a new input
+    body BLOB,                         -- of a new input
+    seal INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX history_event ON history (session, first_event) WHERE first_event IS NOT NULL;
@@ -112,6 +121,7 @@ CREATE TABLE step (
     arguments BLOB NOT NULL,
     done INTEGER NOT NULL,
     result BLOB,
+    seal INTEGER NOT NULL,
     PRIMARY KEY (session, turn, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -119,5 +129,6 @@ CREATE TABLE step (
 CREATE TABLE worker (
     id ANY NOT NULL PRIMARY KEY,
     lease INTEGER NOT NULL,            -- milliseconds that a life sign is good for
-    until INTEGER NOT NULL             -- when the last one ends; for people to read
+    until INTEGER NOT NULL,            -- when the last one ends; for people to read
+    seal INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
