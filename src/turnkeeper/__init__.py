@@ -6,6 +6,7 @@ The layout, from the inside out; imports point inward only:
     store.py    the contract of a store; implementations in stores/
     executor.py the contract of an executor, `Turn`, `@agent`; executors of others in executors/
     worker/     the asyncio shell that carries out what the core decides
+    verify.py   proves or refutes what is in a store, through its contract
     runtime.py  `Runtime` and `Session`, what programs use
     testing/    for the tests of programs that use Turnkeeper, and of stores
 
@@ -75,6 +76,14 @@ from turnkeeper.core.runs import (
     Steered,
     StopRuntimeExecutor,
 )
+from turnkeeper.core.verdict import (
+    Checked,
+    Finding,
+    FindingCode,
+    Mend,
+    RepairReport,
+    VerifyReport,
+)
 from turnkeeper.environment import Environment
 from turnkeeper.errors import (
     CommitFailed,
@@ -105,6 +114,7 @@ from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.verify import Progress, repair, verify
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.health import Health
 from turnkeeper.worker.live import Delta, Lagged, LiveNotice
@@ -118,6 +128,7 @@ __all__ = [
     "CancelCurrentRun",
     "CancelReport",
     "Capabilities",
+    "Checked",
     "CloseReport",
     "CommitFailed",
     "Completed",
@@ -136,6 +147,8 @@ __all__ = [
     "ExternalEventInput",
     "ExternalOrigin",
     "Fenced",
+    "Finding",
+    "FindingCode",
     "FlowOrigin",
     "FlowStepInput",
     "Health",
@@ -148,6 +161,7 @@ __all__ = [
     "Lagged",
     "LiveNotice",
     "MemoryStore",
+    "Mend",
     "Message",
     "NonRetryable",
     "NotCompleted",
@@ -161,12 +175,14 @@ __all__ = [
     "PeerRequest",
     "PolicyDecision",
     "Profile",
+    "Progress",
     "ProgressPhase",
     "ProjectedInput",
     "PromptInput",
     "QueueMode",
     "RecoveryReport",
     "Rejected",
+    "RepairReport",
     "RequestExpired",
     "ResetReport",
     "RespawnReport",
@@ -207,8 +223,11 @@ __all__ = [
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",
+    "VerifyReport",
     "Visibility",
     "WhenBusy",
     "WouldDeadlock",
     "agent",
+    "repair",
+    "verify",
 ]

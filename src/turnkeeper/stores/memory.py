@@ -29,8 +29,10 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding, Mend
 from turnkeeper.errors import Fenced, Overloaded, StoreError
 from turnkeeper.store import Hint
+from turnkeeper.stores.memory_inspection import MemoryInspection, Picture
 from turnkeeper.stores.memory_session import MemorySession
 
 T = TypeVar("T")
@@ -249,6 +251,29 @@ class MemoryStore:
             self._hints.pop(watcher, None)
 
         return unwatch
+
+    # -- verification ----------------------------------------------------------------------------
+
+    def inspect(self) -> MemoryInspection:
+        self._check_open()
+        return MemoryInspection(self._look)
+
+    def _look(self) -> tuple[list[Picture], frozenset[str]]:
+        pictures = [session.picture() for session in self._sessions.values()]
+        return pictures, frozenset(self._workers)
+
+    async def mend(self, finding: Finding) -> bool:
+        self._check_open()
+        if self._workers:
+            raise Fenced(
+                f"worker {min(self._workers)} lives: close every Runtime on this store before it "
+                "is repaired"
+            )
+        for session in self._sessions.values():
+            if finding.mend is Mend.RECOUNT and session.row.key == finding.session:
+                session.recount()
+                return True
+        return False
 
     # -- answers -----------------------------------------------------------------------------------
 

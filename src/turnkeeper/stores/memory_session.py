@@ -9,13 +9,10 @@ import copy
 from bisect import bisect_right
 from collections.abc import Sequence
 
-import msgspec
 from msgspec.structs import replace
 
-from turnkeeper.core.bodies import decode_body, encode_body
 from turnkeeper.core.events import EVENT_NAMES, Event, EventEnvelope, RuntimeEvent, history_of
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.lifecycle import TERMINAL, HistoryEntry
 from turnkeeper.core.records import (
     NEW_PLACE,
@@ -30,9 +27,10 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
-from turnkeeper.core.runs import RunResult
 from turnkeeper.environment import from_ms
 from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
+from turnkeeper.stores.memory_copies import owned, owned_result, stored_forms
+from turnkeeper.stores.memory_inspection import Picture
 
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
@@ -88,7 +86,7 @@ class MemorySession:
         growth = self._growth(commit)
         self._check_bound(commit, growth)
         dead_letters = self._find_dead_letters(commit)
-        new_inputs, input_updates, receipt = _stored_forms(commit)
+        new_inputs, input_updates, receipt = stored_forms(commit)
         row = self._next_row(commit, growth)
         result = CommitResult(self._next_number, len(self._events) + 1)
         self._write_new_inputs(new_inputs)
@@ -135,7 +133,7 @@ class MemorySession:
             if existing is None and len(commit.new_inputs) > 1:
                 existing = _seen_before(seen, record)
             if existing is not None:
-                duplicates.append((index, _owned(existing)))
+                duplicates.append((index, owned(existing)))
         if duplicates:
             raise DuplicateKey(duplicates)
 
@@ -260,7 +258,7 @@ class MemorySession:
     def find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
         """The input with this id, or else with this key."""
         record = self._find(input_id, key)
-        return None if record is None else _owned(record)
+        return None if record is None else owned(record)
 
     def _find(self, input_id: InputId | None, key: str | None) -> InputRecord | None:
         number = None if input_id is None else self._numbers.get(input_id)
@@ -272,7 +270,7 @@ class MemorySession:
         """A page of inputs, by number."""
         numbers = sorted(self._active) if active else self._input_numbers
         start = bisect_right(numbers, after)
-        return [_owned(self._inputs[number]) for number in numbers[start : start + limit]]
+        return [owned(self._inputs[number]) for number in numbers[start : start + limit]]
 
     def history(self, input_id: InputId) -> tuple[HistoryEntry, ...]:
         """The steps of one input's life."""
@@ -291,7 +289,7 @@ class MemorySession:
         if sequence is None:
             sequence = self._final_sequences.get(run_id)
         kept = None if sequence is None else self._receipts.get(run_id, {}).get(sequence)
-        return None if kept is None else replace(kept, result=_owned_result(kept.result))
+        return None if kept is None else replace(kept, result=owned_result(kept.result))
 
     def steps(self, turn_id: RunId, limit: int) -> list[StepRecord]:
         """The steps of a turn, in the order in which they began."""
@@ -326,9 +324,28 @@ class MemorySession:
             trace_context=None if item is None else item.trace_context,
         )
 
+    def picture(self) -> Picture:
+        """All rows as they are: they are replaced and never changed, so that it stays so."""
+        return Picture(
+            row=self.row,
+            next_number=self._next_number,
+            inputs=dict(self._inputs),
+            active=frozenset(self._active),
+            numbers=dict(self._numbers),
+            keys=dict(self._keys),
+            messages=self._messages.copy(),
+            events=self._events.copy(),
+            receipts={(run, n): r for run, kept in self._receipts.items() for n, r in kept.items()},
+            steps={turn: list(steps.values()) for turn, steps in self._steps.items()},
+        )
+
+    def recount(self) -> None:
+        """Count the active inputs anew."""
+        self.row = replace(self.row, active=len(self._active))
+
     def claimed(self, *, created: bool) -> Claim:
         """The session as its new owner finds it."""
-        inputs = [_owned(self._inputs[number]) for number in sorted(self._active)]
+        inputs = [owned(self._inputs[number]) for number in sorted(self._active)]
         runs = {record.last_run_id for record in inputs if record.last_run_id is not None}
         small = self.snapshot is not None and len(self.snapshot) <= CLAIM_SNAPSHOT_MAX_BYTES
         return Claim(
@@ -339,47 +356,6 @@ class MemorySession:
             receipt_runs=frozenset(runs & self._receipts.keys()),
             created=created,
         )
-
-
-def _owned(record: InputRecord) -> InputRecord:
-    """A copy that shares nothing changeable: JSON goes through its stored form."""
-    owned: InputRecord = copy.copy(record)
-    item = record.input
-    if item is None or (type(item) is PromptInput and item.turn_metadata is None):
-        return owned
-    owned.input = decode_body(encode_body(item), record.input_id, record.key)
-    return owned
-
-
-_result_encoder = msgspec.msgpack.Encoder()
-_result_decoder = msgspec.msgpack.Decoder(RunResult)
-
-
-def _owned_result(result: RunResult | None) -> RunResult | None:
-    if result is None or (result.structured_output is None and result.usage is None):
-        return result
-    return _result_decoder.decode(_result_encoder.encode(result))
-
-
-def _stored_forms(
-    commit: Commit,
-) -> tuple[list[InputRecord], list[InputRecord], StoredReceipt | None]:
-    """Copies of what is to be kept, made before the first write: a value that has no stored form
-    is refused with all of its commit.
-    """
-    try:
-        kept = None
-        if commit.receipt is not None:
-            kept = StoredReceipt(commit.receipt, _owned_result(commit.result))
-        return (
-            [_owned(record) for record in commit.new_inputs],
-            [_owned(record) for record in commit.input_updates],
-            kept,
-        )
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as cause:
-        raise CommitFailed(
-            f"a value in this commit has no stored form: {cause}", applied=False, permanent=True
-        ) from cause
 
 
 def _seen_before(

@@ -32,6 +32,7 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding
 from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed, StoreError
 from turnkeeper.store import Answer, Hint
@@ -39,6 +40,8 @@ from turnkeeper.stores import sqlite_ownership as ownership
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_database import connect_reader, reading
 from turnkeeper.stores.sqlite_engine import Engine, Work
+from turnkeeper.stores.sqlite_inspection import SqliteInspection
+from turnkeeper.stores.sqlite_mending import mend
 from turnkeeper.stores.sqlite_reads import Reader
 
 GROUP_MAX = 1_000
@@ -224,6 +227,15 @@ class SqliteStore:
             self._hints.pop(watcher, None)
 
         return unwatch
+
+    # -- verification ----------------------------------------------------------------------------
+
+    def inspect(self) -> SqliteInspection:
+        return SqliteInspection(self.path, self._opened().engine.lives)
+
+    async def mend(self, finding: Finding) -> bool:
+        opened = self._opened()
+        return await opened.submit(mend, opened.engine.lives, finding)
 
 
 def _due(reader: Reader, *arguments: Any) -> Sequence[tuple[int, SessionId]]:

@@ -5,6 +5,7 @@ is not in the table has left, or never came, and is dead. Called inside a transa
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import apsw
 
@@ -20,6 +21,7 @@ from turnkeeper.stores.sqlite_rows import (
     INPUT_COLUMNS,
     INPUT_SOURCE,
     SESSION_COLUMNS,
+    UNREADABLE,
     Row,
     pack_any_id,
     pack_id,
@@ -216,6 +218,16 @@ def leave(database: Database, lives: Lives, worker_id: str) -> None:
     lives.end(worker_id)
     database.writing = True
     database.execute(_LEAVE, (pack_any_id(worker_id),))
+
+
+def living(connection: apsw.Connection, lives: Lives) -> frozenset[str]:
+    """The workers that have joined and live."""
+    stored = connection.execute("SELECT CAST(id AS BLOB), typeof(id) = 'text' FROM worker")
+    known: list[str] = []
+    for worker, is_text in stored:
+        with suppress(*UNREADABLE):  # a damaged id is nobody's
+            known.append(unpack_any_id(worker.decode() if is_text else worker))
+    return frozenset([worker_id for worker_id in known if lives.alive(worker_id)])
 
 
 def due(

@@ -6,6 +6,7 @@ other call on unchanged.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import assert_never
 
@@ -22,8 +23,9 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding
 from turnkeeper.errors import CommitFailed
-from turnkeeper.store import Hint, Store
+from turnkeeper.store import Hint, Inspection, Store
 
 
 class Fault(StrEnum):
@@ -243,6 +245,12 @@ class FaultyStore:
 
     def watch(self, hint: Hint) -> Callable[[], None]:
         return self.inner.watch(hint)
+
+    def inspect(self) -> AbstractAsyncContextManager[Inspection]:
+        return self.inner.inspect()
+
+    async def mend(self, finding: Finding) -> bool:
+        return await self.inner.mend(finding)
 
 
 def _answer_with(

@@ -1,0 +1,64 @@
+"""The rules of a session's row, for a verification: what must be so once all has been read.
+
+Decides whether a session's row and the inputs that are left agree with each other.
+"""
+
+from collections.abc import Collection
+
+from turnkeeper.core.audit_inputs import Life, Report
+from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Phase
+from turnkeeper.core.records import InputRecord, SessionRecord
+from turnkeeper.core.verdict import FindingCode, Mend
+
+_S = InputLifecycleState
+_F = FindingCode
+DEAD = (Phase.STOPPED, Phase.DESTROYED)
+
+
+def check_session(session: SessionRecord, lives: Collection[Life], report: Report) -> None:
+    """No work in a dead session, no input that belongs to no run, a right count. [VER-5]"""
+    row = session.row
+    for life in lives:
+        if life.record is not None and life.record.state not in TERMINAL:
+            _check_active(session, life.record, life.name, report)
+    active = sum(life.record is None or life.record.state not in TERMINAL for life in lives)
+    if row.active != active:
+        what = f"it counts {row.active} active inputs, and has {active}"
+        report(_F.WRONG_SESSION, "its row", what, Mend.RECOUNT)
+    for code, what in _row_faults(session, lives):
+        report(code, "its row", what)
+
+
+def _check_active(session: SessionRecord, record: InputRecord, name: str, report: Report) -> None:
+    row, state = session.row, record.state
+    if row.phase in DEAD:
+        what = f"it is {state.value} in a session that is {row.phase.name.lower()}"
+        report(_F.DEAD_SESSION, name, what)
+        return
+    run = None if row.run is None else row.run.run_id
+    turn = None if row.open_turn is None else row.open_turn.turn_id
+    if state is _S.STAGED and record.last_run_id != run:
+        what = f"it is staged for run {record.last_run_id}, and {run or 'none'} is in progress"
+        report(_F.WRONG_INPUT, name, what)
+    elif state is _S.APPLIED_PENDING_CONSUMPTION and record.turn_id != turn:
+        what = f"it was applied by turn {record.turn_id}, and {turn or 'none'} is open"
+        report(_F.WRONG_INPUT, name, what)
+
+
+def _row_faults(session: SessionRecord, lives: Collection[Life]) -> list[tuple[FindingCode, str]]:
+    row = session.row
+    faults = []
+    if row.phase in DEAD and (row.run is not None or row.open_turn is not None):
+        faults.append((_F.DEAD_SESSION, f"it is {row.phase.name.lower()}, and in a turn"))
+    open_for = [
+        life
+        for life in lives
+        if life.record is None or life.record.state is _S.APPLIED_PENDING_CONSUMPTION
+    ]
+    if row.open_turn is not None and not open_for:
+        what = f"turn {row.open_turn.turn_id} is open, and no input was applied by it"
+        faults.append((_F.WRONG_SESSION, what))
+    if row.run is not None and not session.owner_lives:
+        what = f"run {row.run.run_id} is in progress, and its worker does not live"
+        faults.append((_F.STALE_OWNER, what))
+    return faults

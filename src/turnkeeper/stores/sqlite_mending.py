@@ -1,0 +1,67 @@
+"""Repairs of a SQLite store that lose nothing: what they write follows from what is there.
+
+Decides what may be mended, and when: while no worker lives. Called inside a transaction.
+"""
+
+from typing import assert_never
+
+import apsw
+
+from turnkeeper.core.verdict import Finding, Mend
+from turnkeeper.errors import Fenced
+from turnkeeper.stores.sqlite_database import Database
+from turnkeeper.stores.sqlite_history import unpack_events
+from turnkeeper.stores.sqlite_lives import Lives
+from turnkeeper.stores.sqlite_ownership import living
+from turnkeeper.stores.sqlite_rows import UNREADABLE
+
+_RECOUNT = (
+    "UPDATE session SET active = (SELECT count(*) FROM input WHERE session = ?1 AND state < 5)"
+    " WHERE key = ?1"
+)
+_EVENTS = (
+    "SELECT first_event, events FROM history WHERE session = ? AND first_event IS NOT NULL"
+    " ORDER BY first_event"
+)
+_RELIST = "UPDATE input SET mentions = ? WHERE session = ? AND number = ?"
+
+
+def mend(database: Database, lives: Lives, finding: Finding) -> bool:
+    """As `Store.mend` says."""
+    alive = living(database.connection, lives)
+    if alive:
+        raise Fenced(
+            f"worker {min(alive)} lives: close every Runtime on this store before it is repaired"
+        )
+    database.writing = True
+    match finding.mend:
+        case Mend.RECOUNT:
+            return database.change(_RECOUNT, (finding.session,)) == 1
+        case Mend.RELIST:
+            return _relist(database, finding)
+        case Mend.REINDEX:
+            return _reindex(database)
+        case None:
+            return False
+        case _ as never:
+            assert_never(never)
+
+
+def _relist(database: Database, finding: Finding) -> bool:
+    mentions = []
+    try:
+        for first, events in database.execute(_EVENTS, (finding.session,)):
+            if any(name == finding.number for _, name, _, _ in unpack_events(events)):
+                mentions.append(f",{first}")
+    except UNREADABLE:
+        return False  # it would lose what the events that do not decode are about
+    values = ("".join(mentions), finding.session, finding.number)
+    return database.change(_RELIST, values) == 1
+
+
+def _reindex(database: Database) -> bool:
+    try:
+        database.execute("REINDEX")
+    except apsw.ConstraintError:
+        return False  # two rows where one may be: which of them is right, nobody here knows
+    return True
