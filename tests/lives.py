@@ -1,8 +1,7 @@
 """A rich life for a store: every kind of input, and all that can become of one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from crashes import crash_in, ended, pass_seconds, runtime_of
 
@@ -119,7 +118,7 @@ async def failing_session(
     await ended(stuck)
 
 
-async def controlled_sessions(runtime: Runtime, fake: FakeExecutor) -> None:
+async def controlled_sessions(runtime: Runtime) -> None:
     """Each operation, on sessions of their own."""
     for name, verb in (("stopped", "stop"), ("destroyed", "destroy"), ("retired", "retire")):
         session = runtime.session(name)
@@ -136,8 +135,10 @@ async def controlled_sessions(runtime: Runtime, fake: FakeExecutor) -> None:
     await again.pause()
     await again.submit(PromptInput("later", durability=Durability.EPHEMERAL))
     await again.reset()
-    await again.pause()
-    await again.submit(PromptInput("waits", durability=Durability.EPHEMERAL))
+    await runtime.register_session("waiting")
+    waiting = runtime.session("waiting")
+    await waiting.pause()
+    await waiting.submit("until somebody resumes", key="waits")
 
 
 async def live(store: Store, new_environment: NewEnvironment) -> None:
@@ -154,15 +155,13 @@ async def live(store: Store, new_environment: NewEnvironment) -> None:
     ) as runtime:
         await busy_session(runtime, fake)
         await failing_session(runtime, fake, environment)
-        await controlled_sessions(runtime, fake)
+        await controlled_sessions(runtime)
     crashing = FakeExecutor(then=Checkpoint(hang))
     runtime = await runtime_of(store, crashing, new_environment()).__aenter__()
     await runtime.session("crashed").submit("hello")
     await crash_in(runtime, hang.started)
     environment, fake = new_environment(), FakeExecutor()
-    async with Runtime(
-        store, agent=lambda _session_id: fake, environment=environment
-    ) as runtime:
+    async with Runtime(store, agent=lambda _session_id: fake, environment=environment) as runtime:
         await settled(runtime)
     await store.close()
 
@@ -172,6 +171,3 @@ async def settled(runtime: Runtime) -> None:
     found = await runtime.session("crashed").inputs()
     for state in found:
         await ended(await runtime.session("crashed").handle(state.input_id))
-
-
-Wait = Callable[..., Awaitable[Any]]

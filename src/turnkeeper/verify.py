@@ -131,11 +131,11 @@ class _Verification:
             found = len(self._findings) + self._further
             self._progress(Progress(self._checked.sessions, self._of_sessions, found))
 
-    def _damage(self, damage: Damage, session: SessionRecord | None = None) -> None:
+    async def _damage(self, damage: Damage) -> None:
         self._note(
             Finding(
                 code=FindingCode.DAMAGED_ROW,
-                session_id=None if session is None else session.row.session_id,
+                session_id=await self._session_id(damage.session),
                 row=damage.row,
                 what=damage.what,
                 mend=damage.mend,
@@ -143,6 +143,17 @@ class _Verification:
                 number=damage.number,
             )
         )
+
+    async def _session_id(self, key: int | None) -> str | None:
+        """The id of a session, for naming it; None where its row cannot say."""
+        if key is None:
+            return None
+        try:
+            page = await self._inspection.sessions(after=key - 1, limit=1)
+        except StoreError:
+            return None
+        rows = [found.row for found in page if isinstance(found, SessionRecord)]
+        return next((row.session_id for row in rows if row.key == key), None)
 
     def _unreadable(self, row: str, error: Exception, session_id: str | None = None) -> None:
         self._note(
@@ -160,7 +171,7 @@ class _Verification:
                 self._unreadable("the store", error)
                 return
             for damage in damages:
-                self._damage(damage)
+                await self._damage(damage)
             self._show()
 
     # -- the sessions ---------------------------------------------------------------------------
@@ -172,10 +183,10 @@ class _Verification:
             while page := await self._inspection.sessions(after=after):
                 for session in page:
                     if isinstance(session, Damage):
-                        after = session.number
-                        self._damage(session)
+                        after = _past(after, session.number)
+                        await self._damage(session)
                     else:
-                        after = session.row.key
+                        after = _past(after, session.row.key)
                         await self._judge(session)
                     self._checked.sessions += 1
                     self._show()
@@ -292,16 +303,23 @@ class _SessionReading:
 
     async def _input_pages(self, after: int) -> AsyncIterator[Sequence[InputRecord | Damage]]:
         while page := await self._inspection.inputs(self._key, after=after):
-            after = page[-1].number
+            after = _past(after, page[-1].number)
             yield page
 
     async def _commit_pages(self, after: int) -> AsyncIterator[Sequence[CommitRecord | Damage]]:
         while page := await self._inspection.commits(self._key, after=after):
             last = page[-1]
-            after = last.number if isinstance(last, Damage) else last.first_event
+            after = _past(after, last.number if isinstance(last, Damage) else last.first_event)
             yield page
 
     async def _message_pages(self, after: int) -> AsyncIterator[Sequence[StoredMessage | Damage]]:
         while page := await self._inspection.messages(self._key, after=after):
-            after = page[-1].number
+            after = _past(after, page[-1].number)
             yield page
+
+
+def _past(after: int, number: int) -> int:
+    """Where the next page begins. On a damaged page it may be anywhere: never go in circles."""
+    if number <= after:
+        raise StoreError(f"row {number} comes after row {after}")
+    return number

@@ -25,16 +25,11 @@ from turnkeeper.core.audit_inputs import (
     name_of,
     step,
 )
-from turnkeeper.core.audit_session import check_session
+from turnkeeper.core.audit_session import States, check_session
 from turnkeeper.core.audit_transcript import Chain
 from turnkeeper.core.events import ENDS, EventCode
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.lifecycle import (
-    RUNTIME_TRANSITIONS,
-    TERMINAL,
-    InputLifecycleState,
-    RuntimeState,
-)
+from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.records import (
     CommitRecord,
     Fact,
@@ -43,7 +38,6 @@ from turnkeeper.core.records import (
     SessionRecord,
     StepRecord,
 )
-from turnkeeper.core.session import runtime_state
 from turnkeeper.core.verdict import Finding, FindingCode, Mend
 
 _S = InputLifecycleState
@@ -52,7 +46,6 @@ _E = EventCode
 _MEMBER = (_S.STAGED, _S.APPLIED, _S.APPLIED_PENDING_CONSUMPTION)
 _RUN_ENDS = (_E.RUN_COMPLETED, _E.RUN_FAILED, _E.RUN_CANCELLED, _E.RUNTIME_RECOVERED)
 _STEP_EVENTS = (_E.STEP_STARTED, _E.STEP_FINISHED)
-_STATE_OF = {state.value: state for state in RuntimeState}
 
 StepQuestion = tuple[RunId, dict[str, bool]]
 """A turn, and of each step that its events name whether they say that it ended."""
@@ -91,8 +84,7 @@ class Audit:
         self._sequence = 0
         self._turn: RunId | None = None
         self._steps: dict[str, bool] = {}
-        self._state: RuntimeState | None = RuntimeState.IDLE
-        """None where nobody knows."""
+        self._states = States(self.report)
 
     def report(self, code: FindingCode, row: str, what: str, mend: Mend | None = None, /) -> None:
         """Note a finding of this session."""
@@ -176,7 +168,7 @@ class Audit:
     def _begin_gap(self) -> None:
         self._in_gap = self._had_gap = True
         self._run_known = False
-        self._state = None
+        self._states.forget()
         for life in list(self._lives.values()):
             life.certain = False
             if life.record is None or life.record.state in TERMINAL:
@@ -269,7 +261,7 @@ class Audit:
                     self._lives[key].failures += 1
             self._run_ended()
         elif code is _E.RUNTIME_STATE_CHANGED:
-            self._state_changed(fact, number)
+            self._states.change(fact, number)
         elif code in _STEP_EVENTS:
             named = str(fact.detail.get("key"))
             self._steps[named] = self._steps.get(named, False) or code is _E.STEP_FINISHED
@@ -303,15 +295,6 @@ class Audit:
     def _ask_for_steps(self) -> None:
         if self._steps and self._turn is not None:
             self.questions.append((self._turn, self._steps))
-
-    def _state_changed(self, fact: Fact, number: int) -> None:
-        source = _STATE_OF.get(str(fact.detail.get("source")))
-        target = _STATE_OF.get(str(fact.detail.get("target")))
-        legal = source is not None and target in RUNTIME_TRANSITIONS[source]
-        if not legal or self._state not in (None, source):
-            what = f"it takes the session from {source} to {target}, which was {self._state}"
-            self.report(_F.ILLEGAL_STEP, f"event {number}", what)
-        self._state = target
 
     # -- receipts -----------------------------------------------------------------------------
 
@@ -397,6 +380,7 @@ class Audit:
         for what in self._row_faults():
             self.report(_F.WRONG_SESSION, "its row", what)
         self.chain.finish()
+        self._states.finish(self._session.row)
         check_session(self._session, self._lives.values(), self.report)
 
     def _row_faults(self) -> list[str]:
@@ -406,9 +390,6 @@ class Audit:
             faults.append(f"its run in progress is {run}, and its events leave {self._run}")
         elif row.run is not None and self._run_known and row.run.sequence != self._sequence:
             faults.append(f"its run's next boundary is {row.run.sequence}, not {self._sequence}")
-        state = runtime_state(row)
-        if self._state is not None and state is not self._state:
-            faults.append(f"it is {state.value}, and its events leave it {self._state.value}")
         return faults
 
 

@@ -24,9 +24,7 @@ _F = FindingCode
 class Report(Protocol):
     """Takes note of a finding: its code, the row, what is wrong, the repair that it offers."""
 
-    def __call__(
-        self, code: FindingCode, row: str, what: str, mend: Mend | None = None, /
-    ) -> None:
+    def __call__(self, code: FindingCode, row: str, what: str, mend: Mend | None = None, /) -> None:
         """Take note of it."""
         ...
 

@@ -6,13 +6,51 @@ Decides whether a session's row and the inputs that are left agree with each oth
 from collections.abc import Collection
 
 from turnkeeper.core.audit_inputs import Life, Report
-from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState, Phase
-from turnkeeper.core.records import InputRecord, SessionRecord
+from turnkeeper.core.lifecycle import (
+    RUNTIME_TRANSITIONS,
+    TERMINAL,
+    InputLifecycleState,
+    Phase,
+    RuntimeState,
+)
+from turnkeeper.core.records import Fact, InputRecord, SessionRecord, SessionRow
+from turnkeeper.core.session import runtime_state
 from turnkeeper.core.verdict import FindingCode, Mend
 
 _S = InputLifecycleState
 _F = FindingCode
 DEAD = (Phase.STOPPED, Phase.DESTROYED)
+_STATE_OF = {state.value: state for state in RuntimeState}
+
+
+class States:
+    """The observable states that a session has gone through, by its events."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._state: RuntimeState | None = RuntimeState.IDLE
+        """None where nobody knows."""
+
+    def forget(self) -> None:
+        """Events are missing."""
+        self._state = None
+
+    def change(self, fact: Fact, number: int) -> None:
+        """An event says that the state has changed."""
+        source = _STATE_OF.get(str(fact.detail.get("source")))
+        target = _STATE_OF.get(str(fact.detail.get("target")))
+        legal = source is not None and target in RUNTIME_TRANSITIONS[source]
+        if not legal or self._state not in (None, source):
+            what = f"it takes the session from {source} to {target}, which was {self._state}"
+            self._report(_F.ILLEGAL_STEP, f"event {number}", what)
+        self._state = target
+
+    def finish(self, row: SessionRow) -> None:
+        """What the row says of the last one."""
+        state = runtime_state(row)
+        if self._state not in (None, state):
+            what = f"it is {state}, and its events leave it {self._state}"
+            self._report(_F.WRONG_SESSION, "its row", what)
 
 
 def check_session(session: SessionRecord, lives: Collection[Life], report: Report) -> None:

@@ -4,6 +4,7 @@ Decides how a picture of a session is read. Rows are replaced and never changed,
 references to them are a picture that stays as it is.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -73,6 +74,7 @@ class MemoryInspection:
     async def sessions(
         self, *, after: int = 0, limit: int = 100
     ) -> Sequence[SessionRecord | Damage]:
+        await _next_turn()
         start = bisect_right(self._keys, after)
         return [self._session(self._pictures[key]) for key in self._keys[start : start + limit]]
 
@@ -87,6 +89,7 @@ class MemoryInspection:
     async def inputs(
         self, session: int, *, after: int = 0, limit: int = 100
     ) -> Sequence[InputRecord | Damage]:
+        await _next_turn()
         picture = self._picture(session)
         numbers = self._numbers[session]
         start = bisect_right(numbers, after)
@@ -96,6 +99,7 @@ class MemoryInspection:
         self, session: int, *, after: int = 0, limit: int = 100
     ) -> Sequence[CommitRecord | Damage]:
         """Here no row says which events were committed together: each stands alone."""
+        await _next_turn()
         picture = self._picture(session)
         events = picture.events[after : after + limit]
         return [_commit(picture, n, *entry) for n, entry in enumerate(events, after + 1)]
@@ -103,6 +107,7 @@ class MemoryInspection:
     async def messages(
         self, session: int, *, after: int = 0, limit: int = 100
     ) -> Sequence[StoredMessage | Damage]:
+        await _next_turn()
         return self._picture(session).messages[after : after + limit]
 
     async def steps(self, session: int, turn_id: RunId) -> Sequence[StepRecord]:
@@ -110,6 +115,7 @@ class MemoryInspection:
 
     async def damages(self, cursor: Cursor) -> tuple[Sequence[Damage], Cursor | None]:
         """One session at a time: what is kept twice must say the same."""
+        await _next_turn()
         start = bisect_right(self._keys, cursor[0]) if cursor else 0
         if start == len(self._keys):
             return [], None
@@ -118,6 +124,14 @@ class MemoryInspection:
 
     async def session_count(self) -> int:
         return len(self._keys)
+
+
+async def _next_turn() -> None:
+    """Let others go on: a page is the most that a reader keeps them from it."""
+    loop = asyncio.get_running_loop()
+    turn: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(turn.set_result, None)
+    await turn
 
 
 def _commit(picture: Picture, number: int, at_ms: int, event: Event) -> CommitRecord:

@@ -5,6 +5,7 @@ in SQLite's own judgement, every row's seal unbroken, no row without its session
 from the list of its events. Each call looks at a bounded part, in the order of the tables.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from turnkeeper.store import Cursor
 from turnkeeper.stores.sqlite_database import connect
 from turnkeeper.stores.sqlite_history import unpack_events
 from turnkeeper.stores.sqlite_lives import Lives
-from turnkeeper.stores.sqlite_rows import UNREADABLE, Row, unpack_any_id
+from turnkeeper.stores.sqlite_ownership import listed_workers
+from turnkeeper.stores.sqlite_rows import BROKEN, Row, unpack_any_id
 from turnkeeper.stores.sqlite_schema import expected_schema
 from turnkeeper.stores.sqlite_seals import (
     INPUT_SEALED,
@@ -96,6 +98,27 @@ def _pages_and_indexes(connection: apsw.Connection, _after: After) -> Found:
     return damages, None
 
 
+_PARTIAL = re.compile(r"INDEX (\w+) ON (\w+) .*WHERE (.+)", re.DOTALL)
+
+
+def _partial_indexes(connection: apsw.Connection, _after: After) -> Found:
+    """SQLite checks that an index lacks no row; of a partial one not that it holds no other."""
+    damages = []
+    for sql in expected_schema().values():
+        partial = _PARTIAL.search(sql)
+        if partial is None:
+            continue
+        name, table, rows = partial.groups()
+        held, there = connection.execute(
+            f"SELECT (SELECT count(*) FROM {table} INDEXED BY {name} WHERE {rows}),"
+            f" (SELECT count(*) FROM {table} NOT INDEXED WHERE {rows})"
+        ).fetchall()[0]
+        if held != there:
+            what = f"it holds {held} rows, and the table has {there} for it"
+            damages.append(Damage(row=f"index {name}", what=what, mend=Mend.REINDEX))
+    return damages, None
+
+
 # -- the tables ------------------------------------------------------------------------------------
 
 
@@ -110,12 +133,19 @@ def _table(
 
     def stage(connection: apsw.Connection, after: After) -> Found:
         damages: list[Damage] = []
-        last = after or _FIRST[width]
+        last = after
         count = size = 0
-        for row in connection.execute(statement, (*last, ROWS)):
+        for row in connection.execute(statement, (*(after or _FIRST[width]), ROWS)):
+            key = tuple(row[-width:])
+            try:
+                # On a damaged page keys may be anything: the search must not go in circles.
+                if last and not key > last:
+                    raise ValueError(f"it comes after row {last}")
+                damages += check(connection, row)
+            except BROKEN as error:
+                return [*damages, Damage(row=f"row {key} of a table", what=f"{error}")], None
+            last = key
             count += 1
-            last = tuple(row[-width:])
-            damages += check(connection, row)
             size += sum(len(value) for value in row if type(value) is bytes)
             if size > PART_BYTES:
                 return damages, last
@@ -132,7 +162,7 @@ def _session(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
         owner_id = worker and unpack_any_id(worker.decode() if is_text else worker)
         mark = birth_mark(key, name.decode(), created) + owner_mark(owner_id) + epoch + inbox
         broken = mark != owner or session_seal(sealed) != seal
-    except UNREADABLE:
+    except BROKEN:
         broken = True
     if broken:
         yield Damage(row=named, what=_BROKEN, session=key)
@@ -149,7 +179,7 @@ def _input(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
         name = f"input {unpack_id(blob)} (number {number})"
     try:
         broken = stored_input_seal(sealed) != seal
-    except UNREADABLE:
+    except BROKEN:
         broken = True
     yield from _both(name, session, broken=broken, orphan=orphan)
 
@@ -160,7 +190,7 @@ def _history(connection: apsw.Connection, row: Row) -> Iterable[Damage]:
     session, first, events = sealed[1], sealed[3], sealed[4]
     try:
         broken = stored_history_seal(sealed) != seal
-    except UNREADABLE:
+    except BROKEN:
         broken = True
     yield from _both(name, session, broken=broken, orphan=orphan)
     if events is not None and first is not None and not broken:
@@ -176,7 +206,7 @@ def _unlisted(
     """Inputs whose list of events lacks this row: their history would lack it too."""
     try:
         numbers = {name for _, name, _, _ in unpack_events(events) if isinstance(name, int)}
-    except UNREADABLE:
+    except BROKEN:
         return
     for number in sorted(numbers - {0}):
         row = connection.execute(_MENTIONS, (session, number)).fetchone()
@@ -208,7 +238,7 @@ def _step(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
     try:
         sum_ = step_seal(session, turn, (key.decode(), arguments, done, result))
         broken = sum_ + began * STEP_PLACES + place != seal
-    except UNREADABLE:
+    except BROKEN:
         broken = True
     name = f"step {text_of(key)!r} of turn {turn.hex()}"
     return _both(name, session, broken=broken, orphan=orphan)
@@ -220,7 +250,7 @@ def _worker(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
         stored = worker.decode() if is_text else worker
         name = unpack_any_id(stored)
         broken = worker_mark(stored) + lease + until != seal
-    except UNREADABLE:
+    except BROKEN:
         name, broken = text_of(worker), True
     if broken:
         yield Damage(row=f"worker {name}", what=_BROKEN)
@@ -234,9 +264,7 @@ def _unlisted_workers(path: Path, lives: Lives) -> list[Damage]:
     connection = connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
-        rows = connection.execute("SELECT CAST(id AS BLOB), typeof(id) = 'text' FROM worker")
-        known = [unpack_any_id(worker.decode() if is_text else worker) for worker, is_text in rows]
-        found = lives.strangers(known)
+        found = lives.strangers(listed_workers(connection))
         connection.execute("ROLLBACK")
     finally:
         connection.close()
@@ -252,6 +280,7 @@ _HISTORY = (
 _STAGES: tuple[tuple[str, Stage], ...] = (
     ("the schema", _schema),
     ("the file", _pages_and_indexes),
+    ("an index", _partial_indexes),
     (
         "table session",
         _table(

@@ -31,10 +31,10 @@ from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_ownership import living
 from turnkeeper.stores.sqlite_reads import Reader, bounded
 from turnkeeper.stores.sqlite_rows import (
+    BROKEN,
     INPUT_COLUMNS,
     INPUT_SOURCE,
     SESSION_COLUMNS,
-    UNREADABLE,
     Row,
     asked_id,
     read_input,
@@ -168,7 +168,7 @@ class _Pages:
         for row in self.connection.execute(statement, parameters):
             try:
                 yield decode(row)
-            except (StoreError, *UNREADABLE) as error:
+            except (StoreError, *BROKEN) as error:
                 yield damage(row, f"it does not decode: {error}")
             if large is not None:
                 size += len(row[large] or b"")
@@ -213,7 +213,7 @@ class _Pages:
             name = f"the messages from {first} on, history row {key}"
             try:
                 page += self._messages(session, first, data)
-            except (StoreError, *UNREADABLE) as error:
+            except (StoreError, *BROKEN) as error:
                 what = f"it does not decode: {error}"
                 page.append(Damage(row=name, what=what, session=session, number=first))
             size += len(data or b"")
@@ -247,8 +247,8 @@ class _Pages:
         return sqlite_damage.search(self.connection, self._path, self._lives, cursor)
 
     def session_count(self) -> int:
-        found: int = self.connection.execute("SELECT count(*) FROM session").fetchall()[0][0]
-        return found
+        ((count,),) = self.connection.execute("SELECT count(*) FROM session").fetchall()
+        return int(count)
 
 
 def _session_damage(row: Row, what: str) -> Damage:

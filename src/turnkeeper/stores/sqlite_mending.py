@@ -13,7 +13,7 @@ from turnkeeper.stores.sqlite_database import Database
 from turnkeeper.stores.sqlite_history import unpack_events
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_ownership import living
-from turnkeeper.stores.sqlite_rows import UNREADABLE
+from turnkeeper.stores.sqlite_rows import BROKEN
 
 _RECOUNT = (
     "UPDATE session SET active = (SELECT count(*) FROM input WHERE session = ?1 AND state < 5)"
@@ -53,7 +53,7 @@ def _relist(database: Database, finding: Finding) -> bool:
         for first, events in database.execute(_EVENTS, (finding.session,)):
             if any(name == finding.number for _, name, _, _ in unpack_events(events)):
                 mentions.append(f",{first}")
-    except UNREADABLE:
+    except BROKEN:
         return False  # it would lose what the events that do not decode are about
     values = ("".join(mentions), finding.session, finding.number)
     return database.change(_RELIST, values) == 1

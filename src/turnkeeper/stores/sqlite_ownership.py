@@ -18,10 +18,10 @@ from turnkeeper.errors import Fenced, StoreError
 from turnkeeper.stores.sqlite_database import Database
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_rows import (
+    BROKEN,
     INPUT_COLUMNS,
     INPUT_SOURCE,
     SESSION_COLUMNS,
-    UNREADABLE,
     Row,
     pack_any_id,
     pack_id,
@@ -67,6 +67,7 @@ _BUSY = (
 _INTENDED = "SELECT key, id FROM session WHERE intent IS NOT NULL AND key > ?"
 _WORKER = "SELECT 1 FROM worker WHERE id = ?"
 _WORKERS = "SELECT id FROM worker"
+_WORKERS_AS_BYTES = "SELECT CAST(id AS BLOB), typeof(id) = 'text' FROM worker"
 _JOIN = (
     "INSERT INTO worker (id, lease, until, seal) VALUES (?1, ?2, ?3, ?4 + ?2 + ?3)"
     " ON CONFLICT (id)"
@@ -220,14 +221,18 @@ def leave(database: Database, lives: Lives, worker_id: str) -> None:
     database.execute(_LEAVE, (pack_any_id(worker_id),))
 
 
+def listed_workers(connection: apsw.Connection) -> list[str]:
+    """Who has joined and not left; a row whose id is damaged is nobody's."""
+    listed: list[str] = []
+    for worker, is_text in connection.execute(_WORKERS_AS_BYTES):
+        with suppress(*BROKEN):
+            listed.append(unpack_any_id(worker.decode() if is_text else worker))
+    return listed
+
+
 def living(connection: apsw.Connection, lives: Lives) -> frozenset[str]:
     """The workers that have joined and live."""
-    stored = connection.execute("SELECT CAST(id AS BLOB), typeof(id) = 'text' FROM worker")
-    known: list[str] = []
-    for worker, is_text in stored:
-        with suppress(*UNREADABLE):  # a damaged id is nobody's
-            known.append(unpack_any_id(worker.decode() if is_text else worker))
-    return frozenset([worker_id for worker_id in known if lives.alive(worker_id)])
+    return frozenset(filter(lives.alive, listed_workers(connection)))
 
 
 def due(
