@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +15,12 @@ from turnkeeper import (
     Fenced,
     Finding,
     FindingCode,
-    Mend,
     MemoryStore,
-    Progress,
+    Mend,
     SqliteStore,
     Store,
     ValidationFailed,
+    VerifyProgress,
     VerifyReport,
     repair,
     verify,
@@ -30,8 +30,6 @@ from turnkeeper.core.verdict import FINDINGS_MAX
 from turnkeeper.store import Inspection
 from turnkeeper.testing import FakeExecutor, FaultyStore, ManualEnvironment
 from turnkeeper.testing.executors import Hang
-
-WaitUntil = Callable[..., Awaitable[Any]]
 
 
 def said(report: VerifyReport) -> list[str]:
@@ -75,15 +73,9 @@ async def test_beside_live_work(open_store: Store, environment: ManualEnvironmen
             reports.append(await verify(open_store))
         await asyncio.gather(*talking)
         reports.append(await verify(open_store))
-    assert {line for report in reports for line in said(report)} <= {
-        line for line in map(str, pending(reports))
-    }
-    assert all(report.is_sound for report in reports)
+    assert [line for report in reports for line in said(report)] == []
+    assert len(reports) > 2
     assert reports[-1].checked.inputs == 100
-
-
-def pending(reports: Sequence[VerifyReport]) -> list[Finding]:
-    return [finding for report in reports for finding in report.findings if finding.is_pending]
 
 
 async def test_an_inspection_is_of_one_moment(
@@ -125,7 +117,7 @@ async def test_a_crash_is_no_damage(
 async def test_progress_is_shown(store: Store, new_environment: NewEnvironment) -> None:
     """It grows to the number of sessions. [VER-1]"""
     await live(store, new_environment)
-    shown: list[Progress] = []
+    shown: list[VerifyProgress] = []
     await verify(store, progress=shown.append)
     assert [p.sessions for p in shown] == sorted(p.sessions for p in shown)
     assert (shown[-1].sessions, shown[-1].of_sessions, shown[-1].findings) == (8, 8, 0)
@@ -200,9 +192,7 @@ async def test_it_keeps_a_page_and_what_is_active(
     assert 0 < kept <= 8
 
 
-async def test_findings_are_bounded(
-    tmp_path: Path, environment: ManualEnvironment, wait_until: WaitUntil
-) -> None:
+async def test_findings_are_bounded(tmp_path: Path, environment: ManualEnvironment) -> None:
     """A report names 1,000 findings and counts the rest. [VER-1]"""
     store = SqliteStore(tmp_path / "turns.db")
     async with serving(store, None, environment) as runtime:
@@ -253,7 +243,7 @@ async def test_a_repair_loses_nothing(
 def picture(path: Path) -> dict[str, list[Any]]:
     connection = apsw.Connection(str(path))
     tables = ("session", "input", "history", "snapshot", "step")
-    return {t: list(connection.execute(f"SELECT * FROM {t}")) for t in tables}  # noqa: S608
+    return {t: list(connection.execute(f"SELECT * FROM {t}")) for t in tables}
 
 
 async def test_indexes_are_built_anew(tmp_path: Path, new_environment: NewEnvironment) -> None:
@@ -283,7 +273,8 @@ async def test_what_rests_on_damage_is_left(
     store = SqliteStore(tmp_path / "turns.db")
     await live(store, new_environment)
     change(store.path, "UPDATE input SET mentions = '' WHERE number = 1 AND session = 1")
-    change(store.path, "UPDATE history SET events = x'93' WHERE first_event = 3 AND session = 1")
+    other = "SELECT max(key) FROM history WHERE session = 1 AND events IS NOT NULL"
+    change(store.path, f"UPDATE history SET events = x'93' WHERE key = ({other})")
     report = await verify(store)
     done = await repair(store, report, backed_up=True)
     assert [finding.mend for finding in done.left] == [Mend.RELIST]

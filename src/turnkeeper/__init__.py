@@ -114,7 +114,7 @@ from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
-from turnkeeper.verify import Progress, repair, verify
+from turnkeeper.verify import VerifyProgress, repair, verify
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.health import Health
 from turnkeeper.worker.live import Delta, Lagged, LiveNotice
@@ -175,7 +175,6 @@ __all__ = [
     "PeerRequest",
     "PolicyDecision",
     "Profile",
-    "Progress",
     "ProgressPhase",
     "ProjectedInput",
     "PromptInput",
@@ -223,6 +222,7 @@ __all__ = [
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",
+    "VerifyProgress",
     "VerifyReport",
     "Visibility",
     "WhenBusy",

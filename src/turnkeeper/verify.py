@@ -27,7 +27,7 @@ from turnkeeper.store import Cursor, Inspection, Store
 T = TypeVar("T")
 
 
-class Progress(Struct, frozen=True):
+class VerifyProgress(Struct, frozen=True):
     """How far a verification has come."""
 
     sessions: int
@@ -36,7 +36,7 @@ class Progress(Struct, frozen=True):
     findings: int
 
 
-ShowProgress = Callable[[Progress], None]
+ShowProgress = Callable[[VerifyProgress], None]
 
 
 async def verify(store: Store, *, progress: ShowProgress | None = None) -> VerifyReport:
@@ -129,7 +129,7 @@ class _Verification:
     def _show(self) -> None:
         if self._progress is not None:
             found = len(self._findings) + self._further
-            self._progress(Progress(self._checked.sessions, self._of_sessions, found))
+            self._progress(VerifyProgress(self._checked.sessions, self._of_sessions, found))
 
     async def _damage(self, damage: Damage) -> None:
         self._note(

@@ -247,8 +247,8 @@ class _Pages:
         return sqlite_damage.search(self.connection, self._path, self._lives, cursor)
 
     def session_count(self) -> int:
-        ((count,),) = self.connection.execute("SELECT count(*) FROM session").fetchall()
-        return int(count)
+        row: Row = self.connection.execute("SELECT count(*) FROM session").fetchall()[0]
+        return int(row[0])
 
 
 def _session_damage(row: Row, what: str) -> Damage:

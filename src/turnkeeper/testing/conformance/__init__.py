@@ -18,6 +18,7 @@ The suite goes through the contract alone. Its chapters:
     turns       Transcript, Receipts, Steps, Snapshots                what turns leave behind
     happenings  Events, History                                       what can be followed
     owning      Life, Claims, Workers                                 whose a session is
+    inspecting  Inspections                                           what a verification reads
 """
 
 import asyncio
@@ -37,6 +38,7 @@ from turnkeeper.testing.conformance.committing import (
 )
 from turnkeeper.testing.conformance.happenings import Events, History
 from turnkeeper.testing.conformance.identity import IdentityAndKeys, Numbering, TheRow
+from turnkeeper.testing.conformance.inspecting import Inspections
 from turnkeeper.testing.conformance.owning import Claims, Life, Workers
 from turnkeeper.testing.conformance.reading import Inputs, Paging
 from turnkeeper.testing.conformance.turns import Receipts, Snapshots, Steps, Transcript
@@ -54,6 +56,7 @@ __all__ = [
     "IdentityAndKeys",
     "Inbox",
     "Inputs",
+    "Inspections",
     "Life",
     "Numbering",
     "Paging",
@@ -90,6 +93,7 @@ class StoreConformance(
     Life,
     Claims,
     Workers,
+    Inspections,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give it `make_store`."""
 
