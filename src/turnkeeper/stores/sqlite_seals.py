@@ -38,13 +38,12 @@ def _truth(stored: Any) -> Any:
 
 # -- sessions -----------------------------------------------------------------------------------
 
-NEW_SESSION_SEAL = seal(
-    (
-        *(0, False, None, None, None, None, None, None, None, None),
-        *(0, EMPTY_DIGEST, 0, False, None, 0, None, 0, 0, 1, 1),
-    )
+_NEW_SESSION = (
+    *(0, False, None, None, None, None, None, None, None, None),
+    *(0, EMPTY_DIGEST, 0, False, None, 0, None, 0, 0),
 )
-"""Of a session that nothing was committed to."""
+NEW_SESSION_SEAL = seal(_NEW_SESSION) + 1 + 1
+"""Of a session that nothing was committed to: its next numbers are 1 and 1."""
 
 SESSION_SEALED = (
     "phase, paused, intent, drain_until, run, turn, run_started, run_sequence, open_turn, open_due,"
@@ -55,8 +54,12 @@ SESSION_SEALED = (
 
 
 def session_seal(row: Row) -> int:
-    """Of a stored row of `SESSION_SEALED`."""
-    return seal((row[0], _truth(row[1]), *row[2:13], _truth(row[13]), *row[14:]))
+    """Of a stored row of `SESSION_SEALED`. The next numbers are added: others than the owner may
+    come to put something in.
+    """
+    number, event = row[-2:]
+    total: int = number + event
+    return seal((row[0], _truth(row[1]), *row[2:13], _truth(row[13]), *row[14:-2])) + total
 
 
 def owner_mark(worker_id: str | None) -> int:

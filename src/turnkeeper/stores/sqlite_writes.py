@@ -269,11 +269,11 @@ class Writes:
             commit.revision + 1,
             commit.commit_id,
             *first,
-            *self.after,
         )
         values = (
             *sealed,
-            seal(sealed),
+            *self.after,
+            seal(sealed) + self.after[0] + self.after[1],
             self._growth,
             row.key,
             self._session_id,
