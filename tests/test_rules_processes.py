@@ -4,7 +4,7 @@ Each Runtime has a store object of its own where there is a file, as processes h
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from turnkeeper import (
     SessionNotFound,
     ValidationFailed,
     WhenBusy,
+    verify,
 )
 from turnkeeper.config import OPEN_REQUESTS_MAX
 from turnkeeper.core.lifecycle import Intent
@@ -50,12 +51,18 @@ Stores = Callable[[], Store]
 
 
 @pytest.fixture
-def stores(store_kind: str, tmp_path: Path) -> Stores:
-    """The same rows for each who asks: of a file, each through an object of its own."""
-    if store_kind == "sqlite":
-        return lambda: SqliteStore(tmp_path / "shared.db")
+def stores(store_kind: str, tmp_path: Path) -> Iterator[Stores]:
+    """The same rows for each who asks: of a file, each through an object of its own. Whatever a
+    test has done to them, in the end they are sound.
+    """
     shared = MemoryStore()
-    return lambda: shared
+
+    def stores() -> Store:
+        return SqliteStore(tmp_path / "shared.db") if store_kind == "sqlite" else shared
+
+    yield stores
+    report = asyncio.run(verify(stores()))
+    assert report.is_sound, "\n".join(map(str, report.findings))
 
 
 @asynccontextmanager
