@@ -38,6 +38,7 @@ OF_THE_STORE = {
     "sessions": (),
     "workers": (),
     "backup": ("{folder}/copy.db",),
+    "verify": (),
     "prune": ("30d", "--yes"),
 }
 ALONE = {("reset", "running"): 0}

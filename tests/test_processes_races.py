@@ -4,28 +4,21 @@ Each test holds one step back, or has it fail, and lets the others happen meanwh
 """
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any
 
-import pytest
 from conftest import until
 from msgspec.structs import replace
-from sharing import FAST, Stores, died, owner
-from world import outcome, soon
+from sharing import FAST, Stores, died
+from world import outcome
 
 from turnkeeper import (
     Completed,
-    InputLifecycleState,
-    RequestExpired,
     Runtime,
-    RuntimeTerminated,
 )
-from turnkeeper.config import PAGE_DEFAULT
-from turnkeeper.core.records import Claim, Commit, CommitResult, InputRecord
-from turnkeeper.errors import CommitFailed, StoreError
+from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
-from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
+from turnkeeper.testing import FakeExecutor, FaultyStore, Hang
 
 
 class Reluctant(FaultyStore):

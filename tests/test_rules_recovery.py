@@ -124,6 +124,7 @@ async def test_a_run_that_a_crash_ended_is_tried_again_as_the_same_turn(
     assert [call.inputs for call in fake.calls[1:]] == [(progress, prompt)] * 2
 
 
+@pytest.mark.plants_rows
 @pytest.mark.parametrize("receipt", ["final", "checkpoint", "none"])
 async def test_what_was_applied_is_settled_by_its_receipts(
     open_store: Store, environment: ManualEnvironment, receipt: str
@@ -249,6 +250,7 @@ async def test_respawn_abandons_ephemeral_inputs(
         assert isinstance(await ended(durable), Completed)
 
 
+@pytest.mark.plants_rows
 @pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.DESTROYED])
 async def test_a_dead_session_with_active_inputs_is_corrupt(
     open_store: Store, environment: ManualEnvironment, phase: Phase
@@ -324,6 +326,7 @@ async def test_an_input_of_somebody_else_is_decided_about_at_the_claim(
     assert transcript[0] == ("system_notice", "a notice")
 
 
+@pytest.mark.plants_rows
 async def test_inputs_that_met_crashes_run_apart(
     open_store: Store, environment: ManualEnvironment
 ) -> None:
@@ -361,6 +364,7 @@ async def test_inputs_that_met_crashes_run_apart(
     assert together == [1, 1, 1]
 
 
+@pytest.mark.plants_rows
 @pytest.mark.parametrize("intent", list(Intent))
 @pytest.mark.parametrize("running", [False, True])
 async def test_a_stored_intent_is_concluded_at_the_claim(

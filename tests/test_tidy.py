@@ -45,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
     "worker": INNER | CONTRACTS | {"worker"},
     # On top.
+    "verify": INNER | {"store"},
     "runtime": INNER | CONTRACTS | {"stores", "worker", "session"},
     "session": INNER | {"worker", "runtime"},
     "testing": INNER
@@ -54,7 +55,7 @@ LAYERS: dict[str, set[str]] = {
     | CONTRACTS
     | {"stores", "executors", "worker", "runtime", "session", "verify", "cli"},
     "__main__": {"cli"},
-    "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session"},
+    "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session", "verify"},
 }
 """Of each room the rooms that it may import."""
 

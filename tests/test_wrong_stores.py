@@ -33,9 +33,11 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding
 from turnkeeper.errors import DuplicateKey, Fenced, StoreError
 from turnkeeper.store import Progress
 from turnkeeper.stores.memory import MemoryStore
+from turnkeeper.stores.memory_inspection import Picture
 from turnkeeper.stores.memory_session import MemorySession
 from turnkeeper.testing.conformance import (
     CHAPTERS,
@@ -52,6 +54,7 @@ from turnkeeper.testing.conformance import (
     IdentityAndKeys,
     Inbox,
     Inputs,
+    Inspections,
     Life,
     Looks,
     Numbering,
@@ -855,6 +858,58 @@ class BacksUpToNowhere(MemoryStore):
     async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
         if path.exists():  # noqa: ASYNC240  as above
             raise StoreError("taken")
+
+
+# -- inspections -----------------------------------------------------------------------------------
+
+
+@convicted_by(Inspections)
+class InspectsThePresent(MemorySession):
+    def picture(self) -> Picture:
+        found = super().picture()
+        return replace(found, inputs=self._inputs, messages=self._messages, events=self._events)
+
+
+@convicted_by(Inspections)
+class ShowsNoEndedInput(MemorySession):
+    def picture(self) -> Picture:
+        found = super().picture()
+        return replace(found, inputs={n: found.inputs[n] for n in found.active})
+
+
+@convicted_by(Inspections)
+class HidesThePruning(MemorySession):
+    def picture(self) -> Picture:
+        return replace(super().picture(), pruned=0)
+
+
+@convicted_by(Inspections)
+class ShowsNoReceipt(MemorySession):
+    def picture(self) -> Picture:
+        return replace(super().picture(), receipts={})
+
+
+@convicted_by(Inspections)
+class TakesAllOwnersForAlive(MemoryStore):
+    def _look(self) -> tuple[list[Picture], frozenset[str]]:
+        pictures, _ = super()._look()
+        return pictures, frozenset(p.row.worker_id or "" for p in pictures)
+
+
+@convicted_by(Inspections)
+class MendsUnderWay(MemoryStore):
+    async def mend(self, finding: Finding) -> bool:
+        workers, self._workers = self._workers, {}
+        try:
+            return await super().mend(finding)
+        finally:
+            self._workers = workers
+
+
+@convicted_by(Inspections)
+class MiscountsWhenMending(MemorySession):
+    def recount(self) -> None:
+        self.row = replace(self.row, active=len(self._inputs) + 1)
 
 
 # -- the verdicts ----------------------------------------------------------------------------------

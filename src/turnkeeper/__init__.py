@@ -6,6 +6,7 @@ The layout, from the inside out; imports point inward only:
     store.py    the contract of a store; implementations in stores/
     executor.py the contract of an executor, `Turn`, `@agent`; executors of others in executors/
     worker/     the asyncio shell that carries out what the core decides
+    verify.py   proves or refutes what is in a store, through its contract
     runtime.py  `Runtime` and `Session`, what programs use
     cli/        the command line, `turnkeeper`, on top of it
     testing/    for the tests of programs that use Turnkeeper, and of stores
@@ -77,6 +78,14 @@ from turnkeeper.core.runs import (
     Steered,
     StopRuntimeExecutor,
 )
+from turnkeeper.core.verdict import (
+    Checked,
+    Finding,
+    FindingCode,
+    Mend,
+    RepairReport,
+    VerifyReport,
+)
 from turnkeeper.environment import Environment
 from turnkeeper.errors import (
     CommitFailed,
@@ -108,6 +117,7 @@ from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.verify import VerifyProgress, repair, verify
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.health import Health
 from turnkeeper.worker.live import Delta, Lagged, LiveNotice
@@ -121,6 +131,7 @@ __all__ = [
     "CancelCurrentRun",
     "CancelReport",
     "Capabilities",
+    "Checked",
     "CloseReport",
     "CommitFailed",
     "Completed",
@@ -139,6 +150,8 @@ __all__ = [
     "ExternalEventInput",
     "ExternalOrigin",
     "Fenced",
+    "Finding",
+    "FindingCode",
     "FlowOrigin",
     "FlowStepInput",
     "Health",
@@ -151,6 +164,7 @@ __all__ = [
     "Lagged",
     "LiveNotice",
     "MemoryStore",
+    "Mend",
     "Message",
     "NonRetryable",
     "NotCompleted",
@@ -171,6 +185,7 @@ __all__ = [
     "ReasoningDelta",
     "RecoveryReport",
     "Rejected",
+    "RepairReport",
     "RequestExpired",
     "ResetReport",
     "RespawnReport",
@@ -216,8 +231,12 @@ __all__ = [
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",
+    "VerifyProgress",
+    "VerifyReport",
     "Visibility",
     "WhenBusy",
     "WouldDeadlock",
     "agent",
+    "repair",
+    "verify",
 ]

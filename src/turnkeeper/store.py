@@ -7,6 +7,7 @@ and fails some `commit`s is a store.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -19,17 +20,20 @@ from turnkeeper.core.outcomes import PruneReport, WorkerState
 from turnkeeper.core.records import (
     Claim,
     Commit,
+    CommitRecord,
     CommitResult,
     Delivery,
     Inbox,
     InputRecord,
     News,
     RequestRecord,
+    SessionRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Damage, Finding
 
 T = TypeVar("T")
 
@@ -99,6 +103,60 @@ Hint = Callable[[SessionId], None]
 
 Progress = Callable[[int, int], None]
 """Called on the event loop with how much is done, and of how much: both may grow."""
+
+
+Cursor = tuple[Any, ...]
+"""How far the search for damage has come: empty at first, and says nothing outside its store."""
+
+
+class Inspection(Protocol):
+    """All of a store as of one moment, while others go on writing. [VER-2]
+
+    Its pages hold at most `limit` rows (1 to 1,000), fewer where rows are large, and none only at
+    the end. In the place of a row that does not decode stands its `Damage`. Raises `StoreError`
+    where the store itself cannot be read.
+    """
+
+    async def sessions(
+        self, *, after: int = 0, limit: int = 100
+    ) -> Sequence[SessionRecord | Damage]:
+        """Sessions in the order of their keys, from the first one past `after`."""
+        ...
+
+    async def inputs(
+        self, session: int, *, after: int = 0, limit: int = 100
+    ) -> Sequence[InputRecord | Damage]:
+        """The inputs of a session, named by its key, in the order of their numbers."""
+        ...
+
+    async def commits(
+        self, session: int, *, after: int = 0, limit: int = 100
+    ) -> Sequence[CommitRecord | Damage]:
+        """What its commits left, in order, from the first whose first event is past `after`."""
+        ...
+
+    async def messages(
+        self, session: int, *, after: int = 0, limit: int = 100
+    ) -> Sequence[StoredMessage | Damage]:
+        """Its transcript, from the first message past `after`; rows are never cut, so that a page
+        may exceed `limit` by a row's messages.
+        """
+        ...
+
+    async def steps(self, session: int, turn_id: RunId) -> Sequence[StepRecord]:
+        """The durable steps of one of its turns, at most 1,000."""
+        ...
+
+    async def damages(self, cursor: Cursor) -> tuple[Sequence[Damage], Cursor | None]:
+        """What the store finds wrong with itself, below what the other pages can show: changed
+        bits, rows that belong to no session, indexes that disagree with their tables. One bounded
+        part of the search, and where the next one begins; None at the end.
+        """
+        ...
+
+    async def session_count(self) -> int:
+        """How many sessions there are: for showing progress."""
+        ...
 
 
 class Store(Protocol):
@@ -303,5 +361,17 @@ class Store(Protocol):
 
         Raises `StoreError` if there is such a file already, if it cannot be written, or if this
         store is not kept in a file. Where it fails or is cancelled, there is no new file.
+        """
+        ...
+
+    # -- verification ----------------------------------------------------------------------------
+
+    def inspect(self) -> AbstractAsyncContextManager[Inspection]:
+        """Everything as of the moment of entering. Live work goes on beside it. [VER-2]"""
+        ...
+
+    async def mend(self, finding: Finding) -> bool:
+        """Carry out the repair that a finding offers; False if what it rests on has changed or is
+        damaged as well. Raises `Fenced` while any worker lives. [VER-6]
         """
         ...

@@ -1,6 +1,7 @@
 """Plays, judges, and gives the verdict as the last line and the exit code."""
 
 import argparse
+import asyncio
 import random
 import shutil
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from tools.chaos.director import ChaosFailed, Director, Scale
 from tools.chaos.judge import Counts, findings, gather
+from turnkeeper import SqliteStore, verify
 
 DIRECTORY = Path("build/chaos")
 FULL = Scale(workers=4, callers=3, sessions=12, kills=50, stops=15, cuts=5, seconds=420.0)
@@ -28,12 +30,19 @@ def misses(done: Counts, wanted: Scale) -> list[str]:
     ]
 
 
+def unsound(directory: Path) -> list[str]:
+    """What the product itself objects to in the file that is left."""
+    report = asyncio.run(verify(SqliteStore(directory / "chaos.db")))
+    return [] if report.is_sound else list(map(str, report.findings))
+
+
 def perform(directory: Path, seed: str, scale: Scale) -> tuple[Counts, list[str]]:
     """Play on an empty directory; what was done, and everything that did not hold."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     done = Director(directory, seed, scale, show).play()
-    return done, [*findings(gather(directory)), *misses(done, scale)]
+    found = [*findings(gather(directory)), *unsound(directory), *misses(done, scale)]
+    return done, found
 
 
 def main() -> int:

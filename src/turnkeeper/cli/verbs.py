@@ -219,6 +219,19 @@ VERBS = (
         ("turnkeeper backup copy.db", "turnkeeper backup another.db --json"),
     ),
     Verb(
+        "verify",
+        _UPKEEP,
+        "verifying:verify",
+        "Prove or refute the store: is everything in it as it must be?",
+        "It reads all of it as of one moment, while work goes on, and exits with 1 if something "
+        "does not hold: which row it is, and what to do. With --repair it makes a backup, carries "
+        "out the repairs that lose nothing, and verifies again; no worker may live then.",
+        (
+            "turnkeeper verify",
+            "turnkeeper verify --json",
+        ),
+    ),
+    Verb(
         "prune",
         _UPKEEP,
         "upkeep:prune",

@@ -78,7 +78,7 @@ class EventEnvelope(Struct, frozen=True, kw_only=True):
 
 _S = InputLifecycleState
 
-_STEPS: dict[EventCode, tuple[tuple[InputLifecycleState | None, InputLifecycleState], ...]] = {
+STEPS: dict[EventCode, tuple[tuple[InputLifecycleState | None, InputLifecycleState], ...]] = {
     EventCode.INPUT_ACCEPTED: ((None, _S.ACCEPTED),),
     EventCode.INPUT_QUEUED: ((_S.ACCEPTED, _S.QUEUED),),
     EventCode.INPUT_STAGED: ((_S.QUEUED, _S.STAGED),),
@@ -88,12 +88,15 @@ _STEPS: dict[EventCode, tuple[tuple[InputLifecycleState | None, InputLifecycleSt
     ),
     EventCode.INPUT_REQUEUED: ((_S.STAGED, _S.QUEUED),),
 }
-_ENDS: dict[EventCode, InputLifecycleState] = {
+"""The steps of an input that an event stands for."""
+
+ENDS: dict[EventCode, InputLifecycleState] = {
     EventCode.INPUT_CONSUMED: _S.CONSUMED,
     EventCode.INPUT_SUPERSEDED: _S.SUPERSEDED,
     EventCode.INPUT_COALESCED: _S.COALESCED,
     EventCode.INPUT_ABANDONED: _S.ABANDONED,
 }
+"""The events that end an input, from whatever state."""
 
 
 def history_of(events: list[tuple[int, Event]]) -> tuple[HistoryEntry, ...]:
@@ -105,14 +108,14 @@ def history_of(events: list[tuple[int, Event]]) -> tuple[HistoryEntry, ...]:
         at_ms = max(committed_ms, history[-1].at_ms) if history else committed_ms
         detail = event.detail or {}
         reason = detail.get("reason")
-        if event.code in _ENDS:
-            end = _ENDS[event.code]
+        if event.code in ENDS:
+            end = ENDS[event.code]
             history.append(HistoryEntry(at_ms, state, end, reason))
             state = end
         elif event.code is EventCode.INPUT_REQUEUED and "requeued_as" in detail:
             continue  # a dead letter got a successor; the old input stays what it is
         else:
-            for source, target in _STEPS.get(event.code, ()):
+            for source, target in STEPS.get(event.code, ()):
                 history.append(HistoryEntry(at_ms, source, target, reason))
                 state = target
     return tuple(history)

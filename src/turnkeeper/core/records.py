@@ -5,11 +5,11 @@ A record is never changed once it is installed: whoever decides works on a copy.
 
 from collections.abc import Sequence
 from operator import methodcaller
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from turnkeeper.core.events import Event
+from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input, Kind
 from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Intent, Phase
@@ -282,3 +282,47 @@ class StoredReceipt(Struct, frozen=True):
 
     receipt: RunBoundaryReceipt
     result: RunResult | None = None
+
+
+# -- what an inspection reads ------------------------------------------------------------------
+
+
+class SessionRecord(Struct, frozen=True, kw_only=True):
+    """One session, as an inspection finds it."""
+
+    row: SessionRow
+    next_number: int
+    """The admission number that the next input gets."""
+    next_event: int
+    first_event: int = 1
+    """The first that is kept: those before it were pruned."""
+    owner_lives: bool = False
+
+
+class Fact(Struct, frozen=True, gc=False):
+    """One event, with its input named by number: 0 for one that the store does not know."""
+
+    code: EventCode
+    number: int | None = None
+    run_id: RunId | None = None
+    detail: dict[str, Any] = {}
+
+
+class ReceiptRecord(Struct, frozen=True, kw_only=True):
+    """One receipt, with its inputs named by number: 0 for one that the store does not know."""
+
+    run_id: RunId
+    sequence: int
+    final: bool
+    digest: bytes | None
+    message_count: int
+    numbers: tuple[int, ...]
+
+
+class CommitRecord(Struct, frozen=True, kw_only=True):
+    """What one commit left for good: its events, and the receipt that belongs to one of them."""
+
+    first_event: int
+    at_ms: int
+    facts: tuple[Fact, ...]
+    receipt: ReceiptRecord | None = None

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -37,23 +37,24 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
-from turnkeeper.errors import Fenced, Overloaded, StoreError
-from turnkeeper.store import Hint, Progress
+from turnkeeper.core.verdict import Finding, Mend
+from turnkeeper.errors import Fenced, StoreError
+from turnkeeper.store import Progress
+from turnkeeper.stores.memory_answers import Answering
+from turnkeeper.stores.memory_inspection import MemoryInspection, Picture
 from turnkeeper.stores.memory_session import MemorySession
 
 T = TypeVar("T")
 
-_Answer = tuple[asyncio.Future[Any], Any, Exception | None, SessionId | None]
-"""A caller's future; the value or the error for it; the session that watchers hear of."""
 
-
-class MemoryStore:
+class MemoryStore(Answering):
     """A store for tests, examples and sessions that may be forgotten. Rows outlive `close`."""
 
     session_class: type[MemorySession] = MemorySession
     """Replaced by tests that plant a defect."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sessions: dict[SessionId, MemorySession] = {}
         self._session_ids: list[SessionId] = []
         """The keys of `_sessions`, ascending."""
@@ -66,9 +67,6 @@ class MemoryStore:
         with each what is to be called if it is declared dead all the same."""
         self._dead: list[str] = []
         """Workers that went, and may have left work."""
-        self._hints: dict[object, Hint] = {}
-        self._users = 0
-        self._answers: list[_Answer] = []
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -82,10 +80,6 @@ class MemoryStore:
             for worker_id in tuple(self._workers):
                 self._end(worker_id)
             self._deliver()
-
-    def _check_open(self) -> None:
-        if not self._users:
-            raise StoreError("this MemoryStore is closed; open it first")
 
     # -- the single write of a session -----------------------------------------------------------
 
@@ -322,15 +316,6 @@ class MemoryStore:
         rows = [self._busy[key].row for key in sorted(self._busy) if key > after]
         return [(r.key, r.session_id) for r in rows if r.worker_id not in others][: _bounded(limit)]
 
-    def watch(self, hint: Hint) -> Callable[[], None]:
-        watcher = object()
-        self._hints[watcher] = hint
-
-        def unwatch() -> None:
-            self._hints.pop(watcher, None)
-
-        return unwatch
-
     # -- upkeep ----------------------------------------------------------------------------------
 
     async def workers(
@@ -362,38 +347,28 @@ class MemoryStore:
     async def backup(self, path: Path, *, progress: Progress | None = None) -> None:  # noqa: ARG002
         raise StoreError(f"{path} was not written: a MemoryStore is kept in no file")
 
-    # -- answers -----------------------------------------------------------------------------------
+    # -- verification ----------------------------------------------------------------------------
 
-    def _answer(self, work: Callable[[], T], hint: SessionId | None = None) -> asyncio.Future[T]:
-        """Do `work` now, and give a future that is resolved on the loop's next turn."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[T] = loop.create_future()
-        value: T | None = None
-        error: Exception | None = None
-        try:
-            self._check_open()
-            value = work()
-        except (StoreError, Overloaded) as refusal:
-            error = refusal
-        if not self._answers or self._answers[0][0].get_loop() is not loop:
-            self._answers = []  # those of a loop that has ended reach nobody
-            loop.call_soon(self._deliver)
-        self._answers.append((answer, value, error, hint))
-        return answer
+    def inspect(self) -> MemoryInspection:
+        self._check_open()
+        return MemoryInspection(self._look)
 
-    def _deliver(self) -> None:
-        answers, self._answers = self._answers, []
-        for answer, value, error, _ in answers:
-            if answer.done():
-                continue  # its caller was cancelled meanwhile; what was written stays written
-            if error is None:
-                answer.set_result(value)
-            else:
-                answer.set_exception(error)
-        for _, _, error, hint in answers:
-            if error is None and hint is not None:
-                for watcher in tuple(self._hints.values()):
-                    watcher(hint)
+    def _look(self) -> tuple[list[Picture], frozenset[str]]:
+        pictures = [session.picture() for session in self._sessions.values()]
+        return pictures, frozenset(self._workers)
+
+    async def mend(self, finding: Finding) -> bool:
+        self._check_open()
+        if self._workers:
+            raise Fenced(
+                f"worker {min(self._workers)} lives: close every Runtime on this store before it "
+                "is repaired"
+            )
+        for session in self._sessions.values():
+            if finding.mend is Mend.RECOUNT and session.row.key == finding.session:
+                session.recount()
+                return True
+        return False
 
 
 def _bounded(limit: int) -> int:

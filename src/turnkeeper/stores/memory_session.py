@@ -35,6 +35,7 @@ from turnkeeper.core.records import (
 from turnkeeper.environment import from_ms
 from turnkeeper.errors import CommitFailed, DuplicateKey, EventsPruned, Fenced, Overloaded, Stale
 from turnkeeper.stores.memory_copies import encodable, owned, owned_result, stored_forms
+from turnkeeper.stores.memory_inspection import Picture
 
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
@@ -424,6 +425,27 @@ class MemorySession:
     def _unanswered(self) -> list[RequestRecord]:
         waiting = [r for r in self._requests.values() if r.answer is None]
         return sorted(waiting, key=lambda r: (r.number, r.request_id))
+
+    def picture(self) -> Picture:
+        """All rows as they are: they are replaced and never changed, so that it stays so."""
+        return Picture(
+            row=self.row,
+            next_number=self._next_number,
+            inputs=dict(self._inputs),
+            active=frozenset(self._active),
+            numbers=dict(self._numbers),
+            keys=dict(self._keys),
+            messages=self._messages.copy(),
+            events=self._events.copy(),
+            pruned=self._pruned,
+            requests=dict(self._requests),
+            receipts={(run, n): r for run, kept in self._receipts.items() for n, r in kept.items()},
+            steps={turn: list(steps.values()) for turn, steps in self._steps.items()},
+        )
+
+    def recount(self) -> None:
+        """Count the active inputs anew."""
+        self.row = replace(self.row, active=len(self._active))
 
     def claimed(self, *, created: bool) -> Claim:
         """The session as its new owner finds it."""

@@ -29,6 +29,7 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding
 from turnkeeper.environment import SystemClock
 from turnkeeper.errors import StoreError
 from turnkeeper.store import Answer, Hint, Progress
@@ -38,6 +39,8 @@ from turnkeeper.stores import sqlite_upkeep as upkeep
 from turnkeeper.stores.sqlite_backup import copy_beside
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_engine import Engine
+from turnkeeper.stores.sqlite_inspection import SqliteInspection
+from turnkeeper.stores.sqlite_mending import mend
 from turnkeeper.stores.sqlite_reads import Reader
 from turnkeeper.stores.sqlite_threads import Threads
 
@@ -274,6 +277,15 @@ class SqliteStore:
 
     def _submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
         return self._opened().submit(function, *arguments)
+
+    # -- verification ----------------------------------------------------------------------------
+
+    def inspect(self) -> SqliteInspection:
+        return SqliteInspection(self.path, self._opened().engine.lives, self._now_ms())
+
+    async def mend(self, finding: Finding) -> bool:
+        opened = self._opened()
+        return await opened.submit(mend, opened.engine.lives, finding, self._now_ms())
 
 
 def _due(reader: Reader, *arguments: Any) -> Sequence[tuple[int, SessionId]]:

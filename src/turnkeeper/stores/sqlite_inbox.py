@@ -31,6 +31,7 @@ from turnkeeper.stores.sqlite_rows import (
     read_input,
     unpack_any_id,
 )
+from turnkeeper.stores.sqlite_seals import owner_mark, seal
 from turnkeeper.stores.sqlite_writes import Writes
 
 _HEAD = (
@@ -38,12 +39,13 @@ _HEAD = (
     " next_number, next_event FROM session WHERE id = ?"
 )
 _IS_LISTED = "SELECT 1 FROM worker WHERE id = ?"
-_DISOWN = "UPDATE session SET worker=NULL WHERE key=?"
+_DISOWN = "UPDATE session SET worker=NULL, owner_seal=owner_seal-? WHERE key=?"
 _TAKE_IN = (
-    "UPDATE session SET inbox=inbox+1, active=active+?, next_number=?, next_event=? WHERE key=?"
+    "UPDATE session SET inbox=inbox+1, owner_seal=owner_seal+1, active=active+?1, next_number=?2,"
+    " next_event=?3, seal=seal-next_number-next_event+?2+?3 WHERE key=?4"
 )
 _COUNT_REQUESTS = "SELECT count(*) FROM request WHERE session=? AND answer IS NULL"
-_PUT_REQUEST = "INSERT INTO request VALUES (?,?,?,?,?,0,NULL) ON CONFLICT DO NOTHING"
+_PUT_REQUEST = "INSERT INTO request VALUES (?,?,?,?,?,0,NULL,?) ON CONFLICT DO NOTHING"
 _WITHDRAW = "DELETE FROM request WHERE session=? AND id=? AND taken=0 AND answer IS NULL"
 _REQUEST_COLUMNS = "id, number, asked, operation, taken, answer"
 _REQUEST = f"SELECT {_REQUEST_COLUMNS} FROM request WHERE session=? AND id=?"
@@ -94,10 +96,11 @@ def deliver(database: Database, session_id: SessionId, delivery: Delivery) -> Co
     database.execute(_TAKE_IN, (len(delivery.new_inputs), *writes.after, key))
     if owner is not None and database.row(_IS_LISTED, (owner,)) is None:
         # It was there when this was decided, and has gone since: nobody would look here for work.
-        database.execute(_DISOWN, (key,))
+        database.execute(_DISOWN, (owner_mark(unpack_any_id(owner)), key))
     for request in delivery.requests:
         name, asked = pack_any_id(request.request_id), request.asked_at_ms
-        database.execute(_PUT_REQUEST, (key, name, inbox + 1, asked, request.operation))
+        row = (key, name, inbox + 1, asked, request.operation)
+        database.execute(_PUT_REQUEST, (*row, seal((*row, False, None))))
     for request_id in delivery.withdrawn:
         database.execute(_WITHDRAW, (key, pack_any_id(request_id)))
     return CommitResult(first[0], first[1])

@@ -5,10 +5,12 @@ locks belong to an open file, not to a process: two stores in one process see ea
 """
 
 import fcntl
+import glob
 import hashlib
 import os
 import re
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 
 from turnkeeper.errors import StoreError
@@ -54,14 +56,16 @@ class Lives:
 
     def alive(self, worker_id: str) -> bool:
         """Whether somebody holds this worker's lock."""
-        if worker_id in self._held:
-            return True
+        return worker_id in self._held or self._is_locked(self._file(worker_id))
+
+    @staticmethod
+    def _is_locked(path: Path) -> bool:
         try:
-            descriptor = os.open(self._file(worker_id), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StoreError(f"whether worker {worker_id} lives is unknown: {error}") from error
+            raise StoreError(f"whether the worker of {path} lives is unknown: {error}") from error
         try:
             # Shared, so that two who look at once do not take each other for the worker.
             return not _lock(descriptor, fcntl.LOCK_SH)
@@ -71,6 +75,15 @@ class Lives:
     def bury(self, worker_id: str) -> None:
         """Remove the file of a dead worker."""
         self._file(worker_id).unlink(missing_ok=True)
+
+    def strangers(self, known: Collection[str]) -> list[str]:
+        """Files, named beside the store, of workers that live and are not among the known ones."""
+        expected = {self._file(worker_id).name for worker_id in known}
+        return [
+            path.name
+            for path in sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}-worker-*"))
+            if path.name not in expected and self._is_locked(path)
+        ]
 
     def end_all(self) -> None:
         """Let all locks go."""

@@ -6,6 +6,7 @@ a transaction.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import apsw
 
@@ -19,6 +20,7 @@ from turnkeeper.stores.sqlite_database import Database
 from turnkeeper.stores.sqlite_inbox import unanswered
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_rows import (
+    BROKEN,
     INPUT_COLUMNS,
     INPUT_SOURCE,
     SESSION_COLUMNS,
@@ -29,18 +31,26 @@ from turnkeeper.stores.sqlite_rows import (
     read_session,
     unpack_any_id,
 )
+from turnkeeper.stores.sqlite_seals import NEW_SESSION_SEAL, birth_mark, owner_mark, worker_mark
 
 CLAIM_SNAPSHOT_MAX_BYTES = 64 * 1_024
 """A larger snapshot is not handed out with a claim; `load_snapshot` gives it."""
 
 _SESSION = f"SELECT {SESSION_COLUMNS} FROM session WHERE id = ?"
 _CREATE = (
-    "INSERT INTO session (id, epoch, revision, worker, phase, paused, inbox, active,"
+    "INSERT INTO session (key, id, epoch, revision, worker, phase, paused, inbox, active,"
     " message_count, digest, noticed, has_snapshot, last_number, last_event, next_number,"
-    " next_event, created) VALUES (?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, ?)"
+    " next_event, first_event, created, owner_seal, seal)"
+    " VALUES (?, ?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, 1, ?, ?, ?)"
 )
-_TAKE = "UPDATE session SET worker = ?, epoch = epoch + 1 WHERE key = ?"
-_RELEASE = "UPDATE session SET worker = NULL WHERE id = ? AND worker = ?"
+_NEXT_KEY = "SELECT coalesce(max(key), 0) + 1 FROM session"
+_TAKE = (
+    "UPDATE session SET worker = ?, epoch = epoch + 1, owner_seal = owner_seal + 1 - ? + ?"
+    " WHERE key = ?"
+)
+_RELEASE = (
+    "UPDATE session SET worker = NULL, owner_seal = owner_seal - ? WHERE id = ? AND worker = ?"
+)
 _ACTIVE = (
     f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.state < 5"
     " ORDER BY i.number"
@@ -59,15 +69,21 @@ _BUSY = (
 _INTENDED = "SELECT key, id FROM session WHERE intent IS NOT NULL AND key > ?"
 _UNTIL = "SELECT until FROM worker WHERE id = ?"
 _WORKERS = "SELECT id, until FROM worker"
+_WORKERS_AS_BYTES = "SELECT CAST(id AS BLOB), typeof(id) = 'text', until FROM worker"
 _JOIN = (
-    "INSERT INTO worker (id, lease, until) VALUES (?, ?, ?)"
-    " ON CONFLICT (id) DO UPDATE SET lease = excluded.lease, until = excluded.until"
+    "INSERT INTO worker (id, lease, until, seal) VALUES (?1, ?2, ?3, ?4 + ?2 + ?3)"
+    " ON CONFLICT (id)"
+    " DO UPDATE SET lease = excluded.lease, until = excluded.until, seal = excluded.seal"
 )
-_BEAT = "UPDATE worker SET until = lease + ? WHERE id = ? AND until >= 0"
-_DECLARE_DEAD = "UPDATE worker SET until = -1 WHERE id = ?"
+_BEAT = (
+    "UPDATE worker SET until = lease + ?1, seal = seal - until + lease + ?1"
+    " WHERE id = ?2 AND until >= 0"
+)
+_DECLARE_DEAD = "UPDATE worker SET until = -1, seal = seal - until - 1 WHERE id = ?"
 _REMOVE = "DELETE FROM worker WHERE id = ?"
 _FREE_WORK = (
-    "UPDATE session SET worker = NULL WHERE worker = ? AND (active > 0 OR intent IS NOT NULL)"
+    "UPDATE session SET worker = NULL, owner_seal = owner_seal - ? WHERE worker = ?"
+    " AND (active > 0 OR intent IS NOT NULL)"
 )
 _HAS_WORK = "SELECT 1 FROM session WHERE worker = ? AND (active > 0 OR intent IS NOT NULL) LIMIT 1"
 
@@ -89,7 +105,7 @@ def claim(
         if not create:
             return None
         database.writing = True
-        database.execute(_CREATE, (session_id, pack_any_id(worker_id), EMPTY_DIGEST, at_ms))
+        _create(database, session_id, worker_id, at_ms)
         row = database.existing(_SESSION, (session_id,))
     session = read_session(row)
     if session.worker_id != worker_id:
@@ -99,7 +115,8 @@ def claim(
         database.writing = True
         if owner is not None:
             database.execute(_DECLARE_DEAD, (pack_any_id(owner),))
-        database.execute(_TAKE, (pack_any_id(worker_id), session.key))
+        marks = (owner_mark(owner), owner_mark(worker_id))
+        database.execute(_TAKE, (pack_any_id(worker_id), *marks, session.key))
         session.worker_id = worker_id
         session.epoch += 1
     found = Claim(row=session, inputs=[], corrupt=[], created=created)
@@ -110,6 +127,15 @@ def claim(
         snapshot = database.row(_SNAPSHOT, (session.key, CLAIM_SNAPSHOT_MAX_BYTES))
         found.snapshot = None if snapshot is None else snapshot[0]
     return found
+
+
+def _create(database: Database, session_id: SessionId, worker_id: str, at_ms: int) -> None:
+    key = database.existing(_NEXT_KEY, ())[0]
+    # Epoch 1, an empty inbox and first event 1 are part of the sum.
+    check = birth_mark(key, session_id, at_ms) + owner_mark(worker_id) + 1 + 1
+    owner = pack_any_id(worker_id)
+    row = (key, session_id, owner, EMPTY_DIGEST, at_ms, check, NEW_SESSION_SEAL)
+    database.execute(_CREATE, row)
 
 
 def _owned(session: SessionRow) -> Fenced:
@@ -174,7 +200,7 @@ def _applied_run(record: InputRecord) -> RunId | None:
 def release(database: Database, session_id: SessionId, worker_id: str) -> None:
     """As `Store.release` says."""
     database.writing = True
-    database.execute(_RELEASE, (session_id, pack_any_id(worker_id)))
+    database.execute(_RELEASE, (owner_mark(worker_id), session_id, pack_any_id(worker_id)))
 
 
 def join(
@@ -184,7 +210,8 @@ def join(
     lives.begin(worker_id)
     database.writing = True
     lease = int(lease_seconds * 1_000)
-    database.execute(_JOIN, (pack_any_id(worker_id), lease, now_ms + lease))
+    stored_id = pack_any_id(worker_id)
+    database.execute(_JOIN, (stored_id, lease, now_ms + lease, worker_mark(stored_id)))
 
 
 def beat(database: Database, worker_id: str, now_ms: int) -> None:
@@ -210,9 +237,24 @@ def bury(database: Database, lives: Lives, worker_id: str, now_ms: int) -> None:
     """
     if not alive(database, lives, worker_id, now_ms):
         database.writing = True
-        database.execute(_FREE_WORK, (pack_any_id(worker_id),))
+        database.execute(_FREE_WORK, (owner_mark(worker_id), pack_any_id(worker_id)))
         database.execute(_REMOVE, (pack_any_id(worker_id),))
         lives.bury(worker_id)
+
+
+def listed_workers(connection: apsw.Connection) -> dict[str, int]:
+    """Who is on the list, and until when; a row whose id is damaged is nobody's."""
+    listed: dict[str, int] = {}
+    for worker, is_text, until in connection.execute(_WORKERS_AS_BYTES):
+        with suppress(*BROKEN):
+            listed[unpack_any_id(worker.decode() if is_text else worker)] = until
+    return listed
+
+
+def living(connection: apsw.Connection, lives: Lives, now_ms: int) -> frozenset[str]:
+    """The workers that are alive, as `alive` says."""
+    listed = listed_workers(connection).items()
+    return frozenset([name for name, until in listed if until > now_ms and lives.alive(name)])
 
 
 def due(

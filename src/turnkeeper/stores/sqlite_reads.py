@@ -44,7 +44,7 @@ from turnkeeper.stores.sqlite_rows import (
 )
 
 T = TypeVar("T")
-_Item = tuple[int, Message, InputName, bool]
+MessageItem = tuple[int, Message, InputName, bool]
 """A message's number, the message, the name of its input, and whether its text is that input's."""
 
 _SESSION = f"SELECT {SESSION_COLUMNS} FROM session WHERE id = ?"
@@ -190,25 +190,28 @@ class Reader:
                 page = self._page_after(session, after, size)
             else:
                 page = self._page_before(session, after, before, size)
-            return [self._message(session, item) for item in page]
+            return [self.message(session, item) for item in page]
 
-    def _page_after(self, session: int | None, after: int, size: int) -> list[_Item]:
-        page: list[_Item] = []
+    def _page_after(self, session: int | None, after: int, size: int) -> list[MessageItem]:
+        page: list[MessageItem] = []
         for first, data in self.connection.execute(_MESSAGES, (session, after + 1)):
             page += [item for item in _numbered(first, data) if item[0] > after]
             if len(page) >= size:
                 break
         return page[:size]
 
-    def _page_before(self, session: int | None, after: int, before: int, size: int) -> list[_Item]:
-        page: list[_Item] = []
+    def _page_before(
+        self, session: int | None, after: int, before: int, size: int
+    ) -> list[MessageItem]:
+        page: list[MessageItem] = []
         for first, data in self.connection.execute(_MESSAGES_BEFORE, (session, before)):
             page = [item for item in _numbered(first, data) if after < item[0] < before] + page
             if len(page) >= size or first <= after + 1:
                 break
         return page[-size:]
 
-    def _message(self, session: int | None, item: _Item) -> StoredMessage:
+    def message(self, session: int | None, item: MessageItem) -> StoredMessage:
+        """A message with its text, which may stand in its input's body."""
         number, message, name, quotes = item
         if name == 0:
             return StoredMessage(number, message)
@@ -356,6 +359,6 @@ class Reader:
         ]
 
 
-def _numbered(first: int, data: bytes) -> Iterator[_Item]:
+def _numbered(first: int, data: bytes) -> Iterator[MessageItem]:
     for number, (message, name, quotes) in enumerate(unpack_messages(data), first):
         yield number, message, name, quotes

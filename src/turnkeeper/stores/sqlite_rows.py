@@ -37,6 +37,9 @@ Parameters = tuple[Any, ...]
 UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, LookupError, OverflowError)
 """What decoding raises at bytes that no version of Turnkeeper has written."""
 
+BROKEN = (*UNREADABLE, AttributeError)
+"""What looking at a row raises whose columns hold what their types forbid: on a damaged page."""
+
 STATES: tuple[InputLifecycleState, ...] = tuple(InputLifecycleState)
 KINDS: tuple[Kind, ...] = tuple(Kind)
 STATE_OF = dict(enumerate(STATES))

@@ -4,6 +4,7 @@ Decides whether a file is a store of this version. A file that is not is left as
 """
 
 import os
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -25,6 +26,17 @@ def migrations() -> Migrations:
     folder = files("turnkeeper.stores.sql.sqlite")
     scripts = [item for item in folder.iterdir() if item.name.endswith(".sql")]
     return sorted((int(item.name.split("_")[0]), item.read_text("utf-8")) for item in scripts)
+
+
+@cache
+def expected_schema() -> dict[str, str]:
+    """What a store of this version consists of: each table and index by name, as SQLite says it."""
+    memory = apsw.Connection(":memory:")
+    for _, script in migrations():
+        memory.execute(script).fetchall()
+    found = dict(memory.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+    memory.close()
+    return found
 
 
 def open_file(path: Path, steps: Migrations) -> apsw.Connection:

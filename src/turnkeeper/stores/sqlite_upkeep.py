@@ -17,7 +17,13 @@ from turnkeeper.store import Progress
 from turnkeeper.stores.sqlite_database import Database
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_reads import Reader, bounded
-from turnkeeper.stores.sqlite_rows import pack_any_id, unpack_any_id
+from turnkeeper.stores.sqlite_rows import BROKEN, Row, pack_any_id, unpack_any_id
+from turnkeeper.stores.sqlite_seals import (
+    HISTORY_SEALED,
+    INPUT_SEALED,
+    stored_history_seal,
+    stored_input_seal,
+)
 
 BATCH_ROWS = 500
 """Rows that one transaction looks at: some milliseconds, which live commits wait for."""
@@ -29,14 +35,18 @@ _OLDEST = (
     "SELECT key, first_event, at FROM history WHERE session = ? AND first_event IS NOT NULL"
     " ORDER BY first_event LIMIT ?"
 )
-_DROP_EVENTS = "UPDATE history SET first_event = NULL, events = NULL WHERE key = ?"
+_HISTORY = f"SELECT {HISTORY_SEALED} FROM history WHERE key = ?"
+_DROP_EVENTS = "UPDATE history SET first_event = NULL, events = NULL, seal = seal + ? WHERE key = ?"
+_SET_FIRST = (
+    "UPDATE session SET owner_seal = owner_seal - first_event + ?1, first_event = ?1 WHERE key = ?2"
+)
 _INPUTS = (
     "SELECT rowid, body, fingerprint, state >= 5 AND created + updated < ? AND body IS NOT NULL"
     " AND instr(mentions, '-') = 0 FROM input WHERE rowid > ? ORDER BY rowid LIMIT ?"
 )
-_BODY = "SELECT body FROM history WHERE key = ?"
-_FORGET_BODY = "UPDATE input SET body = NULL, fingerprint = ? WHERE rowid = ?"
-_DROP_BODY = "UPDATE history SET body = NULL WHERE key = ?"
+_INPUT = f"SELECT {INPUT_SEALED} FROM input WHERE rowid = ?"
+_FORGET_BODY = "UPDATE input SET body = NULL, fingerprint = ?, seal = seal + ? WHERE rowid = ?"
+_DROP_BODY = "UPDATE history SET body = NULL, seal = seal + ? WHERE key = ?"
 _DROP_EMPTY = (
     "DELETE FROM history WHERE key = ? AND events IS NULL AND run IS NULL AND messages IS NULL"
     " AND body IS NULL"
@@ -107,11 +117,14 @@ def _prune_events(database: Database, so_far: Pruning) -> Pruning:
         rows = list(database.execute(_OLDEST, (session, left + 1)))
         old = _prefix(rows[:left], so_far.before_ms)
         for key, _, _ in old:
-            database.execute(_DROP_EVENTS, (key,))
+            row = database.existing(_HISTORY, (key,))
+            change = stored_history_seal(_without(row, "first_event", "events"))
+            database.execute(_DROP_EVENTS, (change - stored_history_seal(row), key))
             database.execute(_DROP_EMPTY, (key,))
         if old:
             first_kept = rows[len(old)][1] if len(rows) > len(old) else next_event
             events += first_kept - old[0][1]
+            database.execute(_SET_FIRST, (first_kept, session))
         left -= max(len(old), 1)
         if left <= 0:
             # The rest of this session is the next batch's; one that is at its end has no rest.
@@ -120,6 +133,14 @@ def _prune_events(database: Database, so_far: Pruning) -> Pruning:
     if len(sessions) < BATCH_ROWS:
         done = so_far.last_session
     return replace(so_far, session=done, events=events)
+
+
+def _without(row: Row, *columns: str) -> Row:
+    """A row of `HISTORY_SEALED` that lacks some columns. (Seals change by a difference, so that
+    that of a damaged row stays broken.)
+    """
+    names = HISTORY_SEALED.split(", ")
+    return [None if name in columns else value for name, value in zip(names, row, strict=True)]
 
 
 def _prefix(rows: list[Any], before_ms: int) -> list[Any]:
@@ -142,18 +163,27 @@ def _prune_bodies(database: Database, so_far: Pruning) -> Pruning:
 
 def _prune_body(database: Database, row: int, body: int, fingerprint: bytes | None) -> bool:
     """Remove one body; its fingerprint stays, for duplicates to be compared with. [ADM-1]"""
-    if fingerprint is None:
-        stored = database.row(_BODY, (body,))
-        if stored is None or stored[0] is None:
-            return False  # a damaged row: left for those who look into it
-        try:
-            fingerprint = hashlib.sha256(_own_of(stored[0])[0]).digest()
-        except msgspec.MsgspecError:
-            return False
-    database.execute(_FORGET_BODY, (fingerprint, row))
-    database.execute(_DROP_BODY, (body,))
+    history = database.row(_HISTORY, (body,))
+    if history is None or history[-1] is None:
+        return False  # a damaged row: left for those who look into it
+    try:
+        if fingerprint is None:
+            fingerprint = hashlib.sha256(_own_of(history[-1])[0]).digest()
+        stored = database.existing(_INPUT, (row,))
+        forgotten = stored_input_seal(_pruned_input(stored, fingerprint))
+        change = forgotten - stored_input_seal(stored)
+    except BROKEN:
+        return False
+    database.execute(_FORGET_BODY, (fingerprint, change, row))
+    change = stored_history_seal(_without(history, "body")) - stored_history_seal(history)
+    database.execute(_DROP_BODY, (change, body))
     database.execute(_DROP_EMPTY, (body,))
     return True
+
+
+def _pruned_input(stored: Row, fingerprint: bytes) -> Row:
+    row = dict(zip(INPUT_SEALED.split(", "), stored, strict=True))
+    return [*(row | {"fingerprint": fingerprint, "body": None}).values()]
 
 
 def workers(reader: Reader, lives: Lives, after: str, limit: int, now_ms: int) -> list[WorkerState]:

@@ -8,6 +8,7 @@ all the rest of that statement; so the numbers to begin with are read or remembe
 
 from collections.abc import Sequence
 from operator import attrgetter
+from zlib import crc32
 
 from turnkeeper.core.bodies import encode_body
 from turnkeeper.core.ids import InputId, SessionId
@@ -33,35 +34,44 @@ from turnkeeper.stores.sqlite_rows import (
     read_input,
     session_values,
 )
+from turnkeeper.stores.sqlite_seals import (
+    STEP_PLACES,
+    input_seal,
+    packed,
+    seal,
+    snapshot_seal,
+    step_seal,
+)
 
 _LOAD = f"SELECT {INPUT_COLUMNS} FROM {INPUT_SOURCE} WHERE i.session = ? AND i.number = ?"
 _FIND_ID = "SELECT number FROM input WHERE id = ? AND session = ?"
 # In the order of the table's columns. (apsw hashes a statement's text at each call: short is fast.)
-_PUT_INPUT = f"INSERT INTO input VALUES ({','.join('?' * 25)})"
+_PUT_INPUT = f"INSERT INTO input VALUES ({','.join('?' * 26)})"
 _SET_ACTIVE_INPUT = (
     "UPDATE input SET state=?, policy=?, lane=?, priority=?, place=?, due_at=?, expires_at=?,"
     " ephemeral=?, turn=?, last_run=?, last_sequence=?, attempt_count=?, failure_count=?,"
-    " recovery_count=?, rest=?, updated=?, mentions=mentions||? WHERE session=? AND number=?"
-    " AND state < 5"
+    " recovery_count=?, rest=?, updated=?, seal=?+coalesce(body,0), mentions=mentions||?"
+    " WHERE session=? AND number=? AND state < 5"
 )
-_SET_REST = "UPDATE input SET rest=? WHERE session=? AND number=?"
+_SET_REST = "UPDATE input SET rest=?, seal=?+coalesce(body,0) WHERE session=? AND number=?"
 _MENTION = "UPDATE input SET mentions=mentions||? WHERE session=? AND number=?"
-_PUT_HISTORY = f"INSERT INTO history VALUES ({','.join('?' * 12)})"
+_PUT_HISTORY = f"INSERT INTO history VALUES ({','.join('?' * 13)})"
 _PUT_SNAPSHOT = (
-    "INSERT INTO snapshot (session, data) VALUES (?, ?)"
-    " ON CONFLICT (session) DO UPDATE SET data = excluded.data"
+    "INSERT INTO snapshot (session, data, seal) VALUES (?, ?, ?)"
+    " ON CONFLICT (session) DO UPDATE SET data = excluded.data, seal = excluded.seal"
 )
 _PUT_STEP = (
-    "INSERT INTO step (session, turn, key, began, place, arguments, done, result)"
-    " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (session, turn, key)"
-    " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result"
+    "INSERT INTO step (session, turn, key, began, place, arguments, done, result, seal)"
+    f" VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9+?4*{STEP_PLACES}+?5) ON CONFLICT (session, turn, key)"
+    " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result,"
+    f" seal = ?9 + began * {STEP_PLACES} + place"
 )
 # A commit's conditions, and the session's row with it: changes one row, or nothing.
 _SET_SESSION = (
     "UPDATE session SET phase=?, paused=?, intent=?, drain_until=?, run=?, turn=?, run_started=?,"
     " run_sequence=?, open_turn=?, open_due=?, message_count=?, digest=?, noticed=?,"
-    " has_snapshot=?, due_at=?, revision=revision+1, active=active+?, last_commit=?,"
-    " last_number=next_number, last_event=next_event, next_number=?, next_event=?"
+    " has_snapshot=?, due_at=?, revision=?, last_commit=?, last_number=?, last_event=?,"
+    " next_number=?, next_event=?, seal=?, active=active+?"
     " WHERE key=? AND id=? AND epoch=? AND revision=? AND next_number=? AND next_event=?"
     " AND message_count=? AND run IS coalesce(?, run) AND inbox=coalesce(?, inbox) AND active<=?"
     " AND last_commit IS NOT ?"
@@ -70,7 +80,7 @@ _SET_SESSION_NEW = (
     f"{_SET_SESSION} AND NOT EXISTS (SELECT 1 FROM input WHERE id=? AND session=?)"
     " AND NOT EXISTS (SELECT 1 FROM input WHERE session=? AND key=?)"
 )
-_SET_REQUEST = "UPDATE request SET taken=?, answer=? WHERE session=? AND id=?"
+_SET_REQUEST = "UPDATE request SET taken=?, answer=?, seal=? WHERE session=? AND id=?"
 _FORGET_REQUESTS = "DELETE FROM request WHERE session=? AND answer IS NOT NULL AND asked<?"
 ANSWERS_KEPT_MS = 3_600_000
 """How long an answered request is kept for its asker to read."""
@@ -141,7 +151,8 @@ class Writes:
         self._name_strangers(mentions)
         self._put_history(next_event, bodies)
         if commit.snapshot is not None:
-            self._puts.append((_PUT_SNAPSHOT, (commit.session.key, commit.snapshot)))
+            check = snapshot_seal(commit.session.key, commit.snapshot)
+            self._puts.append((_PUT_SNAPSHOT, (commit.session.key, commit.snapshot, check)))
         if commit.steps:
             self._put_steps()
         if commit.requests:
@@ -173,6 +184,7 @@ class Writes:
                 body = mint_row()
                 bodies.append((body, encode_body(item)))
             active += record.state not in TERMINAL
+            changing = changing_values(record, number, record.place or number)
             row = (
                 session,
                 number,
@@ -180,11 +192,12 @@ class Writes:
                 record.key,
                 record.fingerprint,
                 KIND_CODE[record.kind],
-                *changing_values(record, number, record.place or number),
+                *changing,
                 body,
                 mentions.get(input_id, ""),
                 created,
                 record.updated_at_ms - created,
+                input_seal(session, record, number, changing) + (body or 0),
             )
             puts.append((_PUT_INPUT, row))
             number += 1
@@ -203,10 +216,12 @@ class Writes:
             names[input_id] = own
             records[input_id] = record
             ended += record.state in TERMINAL
+            changing = changing_values(record, own, place)
             rows.append(
                 (
-                    *changing_values(record, own, place),
+                    *changing,
                     record.updated_at_ms - record.created_at_ms,
+                    input_seal(session, record, own, changing),
                     mentions.get(input_id, ""),
                     session,
                     own,
@@ -230,7 +245,9 @@ class Writes:
                     permanent=True,
                 )
             stored.requeued_as = record.requeued_as
-            self._puts.append((_SET_REST, (pack_rest(stored), session, stored.number)))
+            changing = changing_values(stored, stored.number, stored.place)
+            check = input_seal(session, stored, stored.number, changing)
+            self._puts.append((_SET_REST, (pack_rest(stored), check, session, stored.number)))
 
     def _name_strangers(self, mentions: Mentions) -> None:
         """Name inputs whose rows this commit leaves alone, and note which it mentions."""
@@ -267,29 +284,25 @@ class Writes:
             return
         else:
             key = self._database.mint_row()
-        row = (key, session, at, first_event, events, run, sequence, final, outcome, first)
-        puts.append((_PUT_HISTORY, (*row, messages, body)))
+        row: Parameters = (key, session, at, first_event, events, run, sequence, final, outcome)
+        row = (*row, first, messages, body)
+        puts.append((_PUT_HISTORY, (*row, crc32(packed(row)))))
         for key, body in bodies[1:]:
-            puts.append((_PUT_HISTORY, (key, session, at, *_NONE, None, None, body)))
+            row = (key, session, at, *_NONE, None, None, body)
+            puts.append((_PUT_HISTORY, (*row, crc32(packed(row)))))
         for position, messages in further:
             assert first is not None
-            row = (self._database.mint_row(), session, at, *_NONE, first + position)
-            puts.append((_PUT_HISTORY, (*row, messages, None)))
+            row = (self._database.mint_row(), session, at, *_NONE, first + position, messages, None)
+            puts.append((_PUT_HISTORY, (*row, crc32(packed(row)))))
 
     def _put_steps(self) -> None:
-        commit = self._commit
-        for place, step in enumerate(commit.steps):
-            values = (
-                commit.session.key,
-                pack_id(step.turn_id),
-                step.key,
-                commit.revision,
-                place,
-                step.arguments,
-                step.done | step.settles << 1,
-                step.result,
-            )
-            self._puts.append((_PUT_STEP, values))
+        session, began = self._commit.session.key, self._commit.revision
+        for place, step in enumerate(self._commit.steps):
+            turn = pack_id(step.turn_id)
+            values = (step.arguments, step.done | step.settles << 1, step.result)
+            check = step_seal(session, turn, (step.key, *values))
+            row = (session, turn, step.key, began, place, *values, check)
+            self._puts.append((_PUT_STEP, row))
 
     def _encode_session(self, first: First, growth: int, bound: int) -> None:
         """What the session's row becomes, and what it must be for that."""
@@ -297,12 +310,19 @@ class Writes:
         row = commit.session
         number, event = first
         next_number, next_event = self.after
-        values = (
+        sealed = (
             *session_values(row, snapshot=commit.snapshot is not None),
-            growth,
+            commit.revision + 1,
             commit.commit_id,
+            number,
+            event,
+        )
+        values = (
+            *sealed,
             next_number,
             next_event,
+            crc32(packed(sealed)) + next_number + next_event,
+            growth,
             row.key,
             self._session_id,
             commit.epoch,
@@ -352,4 +372,7 @@ class Writes:
         self._puts.append((_FORGET_REQUESTS, (session, commit.at_ms - ANSWERS_KEPT_MS)))
         for request in commit.requests:
             name = pack_any_id(request.request_id)
-            self._puts.append((_SET_REQUEST, (request.taken, request.answer, session, name)))
+            taken, answer = request.taken, request.answer
+            asked = (request.number, request.asked_at_ms, request.operation)
+            check = seal((session, name, *asked, taken, answer))
+            self._puts.append((_SET_REQUEST, (taken, answer, check, session, name)))

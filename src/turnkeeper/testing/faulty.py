@@ -6,6 +6,7 @@ other call on unchanged.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import assert_never
@@ -28,8 +29,9 @@ from turnkeeper.core.records import (
     StoredMessage,
     StoredReceipt,
 )
+from turnkeeper.core.verdict import Finding
 from turnkeeper.errors import CommitFailed
-from turnkeeper.store import Hint, Progress, Store
+from turnkeeper.store import Hint, Inspection, Progress, Store
 
 
 class Fault(StrEnum):
@@ -287,6 +289,12 @@ class FaultyStore:
 
     async def backup(self, path: Path, *, progress: Progress | None = None) -> None:
         await self.inner.backup(path, progress=progress)
+
+    def inspect(self) -> AbstractAsyncContextManager[Inspection]:
+        return self.inner.inspect()
+
+    async def mend(self, finding: Finding) -> bool:
+        return await self.inner.mend(finding)
 
 
 def _answer_with(

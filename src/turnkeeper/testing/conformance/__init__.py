@@ -20,6 +20,7 @@ The suite goes through the contract alone. Its chapters:
     owning      Life, Claims, Workers                                 whose a session is
     delivering  Deliveries, Looks                                     what others put in
     keeping     Pruning, Backups                                      what an operator does
+    inspecting  Inspections                                           what a verification reads
 """
 
 import asyncio
@@ -40,6 +41,7 @@ from turnkeeper.testing.conformance.committing import (
 from turnkeeper.testing.conformance.delivering import Deliveries, Looks
 from turnkeeper.testing.conformance.happenings import Events, History
 from turnkeeper.testing.conformance.identity import IdentityAndKeys, Numbering, TheRow
+from turnkeeper.testing.conformance.inspecting import Inspections
 from turnkeeper.testing.conformance.keeping import Backups, Pruning
 from turnkeeper.testing.conformance.owning import Claims, Life, Workers
 from turnkeeper.testing.conformance.reading import Inputs, Paging
@@ -60,6 +62,7 @@ __all__ = [
     "IdentityAndKeys",
     "Inbox",
     "Inputs",
+    "Inspections",
     "Life",
     "Looks",
     "Numbering",
@@ -102,6 +105,7 @@ class StoreConformance(
     Looks,
     Pruning,
     Backups,
+    Inspections,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give it `make_store`."""
 

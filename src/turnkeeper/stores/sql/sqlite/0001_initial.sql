@@ -4,6 +4,9 @@
 -- blobs; times are Unix milliseconds. A session has a number of its own (`session.key`), an input
 -- its admission number. Inputs and history are stored in order of arrival, with narrow indexes:
 -- clustering them by session would dirty a page per session and table in every group.
+--
+-- A `seal` is a checksum of the other columns of its row: `stores/sqlite_seals.py` says how it is
+-- taken, and that whoever changes a row by hand takes it anew.
 
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
@@ -33,7 +36,11 @@ CREATE TABLE session (
     last_event INTEGER NOT NULL,
     next_number INTEGER NOT NULL,
     next_event INTEGER NOT NULL,
-    created INTEGER NOT NULL
+    first_event INTEGER NOT NULL,      -- the first that is kept: those before it were pruned
+    created INTEGER NOT NULL,
+    owner_seal INTEGER NOT NULL,       -- of what commits leave alone: key, id, created, epoch,
+                                       -- worker, inbox, first_event
+    seal INTEGER NOT NULL              -- of the rest but `active`, which is counted
 ) STRICT;
 
 -- What `due` looks for: sessions with an intent, and those with an active input (`input_active`).
@@ -47,7 +54,8 @@ CREATE INDEX session_worker ON session (worker, key) WHERE worker IS NOT NULL;
 
 CREATE TABLE snapshot (
     session INTEGER PRIMARY KEY,
-    data BLOB NOT NULL
+    data BLOB NOT NULL,
+    seal INTEGER NOT NULL
 ) STRICT;
 
 -- The key stays here with its fingerprint, and so does the outcome, when body and events go.
@@ -77,7 +85,8 @@ CREATE TABLE input (
     mentions TEXT NOT NULL,            -- first_event of the rows that mention it: ,1,-6
                                        -- (negative: whose messages quote its body, which stays)
     created INTEGER NOT NULL,
-    updated INTEGER NOT NULL           -- milliseconds after created
+    updated INTEGER NOT NULL,          -- milliseconds after created
+    seal INTEGER NOT NULL              -- of all but `mentions`, which the events repeat
 ) STRICT;
 
 CREATE UNIQUE INDEX input_place ON input (session, number);
@@ -103,7 +112,8 @@ CREATE TABLE history (
     outcome BLOB,                      -- the rest of the receipt; in a final one the turn's result
     first_message INTEGER,
     messages BLOB,                     -- consecutive; a number stands for the text of that input
-    body BLOB                          -- of a new input
+    body BLOB,                         -- of a new input
+    seal INTEGER NOT NULL
 ) STRICT;
 
 CREATE UNIQUE INDEX history_event ON history (session, first_event) WHERE first_event IS NOT NULL;
@@ -121,6 +131,7 @@ CREATE TABLE step (
     arguments BLOB NOT NULL,
     done INTEGER NOT NULL,
     result BLOB,
+    seal INTEGER NOT NULL,
     PRIMARY KEY (session, turn, key)
 ) STRICT, WITHOUT ROWID;
 
@@ -133,6 +144,7 @@ CREATE TABLE request (
     operation BLOB NOT NULL,
     taken INTEGER NOT NULL,            -- its intent is committed
     answer BLOB,
+    seal INTEGER NOT NULL,
     PRIMARY KEY (session, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -142,5 +154,6 @@ CREATE INDEX request_waiting ON request (session, number) WHERE answer IS NULL;
 CREATE TABLE worker (
     id ANY NOT NULL PRIMARY KEY,
     lease INTEGER NOT NULL,            -- milliseconds that a life sign is good for
-    until INTEGER NOT NULL             -- when the last one ends; below 0: declared dead
+    until INTEGER NOT NULL,            -- when the last one ends; below 0: declared dead
+    seal INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
