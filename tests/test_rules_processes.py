@@ -422,8 +422,7 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
             if isinstance(store, MemoryStore):
                 store.declare_dead(worker.worker_id)
             else:
-                opened = store._opened()
-                opened.engine.apply([(_declare_dead, (worker.worker_id,))])
+                await store._opened().submit(_declare_dead, worker.worker_id)
             assert await outcome(follow) == Completed(await follow.result())
             assert (await follow.result()).text == "re: hello"
             await until(lambda: not worker.actors)
