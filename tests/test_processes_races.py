@@ -4,27 +4,22 @@ Each test holds one step back, or has it fail, and lets the others happen meanwh
 """
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 from conftest import until
 from msgspec.structs import replace
-from sharing import FAST, Stores, died, owner
+from sharing import FAST, Stores, died
 from world import outcome, soon
 
 from turnkeeper import (
     Completed,
-    InputLifecycleState,
     RequestExpired,
     Runtime,
-    RuntimeTerminated,
 )
-from turnkeeper.config import PAGE_DEFAULT
-from turnkeeper.core.records import Claim, Commit, CommitResult, InputRecord
-from turnkeeper.errors import CommitFailed, StoreError
+from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
-from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
 
 
@@ -133,3 +128,20 @@ async def test_what_was_unregistered_is_not_taken_with_the_dead(stores: Stores) 
         assert isinstance(await outcome(follow), Completed)
         await until(lambda: not second.worker.lookout._walking)
         assert "ada" not in second.worker.actors
+
+
+async def test_a_request_that_was_taken_back_changes_nothing(stores: Stores) -> None:
+    """Its owner had begun it, and its commit comes after its asker was told. [REQ-4]"""
+    slow = FaultyStore(stores())
+    late = replace(FAST, request_age_seconds=0.2)
+    async with (
+        Runtime(slow, agent=agent_of(), config=FAST) as runtime,
+        Runtime(stores(), config=late) as client,
+    ):
+        await runtime.register_session("ada")
+        slow.plan = fail_nth(slow.commit_count + 1, Fault.STALL)
+        with pytest.raises(RequestExpired):
+            await soon(client.pause_runtime("ada"))
+        slow.heal()
+        assert isinstance(await outcome(await client.submit("ada", "hello")), Completed)
+        assert not (await client.session_state("ada")).paused

@@ -28,6 +28,7 @@ from turnkeeper.core.records import (
     InputAppend,
     InputRecord,
     News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -682,6 +683,12 @@ class WithdrawsWhatHasBegun(MemorySession):
         for request_id in delivery.withdrawn:
             self._requests.pop(request_id, None)
         return super().deliver(delivery)
+
+
+@convicted_by(Deliveries)
+class AnswersWhatWasTakenBack(MemorySession):
+    def _find_requests(self, commit: Commit) -> dict[str, RequestRecord]:
+        return {request.request_id: request for request in commit.requests}
 
 
 @convicted_by(Deliveries)

@@ -229,7 +229,7 @@ class Commit(Struct, kw_only=True, gc=False):
     snapshot: bytes | None = None
     steps: Sequence[StepRecord] = ()
     requests: Sequence[RequestRecord] = ()
-    """Requests that are taken or answered by this commit."""
+    """Requests that are taken or answered by this commit; one that is gone refuses all of it."""
     events: Sequence[Event] = ()
 
 

@@ -103,6 +103,7 @@ class Writes:
         "_names",
         "_puts",
         "_records",
+        "_requests",
         "_session_id",
         "_session_row",
         "_set_session",
@@ -128,6 +129,7 @@ class Writes:
         self._puts: list[tuple[str, Parameters]] = []
         """What is written after the session's row and the inputs that change."""
         self._updates: Sequence[Parameters] = ()
+        self._requests: list[Parameters] = []
         mentions = _mentions(commit, next_event)
         bodies: Sequence[tuple[int, bytes]] = ()
         arrivals = departures = 0
@@ -332,11 +334,22 @@ class Writes:
                 raise self._no_active_input(self._commit.input_updates[place])
         for statement, values in self._puts:
             execute(statement, values)
+        for values in self._requests:
+            if not self._database.change(_SET_REQUEST, values):
+                raise self._no_request()
 
     def _no_active_input(self, record: InputRecord) -> CommitFailed:
         return CommitFailed(
             f"session {self._session_id!r} has no active input {record.input_id} under "
             f"number {record.number}; nothing was written",
+            applied=False,
+            permanent=True,
+        )
+
+    def _no_request(self) -> CommitFailed:
+        return CommitFailed(
+            f"who asked session {self._session_id!r} for this has taken the request back; nothing "
+            "was written",
             applied=False,
             permanent=True,
         )
@@ -347,4 +360,4 @@ class Writes:
         self._puts.append((_FORGET_REQUESTS, (session, commit.at_ms - ANSWERS_KEPT_MS)))
         for request in commit.requests:
             name = pack_any_id(request.request_id)
-            self._puts.append((_SET_REQUEST, (request.taken, request.answer, session, name)))
+            self._requests.append((request.taken, request.answer, session, name))

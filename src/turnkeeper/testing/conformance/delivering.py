@@ -9,7 +9,7 @@ from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.records import CommitResult, Delivery, InputRecord, RequestRecord
 from turnkeeper.environment import new_id
-from turnkeeper.errors import DuplicateKey, Fenced, Overloaded, Stale
+from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
 from turnkeeper.store import Store
 from turnkeeper.testing.conformance.chapter import Chapter, all_events, picture, reopened
 from turnkeeper.testing.conformance.drafts import (
@@ -146,6 +146,19 @@ class Deliveries(Chapter):
         assert (await Owner.of(store)).claim.requests == [taken]
         await owner.commit(requests=[replace(taken, answer=b"done too")])
         assert (await Owner.of(store)).claim.requests == []
+
+    async def test_what_was_taken_back_has_no_effect(self, store: Store) -> None:
+        """A commit that answers a request which is gone writes nothing of it. [REQ-4]"""
+        owner = await Owner.of(store)
+        request = asked()
+        await delivered(store, requests=[request])
+        await delivered(store, withdrawn=[request.request_id])
+        before = await picture(store, "session")
+        for changed in (replace(request, taken=True), replace(request, answer=b"done")):
+            with pytest.raises(CommitFailed) as refused:
+                await owner.commit(requests=[changed], changes={"paused": True})
+            assert refused.value.applied is False
+        assert await picture(store, "session") == before
 
 
 class Looks(Chapter):
