@@ -4,6 +4,7 @@ Each test holds one step back, or has it fail, and lets the others happen meanwh
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from turnkeeper import (
     RequestExpired,
     Runtime,
 )
+from turnkeeper.config import PAGE_DEFAULT
 from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
+from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
 
 
@@ -145,3 +149,33 @@ async def test_a_request_that_was_taken_back_changes_nothing(stores: Stores) -> 
         slow.heal()
         assert isinstance(await outcome(await client.submit("ada", "hello")), Completed)
         assert not (await client.session_state("ada")).paused
+
+
+async def test_many_sessions_that_are_not_wanted_hide_no_other(stores: Stores) -> None:
+    """A look at what is free goes on where the last one ended. [PROC-7]"""
+    async with Runtime(stores(), agent=agent_of(), config=FAST) as worker:
+        for number in range(PAGE_DEFAULT + 5):
+            name = f"s{number}"
+            await worker.register_session(name)
+            await worker.pause_runtime(name)
+            await worker.submit(name, "hello")
+            await worker.unregister_session(name)
+        async with Runtime(stores(), config=FAST) as client:
+            handle = await client.submit("ada", "hello")
+            assert isinstance(await outcome(handle), Completed)
+
+
+async def test_nobody_takes_itself_for_dead(tmp_path: Path) -> None:
+    """A worker that slept past its lease goes on as it was where nobody has missed it. [PROC-6]"""
+    hours = [0]
+    clock = SystemClock()
+    store = SqliteStore(tmp_path / "shared.db", now_ms=lambda: clock.now_ms() + hours[0])
+    await store.open()
+    for worker_id in ("sleeper", "other"):
+        await store.join(worker_id, 60.0)
+    hours[0] = 3_600_000
+    assert (await store.news("sleeper")).dead == ["other"]
+    assert (await store.news("other")).dead == ["sleeper"]
+    await store.beat("sleeper")
+    assert (await store.news("other")).dead == []
+    await store.close()

@@ -701,13 +701,17 @@ class ClaimsWithoutRequests(MemorySession):
 
 @convicted_by(Looks)
 class ShowsEveryoneEachInbox(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         return await super().news("worker-1", after=after, limit=limit)
 
 
 @convicted_by(Looks)
 class TellsOfAnInboxOnce(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         news = await super().news(worker_id, after=after, limit=limit)
         self._inboxes.clear()
         return news
@@ -715,7 +719,9 @@ class TellsOfAnInboxOnce(MemoryStore):
 
 @convicted_by(Looks)
 class HidesWhatIsFree(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         news = await super().news(worker_id, after=after, limit=limit)
         news.free = []
         return news

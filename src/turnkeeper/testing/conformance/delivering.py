@@ -48,6 +48,11 @@ async def delivered(store: Store, *records: InputRecord, **parts: Any) -> Commit
     return await store.deliver("session", delivery(*records, **parts))
 
 
+async def free_of(store: Store) -> list[str]:
+    """The sessions with work that nobody owns, by name."""
+    return sorted(name for _, name in (await store.news(WORKER)).free)
+
+
 class Deliveries(Chapter):
     """Inputs and requests come in whole, under their conditions, and beside the owner."""
 
@@ -190,8 +195,14 @@ class Looks(Chapter):
             await store.deliver(name, delivery(accepted()))
         first = (await store.news(WORKER, limit=2)).inboxes
         assert [found[0] for found in first] == keys[:2]
-        rest = (await store.news(WORKER, after=keys[1], limit=2)).inboxes
+        rest = (await store.news(WORKER, after=(keys[1], 0), limit=2)).inboxes
         assert [found[0] for found in rest] == keys[2:]
+        for name in ("c", "b", "a"):
+            await store.release(name, WORKER)
+        free = (await store.news(WORKER, limit=2)).free
+        assert [found[0] for found in free] == keys[:2]
+        free = (await store.news(WORKER, after=(0, keys[1]), limit=2)).free
+        assert [found[0] for found in free] == keys[2:]
 
     async def test_work_that_nobody_owns_is_free(self, store: Store) -> None:
         """Sessions with active inputs or an intent, once released. [PROC-7]"""
@@ -203,14 +214,14 @@ class Looks(Chapter):
         assert (await store.news(WORKER)).free == []
         for name in ("busy", "stopping", "resting"):
             await store.release(name, WORKER)
-        assert sorted((await store.news(WORKER)).free) == ["busy", "stopping"]
+        assert await free_of(store) == ["busy", "stopping"]
         await store.deliver("resting", delivery(accepted()))
-        assert "resting" in (await store.news(WORKER)).free
+        assert "resting" in await free_of(store)
         again = await Owner.of(store, "busy")
-        assert "busy" not in (await store.news(WORKER)).free
+        assert "busy" not in await free_of(store)
         await again.commit(input_updates=[consumed(record)])
         await store.release("busy", WORKER)
-        assert "busy" not in (await store.news(WORKER)).free
+        assert "busy" not in await free_of(store)
         assert resting.row.active == 0
 
     async def test_who_left_work_is_named_until_buried(self, store: Store) -> None:
@@ -239,7 +250,7 @@ class Looks(Chapter):
         news = await store.news(WORKER)
         assert (news.free, news.dead) == ([], []), "it has left nothing"
         await delivered(store, accepted())
-        assert (await store.news(WORKER)).free == ["session"]
+        assert await free_of(store) == ["session"]
         owner = await Owner.of(store)
         await delivered(store, accepted())
         news = await store.news(WORKER)
@@ -256,8 +267,8 @@ class Looks(Chapter):
         await stopping.commit(changes={"intent": Intent.STOP})
         await store.leave(OTHER_WORKER)
         await store.bury(OTHER_WORKER)
-        news = await store.news(WORKER)
-        assert (sorted(news.free), news.dead) == (["busy", "stopping"], [])
+        assert await free_of(store) == ["busy", "stopping"]
+        assert (await store.news(WORKER)).dead == []
         assert [sid for _, sid in await store.due(WORKER)] == ["busy", "stopping"]
         taken = await Owner.of(store, "busy")
         assert taken.row.epoch == 2
