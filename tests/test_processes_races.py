@@ -4,21 +4,29 @@ Each test holds one step back, or has it fail, and lets the others happen meanwh
 """
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import until
 from msgspec.structs import replace
-from sharing import FAST, Stores, died
-from world import outcome
+from sharing import FAST, Stores, died, owner
+from world import outcome, soon
 
 from turnkeeper import (
     Completed,
+    InputLifecycleState,
+    RequestExpired,
     Runtime,
+    RuntimeTerminated,
 )
+from turnkeeper.config import PAGE_DEFAULT
 from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
-from turnkeeper.testing import FakeExecutor, FaultyStore, Hang
+from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
 
 
 class Reluctant(FaultyStore):
@@ -126,3 +134,97 @@ async def test_what_was_unregistered_is_not_taken_with_the_dead(stores: Stores) 
         assert isinstance(await outcome(follow), Completed)
         await until(lambda: not second.worker.lookout._walking)
         assert "ada" not in second.worker.actors
+
+
+async def test_a_request_that_was_taken_back_changes_nothing(stores: Stores) -> None:
+    """Its owner had begun it, and its commit comes after its asker was told. [REQ-4]"""
+    slow = FaultyStore(stores())
+    late = replace(FAST, request_age_seconds=0.2)
+    async with (
+        Runtime(slow, agent=agent_of(), config=FAST) as runtime,
+        Runtime(stores(), config=late) as client,
+    ):
+        await runtime.register_session("ada")
+        slow.plan = fail_nth(slow.commit_count + 1, Fault.STALL)
+        with pytest.raises(RequestExpired):
+            await soon(client.pause_runtime("ada"))
+        slow.heal()
+        assert isinstance(await outcome(await client.submit("ada", "hello")), Completed)
+        assert not (await client.session_state("ada")).paused
+
+
+async def test_who_holds_a_session_for_a_moment_keeps_it_for_that(stores: Stores) -> None:
+    """However soon sessions leave memory. [PROC-3] [REC-13]"""
+    config = replace(FAST, passivation_seconds=0.0)
+    async with Runtime(stores(), config=config) as client:
+        await client.submit("ada", "hello")
+        async with Runtime(stores(), agent=agent_of(), config=FAST) as worker:
+            await until(lambda: "ada" in worker.worker.actors)
+        for _ in range(3):
+            await client.pause_runtime("ada")
+            assert (await client.session_state("ada")).paused
+            await client.resume_runtime("ada")
+
+
+async def test_who_waits_through_the_store_hears_of_the_close(stores: Stores) -> None:
+    """However the two meet: the handle resolves. [COMP-7]"""
+    gated = Gated(stores())
+    async with owner(stores, FakeExecutor(Hang())):
+        client = Runtime(gated, config=FAST)
+        await client.__aenter__()
+        handle = await client.submit("ada", "hello")
+        gated.finds.clear()
+        waiting = asyncio.ensure_future(handle.wait())
+        await until(lambda: gated.waiting)
+        await client.close()
+        gated.finds.set()
+        ended = await soon(waiting)
+        assert ended == RuntimeTerminated("closed", input_still_active=True)
+
+
+async def test_inputs_in_hand_at_a_lost_lease_are_handed_in_elsewhere(stores: Stores) -> None:
+    """Who was declared dead takes them to the new owner: its callers notice nothing. [PROC-8]"""
+    slow = FaultyStore(stores())
+    async with Runtime(slow, agent=agent_of(), config=FAST) as sleeper:
+        await sleeper.register_session("ada")
+        slow.plan = fail_nth(slow.commit_count + 1, Fault.STALL)
+        calls = [asyncio.ensure_future(sleeper.submit("ada", f"input {n}")) for n in range(3)]
+        await until(lambda: slow.held_count)
+        async with Runtime(stores(), agent=agent_of(), config=FAST):
+            sleeper.worker._lost()
+            slow.heal()
+            for call in calls:
+                handle = await soon(call)
+                assert isinstance(await outcome(handle), Completed)
+            rows = await sleeper.inputs("ada")
+            assert [row.current_state for row in rows] == [InputLifecycleState.CONSUMED] * 3
+
+
+async def test_many_sessions_that_are_not_wanted_hide_no_other(stores: Stores) -> None:
+    """A look at what is free goes on where the last one ended. [PROC-7]"""
+    async with Runtime(stores(), agent=agent_of(), config=FAST) as worker:
+        for number in range(PAGE_DEFAULT + 5):
+            name = f"s{number}"
+            await worker.register_session(name)
+            await worker.pause_runtime(name)
+            await worker.submit(name, "hello")
+            await worker.unregister_session(name)
+        async with Runtime(stores(), config=FAST) as client:
+            handle = await client.submit("ada", "hello")
+            assert isinstance(await outcome(handle), Completed)
+
+
+async def test_nobody_takes_itself_for_dead(tmp_path: Path) -> None:
+    """A worker that slept past its lease goes on as it was where nobody has missed it. [PROC-6]"""
+    hours = [0]
+    clock = SystemClock()
+    store = SqliteStore(tmp_path / "shared.db", now_ms=lambda: clock.now_ms() + hours[0])
+    await store.open()
+    for worker_id in ("sleeper", "other"):
+        await store.join(worker_id, 60.0)
+    hours[0] = 3_600_000
+    assert (await store.news("sleeper")).dead == ["other"]
+    assert (await store.news("other")).dead == ["sleeper"]
+    await store.beat("sleeper")
+    assert (await store.news("other")).dead == []
+    await store.close()

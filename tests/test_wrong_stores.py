@@ -28,6 +28,7 @@ from turnkeeper.core.records import (
     InputAppend,
     InputRecord,
     News,
+    RequestRecord,
     SessionRow,
     StepRecord,
     StoredMessage,
@@ -688,6 +689,12 @@ class WithdrawsWhatHasBegun(MemorySession):
 
 
 @convicted_by(Deliveries)
+class AnswersWhatWasTakenBack(MemorySession):
+    def _find_requests(self, commit: Commit) -> dict[str, RequestRecord]:
+        return {request.request_id: request for request in commit.requests}
+
+
+@convicted_by(Deliveries)
 class ClaimsWithoutRequests(MemorySession):
     def claimed(self, *, created: bool) -> Claim:
         claim = super().claimed(created=created)
@@ -697,13 +704,17 @@ class ClaimsWithoutRequests(MemorySession):
 
 @convicted_by(Looks)
 class ShowsEveryoneEachInbox(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         return await super().news("worker-1", after=after, limit=limit)
 
 
 @convicted_by(Looks)
 class TellsOfAnInboxOnce(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         news = await super().news(worker_id, after=after, limit=limit)
         self._inboxes.clear()
         return news
@@ -711,7 +722,9 @@ class TellsOfAnInboxOnce(MemoryStore):
 
 @convicted_by(Looks)
 class HidesWhatIsFree(MemoryStore):
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         news = await super().news(worker_id, after=after, limit=limit)
         news.free = []
         return news

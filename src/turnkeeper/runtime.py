@@ -291,7 +291,11 @@ class Runtime:
         """
         if isinstance(session_id, str) and session_id in self.worker.served.standby:
             return await outside.accept_anywhere(self.worker, session_id, item)
-        return await intake.accept(self.worker, await self._registered(session_id), item)
+        actor = await self._registered(session_id)
+        try:
+            return await intake.accept(self.worker, actor, item)
+        except Fenced:  # as in `submit`
+            return await outside.accept_anywhere(self.worker, session_id, item)
 
     async def accept_input_with_completion(
         self, session_id: SessionId, item: Input
@@ -303,7 +307,10 @@ class Runtime:
         if isinstance(session_id, str) and session_id in self.worker.served.standby:
             return await outside.accept_with_completion(self.worker, session_id, item)
         actor = await self._registered(session_id)
-        return await intake.accept_with_completion(self.worker, actor, item)
+        try:
+            return await intake.accept_with_completion(self.worker, actor, item)
+        except Fenced:  # as in `submit`
+            return await outside.accept_with_completion(self.worker, session_id, item)
 
     async def accept_input_and_run(
         self, session_id: SessionId, item: Input, op: OneTurnOperation

@@ -303,10 +303,13 @@ class Store(Protocol):
         """End the worker's life: every session that it still owns may be claimed at once."""
         ...
 
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
-        """One look at what others have left: for `worker_id`, for anyone, and who is dead.
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
+        """One look at what others have left: for `worker_id`, for anyone, and who is dead. [PROC-4]
 
-        `inboxes` in the order of the sessions' keys, from the first one past `after`. [PROC-4]
+        `inboxes` and `free` in the order of the sessions' keys, each from the first one past its
+        part of `after`; `dead` names others alone.
         """
         ...
 

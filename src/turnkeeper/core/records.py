@@ -189,10 +189,10 @@ class News(Struct, kw_only=True, gc=False):
 
     inboxes: list[tuple[int, SessionId, int]]
     """Sessions of the worker with an inbox to look into: key, id, and the inbox's counter."""
-    free: list[SessionId]
-    """Sessions with work that nobody owns."""
+    free: list[tuple[int, SessionId]]
+    """Sessions with work that nobody owns: key and id."""
     dead: list[str]
-    """Workers that have joined, and live no more."""
+    """Other workers that have joined, and live no more."""
 
 
 class Commit(Struct, kw_only=True, gc=False):
@@ -229,7 +229,7 @@ class Commit(Struct, kw_only=True, gc=False):
     snapshot: bytes | None = None
     steps: Sequence[StepRecord] = ()
     requests: Sequence[RequestRecord] = ()
-    """Requests that are taken or answered by this commit."""
+    """Requests that are taken or answered by this commit; one that is gone refuses all of it."""
     events: Sequence[Event] = ()
 
 

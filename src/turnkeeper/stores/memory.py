@@ -95,11 +95,9 @@ class MemoryStore(Answering):
         return result
 
     def _note_work(self, session: MemorySession) -> None:
-        row = session.row
-        if row.active or row.intent is not None:
-            self._busy[row.key] = session
-        else:
-            self._busy.pop(row.key, None)
+        self._busy.pop(session.row.key, None)
+        if session.row.active or session.row.intent is not None:
+            self._busy[session.row.key] = session
 
     # -- what others put in ---------------------------------------------------------------------
 
@@ -282,18 +280,19 @@ class MemoryStore(Answering):
         return self._workers.pop(worker_id, None)
 
     async def news(
-        self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = config.PAGE_DEFAULT
     ) -> News:
         self._check_open()
         for key in [key for key, session in self._inboxes.items() if not session.has_inbox()]:
             del self._inboxes[key]
-        rows = [self._inboxes[key].row for key in sorted(self._inboxes) if key > after]
+        rows = [self._inboxes[key].row for key in sorted(self._inboxes) if key > after[0]]
         mine = [r for r in rows if r.worker_id == worker_id][: _bounded(limit)]
-        free = [s.row.session_id for s in self._busy.values() if s.row.worker_id is None]
+        rows = [self._busy[key].row for key in sorted(self._busy) if key > after[1]]
+        free = [(row.key, row.session_id) for row in rows if row.worker_id is None]
         return News(
             inboxes=[(row.key, row.session_id, row.inbox) for row in mine],
             free=free[: _bounded(limit)],
-            dead=[worker for worker in self._dead if worker not in self._workers],
+            dead=[w for w in self._dead if w not in self._workers and w != worker_id],
         )
 
     async def bury(self, worker_id: str) -> None:

@@ -224,7 +224,14 @@ class MemorySession:
         for request_id, request in tuple(self._requests.items()) if commit.requests else ():
             if request.answer is not None and request.asked_at_ms < commit.at_ms - ANSWERS_KEPT_MS:
                 del self._requests[request_id]
-        return {r.request_id: r for r in commit.requests if r.request_id in self._requests}
+        if not all(request.request_id in self._requests for request in commit.requests):
+            raise CommitFailed(
+                f"who asked session {self.row.session_id!r} for this has taken the request back; "
+                "nothing was written",
+                applied=False,
+                permanent=True,
+            )
+        return {request.request_id: request for request in commit.requests}
 
     def _check_bound(self, bound: int | None, growth: int) -> None:
         # One that ends as many inputs as it admits passes: it makes a full queue no fuller.

@@ -231,7 +231,7 @@ class SqliteStore:
         await opened.submit(ownership.leave, opened.engine.lives, worker_id)
 
     async def news(
-        self, worker_id: str, *, after: int = 0, limit: int = config.PAGE_DEFAULT
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = config.PAGE_DEFAULT
     ) -> News:
         opened = self._opened()
         lives, now_ms = opened.engine.lives, self._now_ms()

@@ -63,8 +63,9 @@ _INBOXES = (
     " CROSS JOIN session AS s ON s.key = n.session WHERE s.worker = ?1 ORDER BY s.key LIMIT ?3"
 )
 _FREE = (
-    "SELECT id FROM session INDEXED BY session_free"
-    " WHERE worker IS NULL AND (active > 0 OR intent IS NOT NULL) LIMIT ?"
+    "SELECT key, id FROM session INDEXED BY session_free"
+    " WHERE worker IS NULL AND (active > 0 OR intent IS NOT NULL) AND key > ?"
+    " ORDER BY key LIMIT ?"
 )
 _WORKERS = "SELECT id, until FROM worker"
 _VERSION = "SELECT revision + inbox + 1 FROM session WHERE id=?"
@@ -176,15 +177,18 @@ def load_request(reader: Reader, session_id: SessionId, request_id: str) -> Requ
     return None if row is None else _read_request(row)
 
 
-def news(reader: Reader, lives: Lives, worker_id: str, after: int, limit: int, now_ms: int) -> News:
+def news(
+    reader: Reader, lives: Lives, worker_id: str, after: tuple[int, int], limit: int, now_ms: int
+) -> News:
     """As `Store.news` says: through the indexes of what waits, and the short list of workers."""
     execute = reader.connection.execute
     bound = min(max(limit, 1), config.PAGE_MAX)
     workers = [(unpack_any_id(stored), until) for stored, until in execute(_WORKERS)]
+    others = [(name, until) for name, until in workers if name != worker_id]
     return News(
-        inboxes=list(execute(_INBOXES, (pack_any_id(worker_id), after, bound))),
-        free=[session_id for (session_id,) in execute(_FREE, (bound,))],
-        dead=[name for name, until in workers if until <= now_ms or not lives.alive(name)],
+        inboxes=list(execute(_INBOXES, (pack_any_id(worker_id), after[0], bound))),
+        free=list(execute(_FREE, (after[1], bound))),
+        dead=[name for name, until in others if until <= now_ms or not lives.alive(name)],
     )
 
 

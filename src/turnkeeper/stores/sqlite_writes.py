@@ -113,6 +113,7 @@ class Writes:
         "_names",
         "_puts",
         "_records",
+        "_requests",
         "_session_id",
         "_session_row",
         "_set_session",
@@ -138,6 +139,7 @@ class Writes:
         self._puts: list[tuple[str, Parameters]] = []
         """What is written after the session's row and the inputs that change."""
         self._updates: Sequence[Parameters] = ()
+        self._requests: list[Parameters] = []
         mentions = _mentions(commit, next_event)
         bodies: Sequence[tuple[int, bytes]] = ()
         arrivals = departures = 0
@@ -357,11 +359,22 @@ class Writes:
                 raise self._no_active_input(self._commit.input_updates[place])
         for statement, values in self._puts:
             execute(statement, values)
+        for values in self._requests:
+            if not self._database.change(_SET_REQUEST, values):
+                raise self._no_request()
 
     def _no_active_input(self, record: InputRecord) -> CommitFailed:
         return CommitFailed(
             f"session {self._session_id!r} has no active input {record.input_id} under "
             f"number {record.number}; nothing was written",
+            applied=False,
+            permanent=True,
+        )
+
+    def _no_request(self) -> CommitFailed:
+        return CommitFailed(
+            f"who asked session {self._session_id!r} for this has taken the request back; nothing "
+            "was written",
             applied=False,
             permanent=True,
         )
@@ -375,4 +388,4 @@ class Writes:
             taken, answer = request.taken, request.answer
             asked = (request.number, request.asked_at_ms, request.operation)
             check = seal((session, name, *asked, taken, answer))
-            self._puts.append((_SET_REQUEST, (taken, answer, check, session, name)))
+            self._requests.append((taken, answer, check, session, name))

@@ -264,7 +264,9 @@ class FaultyStore:
     async def load_request(self, session_id: SessionId, request_id: str) -> RequestRecord | None:
         return await self.inner.load_request(session_id, request_id)
 
-    async def news(self, worker_id: str, *, after: int = 0, limit: int = 100) -> News:
+    async def news(
+        self, worker_id: str, *, after: tuple[int, int] = (0, 0), limit: int = 100
+    ) -> News:
         return await self.inner.news(worker_id, after=after, limit=limit)
 
     async def bury(self, worker_id: str) -> None:

@@ -31,6 +31,7 @@ from turnkeeper.core.turns import decide_checkpoint, decide_steps
 from turnkeeper.errors import (
     CommitFailed,
     DuplicateKey,
+    Fenced,
     NotReady,
     RunEnded,
     SessionNotFound,
@@ -191,10 +192,7 @@ class SessionActor:
             for request in requests:
                 request.fail(SessionNotFound(self.session_id))
             return
-        if self.accepts is None:
-            self.accepts = requests
-        else:
-            self.accepts += requests
+        self.accepts = requests if self.accepts is None else self.accepts + requests
         if self.in_flight is None:
             self.step()
 
@@ -505,12 +503,17 @@ class SessionActor:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def let_go(self, reason: str) -> None:
-        """Drop the session from memory, its rows as they are, for the next claim. [FAIL-4]"""
+    def let_go(self, reason: str, *, taken: bool = False) -> None:
+        """Drop the session from memory, its rows as they are, for the next claim. [FAIL-4]
+
+        `taken`: it may be another worker's now, which takes the inputs in hand. [PROC-8]
+        """
         if self.gone:
             return
         self.gone = True
         in_flight = self.in_flight
+        if taken:
+            self._refer_accepts(in_flight)
         self.landed()
         self.settling = None
         self.services.forget(self, reason)
@@ -529,6 +532,13 @@ class SessionActor:
         self.drop_executor(reason)
         self._fail_waiting(self._not_here())
         self.terminate_completions(reason)
+
+    def _refer_accepts(self, in_flight: InFlight | None) -> None:
+        """Tell callers to hand in elsewhere: by their ids nothing is admitted twice."""
+        elsewhere = Fenced(f"session {self.session_id!r} is another's now: submit again")
+        handed_in = None if in_flight is None else in_flight.command.requests
+        for request in (*(handed_in or ()), *(self.accepts or ())):
+            request.fail(elsewhere)
 
     def _fail_waiting(self, error: TurnkeeperError) -> None:
         mailbox, self.mailbox = self.mailbox, None
@@ -669,13 +679,15 @@ class SessionActor:
     def _fall_asleep(self) -> None:
         """Nothing is pending: leave memory after a while. [REC-13]"""
         now = self.services.monotonic()
-        if self.rested_at is None or self.completions or self.zombies:
-            self.rested_at = now
-        if now - self.rested_at >= self.config.passivation_seconds:
-            self.gone = True
-            self.services.passivate(self)
+        rested_at = self.rested_at
+        if rested_at is None or self.completions or self.zombies or self.borrowers:
+            rested_at = self.rested_at = now
+        until = rested_at + self.config.passivation_seconds
+        if rested_at == now or now < until or self.armed is not None:
+            self.arm(until)  # never in this step: who had it loaded may not have come to it yet
             return
-        self.arm(self.rested_at + self.config.passivation_seconds)
+        self.gone = True
+        self.services.passivate(self)
 
 
 def _nothing(_decision: Decision) -> None:

@@ -322,7 +322,9 @@ class Worker:
 
     def give_back(self, actor: SessionActor) -> None:
         """Release a session that was held for a moment, once nobody needs it."""
-        if not (actor.borrowers or actor.gone or self.closing or self.keeps(actor)):
+        if actor.borrowers or actor.gone or self.closing or self.keeps(actor):
+            self.soon(actor.step)
+        else:
             begin_unregister(actor, 0.0)
 
     async def pause(self, seconds: float) -> None:
@@ -592,7 +594,7 @@ class Worker:
         """
         self.report(f"worker {self.worker_id} was declared dead: it lets go of all its sessions")
         for actor in tuple(self.actors.values()):
-            actor.let_go("its worker was declared dead")
+            actor.let_go("its worker was declared dead", taken=True)
         self.tasks.spawn(self._join_again(), "join again")
 
     async def _join_again(self) -> None:

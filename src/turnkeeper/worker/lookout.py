@@ -6,8 +6,8 @@ its own; at most one look is under way, and sessions at rest are no part of it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
 from turnkeeper.core.ids import SessionId
@@ -27,7 +27,8 @@ class Lookout:
         self._worker = worker
         self._ticker: Timer | None = None
         self._looking = False
-        self._after = 0
+        self._after = (0, 0)
+        """Where the last look at inboxes, and at what is free, has ended, if on a full page."""
         self._trouble = ""
         """What the last look failed with: said once, not at each poll."""
         self._walking = False
@@ -70,12 +71,12 @@ class Lookout:
     async def _look_for_news(self) -> None:
         worker = self._worker
         news = await worker.store.news(worker.worker_id, after=self._after)
-        self._after = news.inboxes[-1][0] if len(news.inboxes) >= PAGE_DEFAULT else 0
+        self._after = (_end_of(news.inboxes), _end_of(news.free))
         for _, session_id, inbox in news.inboxes:
             worker.look_into(session_id, inbox)
         if worker.closing:
             return
-        for session_id in news.free:
+        for _, session_id in news.free:
             if worker.factory is not None or session_id in worker.served.standby:
                 self._take(session_id)
         if not news.dead:
@@ -174,6 +175,12 @@ class Lookout:
                 if session_id in self._followers and self._versions.get(session_id) != version:
                     self._versions[session_id] = version
                     self._hint(session_id)
+
+
+def _end_of(page: Sequence[Sequence[Any]]) -> int:
+    """Where the next look begins: behind a full page, else at the first session again."""
+    last: int = page[-1][0] if len(page) >= PAGE_DEFAULT else 0
+    return last
 
 
 def _nothing() -> None:

@@ -81,15 +81,23 @@ async def follow_outcome(worker: "Worker", completion: "Completion") -> Completi
     session_id = completion.session_id
     async with aclosing(worker.lookout.changes(session_id)) as changes:
         async for _ in changes:
-            record = await final_record(worker, session_id, completion.input_id)
-            if record is None:
-                raise ValidationFailed(
-                    f"session {session_id!r} has no input {completion.input_id!r}"
-                )
-            outcome = await stored_outcome(worker, session_id, record)
+            try:
+                outcome = await _present_outcome(worker, completion)
+            except StoreError:
+                if not worker.ended:
+                    raise
+                break  # the store was closed under who waits
             if outcome is not None:
                 return outcome
     return RuntimeTerminated("closed", input_still_active=True)
+
+
+async def _present_outcome(worker: "Worker", completion: "Completion") -> CompletionOutcome | None:
+    session_id, input_id = completion.session_id, completion.input_id
+    record = await final_record(worker, session_id, input_id)
+    if record is None:
+        raise ValidationFailed(f"session {session_id!r} has no input {input_id!r}")
+    return await stored_outcome(worker, session_id, record)
 
 
 async def follow_events(

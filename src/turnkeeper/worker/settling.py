@@ -45,7 +45,7 @@ class Settling:
                 self._actor.services.report(
                     f"session {self._actor.session_id!r} was taken over: {error}"
                 )
-                self._abandon()
+                self._abandon(taken=True)
             case Stale():
                 self._actor.settling = None
                 self._actor.services.reload(self._actor, self._in_flight.command)
@@ -126,13 +126,13 @@ class Settling:
         self._in_flight.command.failed(self._error)
         actor.step()
 
-    def _abandon(self) -> None:
+    def _abandon(self, *, taken: bool = False) -> None:
         """Nobody knows, and the time to find out is over, or the session is someone else's."""
         actor = self._actor
         actor.settling = None
         if self._in_flight.command.run is None:
             self._in_flight.command.failed(self._error)
-        actor.let_go("the store does not answer")
+        actor.let_go("taken over" if taken else "the store does not answer", taken=taken)
 
     def _arm(self) -> None:
         when = self._deadline if self._next_try is None else min(self._next_try, self._deadline)

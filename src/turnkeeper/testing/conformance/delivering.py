@@ -9,7 +9,7 @@ from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.records import CommitResult, Delivery, InputRecord, RequestRecord
 from turnkeeper.environment import new_id
-from turnkeeper.errors import DuplicateKey, Fenced, Overloaded, Stale
+from turnkeeper.errors import CommitFailed, DuplicateKey, Fenced, Overloaded, Stale
 from turnkeeper.store import Store
 from turnkeeper.testing.conformance.chapter import Chapter, all_events, picture, reopened
 from turnkeeper.testing.conformance.drafts import (
@@ -46,6 +46,11 @@ def delivery(*records: InputRecord, **parts: Any) -> Delivery:
 async def delivered(store: Store, *records: InputRecord, **parts: Any) -> CommitResult:
     """Deliver to the session of the tests."""
     return await store.deliver("session", delivery(*records, **parts))
+
+
+async def free_of(store: Store) -> list[str]:
+    """The sessions with work that nobody owns, by name."""
+    return sorted(name for _, name in (await store.news(WORKER)).free)
 
 
 class Deliveries(Chapter):
@@ -147,6 +152,19 @@ class Deliveries(Chapter):
         await owner.commit(requests=[replace(taken, answer=b"done too")])
         assert (await Owner.of(store)).claim.requests == []
 
+    async def test_what_was_taken_back_has_no_effect(self, store: Store) -> None:
+        """A commit that answers a request which is gone writes nothing of it. [REQ-4]"""
+        owner = await Owner.of(store)
+        request = asked()
+        await delivered(store, requests=[request])
+        await delivered(store, withdrawn=[request.request_id])
+        before = await picture(store, "session")
+        for changed in (replace(request, taken=True), replace(request, answer=b"done")):
+            with pytest.raises(CommitFailed) as refused:
+                await owner.commit(requests=[changed], changes={"paused": True})
+            assert refused.value.applied is False
+        assert await picture(store, "session") == before
+
 
 class Looks(Chapter):
     """A worker sees at one look what others have left for it."""
@@ -177,8 +195,14 @@ class Looks(Chapter):
             await store.deliver(name, delivery(accepted()))
         first = (await store.news(WORKER, limit=2)).inboxes
         assert [found[0] for found in first] == keys[:2]
-        rest = (await store.news(WORKER, after=keys[1], limit=2)).inboxes
+        rest = (await store.news(WORKER, after=(keys[1], 0), limit=2)).inboxes
         assert [found[0] for found in rest] == keys[2:]
+        for name in ("c", "b", "a"):
+            await store.release(name, WORKER)
+        free = (await store.news(WORKER, limit=2)).free
+        assert [found[0] for found in free] == keys[:2]
+        free = (await store.news(WORKER, after=(0, keys[1]), limit=2)).free
+        assert [found[0] for found in free] == keys[2:]
 
     async def test_work_that_nobody_owns_is_free(self, store: Store) -> None:
         """Sessions with active inputs or an intent, once released. [PROC-7]"""
@@ -190,14 +214,14 @@ class Looks(Chapter):
         assert (await store.news(WORKER)).free == []
         for name in ("busy", "stopping", "resting"):
             await store.release(name, WORKER)
-        assert sorted((await store.news(WORKER)).free) == ["busy", "stopping"]
+        assert await free_of(store) == ["busy", "stopping"]
         await store.deliver("resting", delivery(accepted()))
-        assert "resting" in (await store.news(WORKER)).free
+        assert "resting" in await free_of(store)
         again = await Owner.of(store, "busy")
-        assert "busy" not in (await store.news(WORKER)).free
+        assert "busy" not in await free_of(store)
         await again.commit(input_updates=[consumed(record)])
         await store.release("busy", WORKER)
-        assert "busy" not in (await store.news(WORKER)).free
+        assert "busy" not in await free_of(store)
         assert resting.row.active == 0
 
     async def test_who_left_work_is_named_until_buried(self, store: Store) -> None:
@@ -226,7 +250,7 @@ class Looks(Chapter):
         news = await store.news(WORKER)
         assert (news.free, news.dead) == ([], []), "it has left nothing"
         await delivered(store, accepted())
-        assert (await store.news(WORKER)).free == ["session"]
+        assert await free_of(store) == ["session"]
         owner = await Owner.of(store)
         await delivered(store, accepted())
         news = await store.news(WORKER)
@@ -243,8 +267,8 @@ class Looks(Chapter):
         await stopping.commit(changes={"intent": Intent.STOP})
         await store.leave(OTHER_WORKER)
         await store.bury(OTHER_WORKER)
-        news = await store.news(WORKER)
-        assert (sorted(news.free), news.dead) == (["busy", "stopping"], [])
+        assert await free_of(store) == ["busy", "stopping"]
+        assert (await store.news(WORKER)).dead == []
         assert [sid for _, sid in await store.due(WORKER)] == ["busy", "stopping"]
         taken = await Owner.of(store, "busy")
         assert taken.row.epoch == 2
