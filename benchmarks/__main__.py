@@ -23,6 +23,7 @@ BENCHES: dict[str, tuple[str, str]] = {
     "counts": ("counts.run_counts", "Counted per turn (untimed runs)"),
     "old": ("latency.run_old", "An old session, turn about with a young one"),
     "restart": ("restart.run_restart", "Killed with pending inputs, and opened again"),
+    "processes": ("processes.run_processes", "From a second process, through the store"),
     "memory": ("memory.run_memory", "Memory by tracemalloc"),
     "disk": ("disk.run_disk", "Disk"),
     "writer": ("writer.run_writer", "The store alone"),

@@ -26,8 +26,11 @@ def input_of(key: str, life: int) -> Journal:
     return [entry("sent", life, **said), entry("accepted", life, input=f"id-{key}", **said)]
 
 
-def outcome_of(key: str, life: int, outcome: str, detail: str) -> dict[str, Any]:
-    return entry("outcome", life, session="ada", input=f"id-{key}", outcome=outcome, detail=detail)
+def outcome_of(
+    key: str, life: int, outcome: str, detail: str, asked_in: int | None = None
+) -> dict[str, Any]:
+    said = {"session": "ada", "input": f"id-{key}", "outcome": outcome, "detail": detail}
+    return entry("outcome", life, asked_in=asked_in or life, **said)
 
 
 def duplicate_of(key: str, life: int) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def true_journal() -> Journal:
         entry("killed", 1, input="id-killed", state="running", tokens=10),
         duplicate_of("killed", 2),
         outcome_of("a", 2, "completed", "answer a"),
-        outcome_of("killed", 2, "completed", "answer killed"),
+        outcome_of("killed", 2, "completed", "answer killed", asked_in=1),
         row_of("a", "consumed"),
         row_of("old", "superseded"),
         row_of("new", "consumed"),
@@ -161,6 +164,10 @@ FORGERIES: dict[str, tuple[Callable[[Journal], object], str]] = {
         lambda j: change(j, "outcome", {"life": 1}, input="id-killed"),
         "the turn had ended before the worker was killed",
     ),
+    "the client had to ask again": (
+        lambda j: change(j, "outcome", {"asked_in": 2}, input="id-killed"),
+        "no wait for the killed turn went on over the kill",
+    ),
     "the crash was not counted": (
         lambda j: change(j, "row", {"crashes": 0}, input="id-killed"),
         "the killed turn's input counts 0 crashes",
@@ -217,6 +224,6 @@ def test_the_demo_holds(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "SIGKILL" in ended.stdout
-    assert "Each of 12 acknowledged inputs has exactly one outcome" in ended.stdout
+    assert "Each of 13 acknowledged inputs has exactly one outcome" in ended.stdout
     assert "\033" not in ended.stdout
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,8 @@
 
     make demo
 
-`script` is what happens; `worker` is the process that owns the sessions, `supervision` how this
-process starts, asks and kills it, `screen` what you see. `verdict` decides whether all was kept:
-from the lines that the worker printed as things happened, and from its store at the end.
+`script` is what happens; `client` is this process's side of the sessions, `worker` the process that
+owns and runs them, `supervision` how it is started and killed, `screen` what you see. `verdict`
+decides whether all was kept: from what the client was told as things happened, and from the store
+at the end.
 """

@@ -6,10 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from examples.demo.client import Client
 from examples.demo.screen import Screen
 from examples.demo.script import Script
 from examples.demo.supervision import DemoFailed, Journal
 from examples.demo.verdict import acknowledged, findings, of, outcomes
+from turnkeeper import Runtime
 from turnkeeper.executors.local import LocalModelMissing, find_weights
 
 TRANSCRIPT_OF = "dan"
@@ -51,8 +53,8 @@ def show_verdict(screen: Screen, journal: Journal, seconds: float) -> bool:
         screen.print(f"{len(found)} promises were not kept ({seconds:.0f} s)", "red")
         return False
     screen.print(
-        f"Each of {inputs} acknowledged inputs has exactly one outcome, over one SIGKILL and "
-        f"{duplicates} repeated sends ({seconds:.0f} s).",
+        f"Each of {inputs} acknowledged inputs has exactly one outcome, over one SIGKILL that the "
+        f"client never noticed and {duplicates} repeated sends ({seconds:.0f} s).",
         "green",
     )
     return True
@@ -63,13 +65,21 @@ async def demo() -> bool:
     screen = Screen()
     journal = Journal(screen.show)
     since = time.monotonic()
-    screen.print("Four sessions talk to a language model in a process of its own, on this machine.")
+    screen.print(
+        "Four sessions. This process is their client; a worker with a language model is another "
+        "one,\non this machine, and all that the two share is a file."
+    )
     with tempfile.TemporaryDirectory(prefix="turnkeeper-demo-") as folder:
-        try:
-            await Script(screen, journal, Path(folder)).play()
-        except DemoFailed as error:
-            screen.print(f"The demo did not come to its end: {error}", "red")
-            return False
+        store = Path(folder) / "demo.db"
+        async with Runtime(store) as runtime:
+            client = Client(runtime, journal)
+            try:
+                await Script(screen, journal, client, store).play()
+            except DemoFailed as error:
+                screen.print(f"The demo did not come to its end: {error}", "red")
+                return False
+            finally:
+                await client.close()
     show_outcomes(screen, journal)
     show_transcript(screen, journal)
     return show_verdict(screen, journal, time.monotonic() - since)

@@ -75,6 +75,10 @@ class Screen:
                 self._stream(who, entry["run"], entry["text"])
             case "outcome":
                 self._end(who, entry["input"], (entry["outcome"], entry["detail"]))
+                if entry["asked_in"] != entry["life"]:
+                    key, seconds = self._keys.get(entry["input"], "?"), entry["seconds"]
+                    text = f"{key}  its client has waited {seconds:.1f} s, and noticed nothing else"
+                    self.happened(who, "over the kill", text)
             case "interrupted":
                 text = f"on disk {entry['seconds'] * 1_000:.1f} ms after the stop was pressed"
                 self.happened(who, what, text)

@@ -1,7 +1,7 @@
-"""The parent's side: starting, asking and killing the worker, and a journal of all that it said.
+"""Starting, killing and closing the worker, and the journal of all that has happened.
 
-The journal is this process's own record. It is written as lines come, survives the worker's death,
-and is what the verdict compares the store with.
+The journal is this process's own record: what the client was told, what the worker streamed, what
+was done to it. It survives the worker's death, and is what the verdict compares the store with.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class DemoFailed(Exception):
 
 
 class Journal:
-    """Every line of every life of the worker, and what this process did to it, in order."""
+    """Every line of every life of the worker, and all that this process did and learned."""
 
     def __init__(self, show: Callable[[Entry], None]) -> None:
         self.entries: list[Entry] = []
@@ -39,7 +39,7 @@ class Journal:
         self.entries.append(entry)
         self._show(entry)
         if line == "trouble":
-            self.broken = f"the worker had trouble: {fields['text']}"
+            self.broken = f"there was trouble: {fields['text']}"
         self._news.set()
 
     def break_off(self, why: str) -> None:
@@ -86,13 +86,15 @@ class WorkerProcess:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, folder: Path, journal: Journal) -> "WorkerProcess":
-        """Start a worker on the store in `folder`, and wait until it serves."""
+    async def start(
+        cls, store: Path, sessions: tuple[str, ...], journal: Journal
+    ) -> "WorkerProcess":
+        """Start a worker on the store, and wait until it serves; it tells of these sessions."""
         journal.life += 1
-        errors = folder / f"worker-{journal.life}.log"
+        errors = store.with_name(f"worker-{journal.life}.log")
         with errors.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "examples.demo.worker", str(folder / "demo.db")),
+                *(sys.executable, "-m", "examples.demo.worker", str(store), *sessions),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
@@ -120,11 +122,6 @@ class WorkerProcess:
     def complaints(self) -> str:
         """The end of what it wrote to its standard error."""
         return self._errors.read_text("utf-8", "replace").strip()[-2_000:]
-
-    def ask(self, request: str, **fields: Any) -> None:
-        """Send one request. What comes of it stands in the journal."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"request": request, **fields}).encode() + b"\n")
 
     async def kill(self) -> None:
         """SIGKILL, unless it is gone already; then read what it had still written."""

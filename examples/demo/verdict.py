@@ -1,7 +1,7 @@
 """Whether every promise was kept: a plain function of the journal, which can be given a false one.
 
-The journal holds what the worker acknowledged when it did so, over all its lives, and at its end
-what the store says. Each check compares the two, and names what does not fit.
+The journal holds what the client was told when it was told, over all lives of the worker, and at
+its end what the store says. Each check compares the two, and names what does not fit.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ def of(journal: Iterable[Entry], line: str) -> list[Entry]:
 
 
 def acknowledged(journal: Sequence[Entry]) -> dict[str, str]:
-    """Of each input that the worker ever acknowledged its key."""
+    """Of each input that was ever acknowledged its key."""
     lines = [*of(journal, "accepted"), *of(journal, "duplicate")]
     return {entry["input"]: entry["key"] for entry in lines}
 
@@ -128,6 +128,8 @@ def the_kill_met_a_running_turn(journal: Sequence[Entry]) -> Checked:
         told = [e for e in of(journal, "outcome") if e["input"] == kill["input"]]
         if any(entry["life"] <= kill["life"] for entry in told):
             yield "the turn had ended before the worker was killed"
+        if not any(entry["asked_in"] <= kill["life"] < entry["life"] for entry in told):
+            yield "no wait for the killed turn went on over the kill"
         crashes = sum(r["crashes"] for r in of(journal, "row") if r["input"] == kill["input"])
         if crashes != 1:
             yield f"the killed turn's input counts {crashes} crashes"
