@@ -171,3 +171,4 @@ def test_chaos_in_small(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "has exactly one outcome" in ended.stdout
+    assert "verify finds the store sound" in ended.stdout
