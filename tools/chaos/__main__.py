@@ -75,9 +75,9 @@ def main() -> int:
     shutil.rmtree(given.directory)
     show(
         f"Each of {done.inputs} acknowledged inputs has exactly one outcome, no two runs of a "
-        f"session could commit at once, and verify finds the store sound: over {done.kills} workers "
-        f"killed in a turn, {done.stops} stopped past their lease, {done.cuts} callers killed in an "
-        f"accept ({seconds:.0f} s)."
+        f"session could commit at once, and verify finds the store sound: over {done.kills} "
+        f"workers killed in a turn, {done.stops} stopped past their lease, {done.cuts} callers "
+        f"killed in an accept ({seconds:.0f} s)."
     )
     return 0
 

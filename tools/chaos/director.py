@@ -199,15 +199,17 @@ class Director:
 
     def _do_one_thing(self) -> None:
         chance = self._dice.random()
-        awake = [process for process in self._workers if process.continues_at is None]
         if chance < 0.15:
             self._dice.choice(self._callers).kill()
-        elif chance < 0.35 and len(awake) > 1:
-            self._dice.choice(awake).stop(LEASE_SECONDS * self._dice.uniform(1.2, 3.0))
+            return
+        in_a_turn = between(list(read(self._directory / "runs")), IN_A_TURN)
+        awake = [process for process in self._workers if process.continues_at is None]
+        busy = [process for process in awake if process.life in in_a_turn]
+        if chance < 0.45 and len(awake) > 1:
+            stopped = self._dice.choice(busy or awake)
+            stopped.stop(LEASE_SECONDS * self._dice.uniform(1.2, 3.0))
         else:
-            busy = between(list(read(self._directory / "runs")), IN_A_TURN)
-            hit = [process for process in self._workers if process.life in busy]
-            self._dice.choice(hit or self._workers).kill()
+            self._dice.choice(busy or self._workers).kill()
 
     def _counted(self) -> Counts:
         if not (self._directory / "chaos.db").exists():
