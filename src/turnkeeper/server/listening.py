@@ -1,0 +1,241 @@
+"""The process that serves: where it listens, what it bounds on a connection, how it stops.
+
+Decides that nothing but loopback is listened on without keys. A first SIGTERM or SIGINT stops it
+gracefully, a second one at once.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from msgspec import Struct
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from turnkeeper.config import Config
+from turnkeeper.errors import ValidationFailed
+from turnkeeper.runtime import Runtime
+from turnkeeper.server.app import App
+from turnkeeper.server.auth import LOOPBACK_NAMES, Guard, KeyRing
+from turnkeeper.server.limits import Limits
+from turnkeeper.server.service import Service
+from turnkeeper.server.streaming import ABORT
+from turnkeeper.server.webhooks import Hook
+from turnkeeper.store import Store
+from turnkeeper.worker.tasks import start
+
+_log = logging.getLogger("turnkeeper.server")
+
+PORT = 8787
+BACKLOG = 2_048
+MARGIN_SECONDS = 10.0
+"""What answers get beyond the drain of the runs, when the server stops."""
+STOPPED_AT_ONCE = 128
+"""Added to the number of the signal that ended the program, as shells do."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """How one server is started."""
+
+    host: str = "127.0.0.1"
+    port: int = PORT
+    """0: any free one."""
+    keys: Path | None = None
+    hooks: Mapping[str, Hook] = {}
+    drain_seconds: float | None = None
+    """What running turns get when the server stops; `Config.close_drain_seconds` by default."""
+    limits: Limits = Limits()
+
+
+def open_socket(settings: Settings) -> socket.socket:
+    """A listening socket. Raises `ValidationFailed` where keys would be needed. [SRV-8]"""
+    if not 0 <= settings.port <= 65_535:
+        raise ValidationFailed(f"a port is 0 to 65,535, not {settings.port}")
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ValidationFailed(f"there is no host {settings.host!r}: {error}") from error
+    family, _, _, _, address = found[0]
+    if settings.keys is None and not ipaddress.ip_address(address[0]).is_loopback:
+        raise ValidationFailed(
+            f"without keys only this machine may be served, and {settings.host} is reached from "
+            "others: give --keys FILE (`turnkeeper keys create` makes one), or listen on 127.0.0.1"
+        )
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        raise ValidationFailed(
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}"
+        ) from error
+    listening.setblocking(False)
+    return listening
+
+
+def address_of(listening: socket.socket) -> str:
+    """The address, as a client gives it."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    store: Store | str | Path,
+    agent: object,
+    settings: Settings | None = None,
+    *,
+    config: Config | None = None,
+    ready: Callable[[str, Runtime], None] = lambda _address, _runtime: None,
+) -> None:
+    """Serve `agent` over HTTP until told to stop. [SRV-14]
+
+    `ready` is called with the address and the Runtime, once requests are answered. Raises
+    `ValidationFailed`, `KeyFileError` or `StoreError` where it cannot begin.
+    """
+    settings = Settings() if settings is None else settings
+    listening = open_socket(settings)
+    try:
+        async with Runtime(store, agent=agent, config=config) as runtime:
+            ring = None
+            if settings.keys is not None:
+                ring = KeyRing(settings.keys, runtime.worker.monotonic)
+            names = LOOPBACK_NAMES | {settings.host.lower()}
+            service = Service(
+                runtime, guard=Guard(ring, names), hooks=settings.hooks, limits=settings.limits
+            )
+            server = Server(service, settings, lambda: ready(address_of(listening), runtime))
+            await server.serve([listening])
+    finally:
+        listening.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with streams that are told, and runs that are drained, before it waits for them."""
+
+    def __init__(self, service: Service, settings: Settings, ready: Callable[[], None]) -> None:
+        self._service = service
+        self._settings = settings
+        self._ready = ready
+        self._loop = asyncio.get_running_loop()
+        drain = settings.drain_seconds
+        if drain is None:
+            drain = Config().close_drain_seconds
+        super().__init__(
+            uvicorn.Config(
+                App(service),
+                http=_protocol(service.limits),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(drain + MARGIN_SECONDS),
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops gracefully, the second one ends the process. [SRV-15]"""
+        del frame
+        if self.should_exit:
+            os._exit(STOPPED_AT_ONCE + sig)
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._service.begin_close)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no connection, let the runs finish, and answer who waits for them. [SRV-14]"""
+        service = self._service
+        service.begin_close()
+        # Beside each other: a request that waits for a run ends with it, or with the Runtime.
+        closing = start(
+            service.runtime.close(drain_seconds=self._settings.drain_seconds), "close the runtime"
+        )
+        await super().shutdown(sockets)
+        await service.end()
+        await closing
+
+
+def _protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with a bound on headers, in bytes and in time. [SRV-12]"""
+
+    class Bounded(HttpToolsProtocol):
+        _head_bytes = 0
+        _head_timer: asyncio.TimerHandle | None = None
+        _in_head = True
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_is_there()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_timer is None:
+                    self._await_head()
+            super().data_received(data)
+            # What came with the end of the headers is the body's, and bounded there.
+            if self._in_head and self._head_bytes > limits.header_bytes:
+                self._refuse()
+
+        def on_headers_complete(self) -> None:
+            size = len(self.url) + sum(len(n) + len(v) for n, v in self.headers)
+            self._head_is_there()
+            if size > limits.header_bytes:
+                self._refuse()
+                return
+            super().on_headers_complete()
+            cast("dict[str, Any]", self.scope)[ABORT] = self.transport.abort
+
+        def on_message_complete(self) -> None:
+            if self.cycle is not None:
+                super().on_message_complete()
+            self._in_head = True
+            self._head_bytes = 0
+
+        def on_body(self, body: bytes) -> None:
+            if self.cycle is not None:
+                super().on_body(body)
+
+        def _await_head(self) -> None:
+            self._head_timer = self.loop.call_later(limits.header_seconds, self._refuse_slow)
+
+        def _head_is_there(self) -> None:
+            self._in_head = False
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _refuse(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(
+                    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+                    b"content-length: 0\r\nconnection: close\r\n\r\n"
+                )
+                self.transport.close()
+
+        def _refuse_slow(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.abort()
+
+    return Bounded
