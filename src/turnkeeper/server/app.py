@@ -62,6 +62,7 @@ class App:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as ASGI has it."""
         if scope["type"] == "lifespan":
             await self._router(scope, receive, send)
         elif scope["type"] == "http":

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from turnkeeper.server.problems import Refused
@@ -66,6 +66,22 @@ class Operation(Struct, frozen=True, kw_only=True):
     replies: Mapping[int, Reply]
     problems: tuple[str, ...] = ()
     """Codes beyond those that every operation may answer with."""
+
+
+SUBMIT = frozenset({Scope.SUBMIT})
+READ = frozenset({Scope.READ})
+SUBMIT_OR_READ = frozenset({Scope.SUBMIT, Scope.READ})
+OPERATE = frozenset({Scope.OPERATE})
+
+CLOSED = ("closing", "store_failed")
+"""Codes of whatever needs the Runtime."""
+ADMISSION = ("not_ready", "key_reused", "validation_failed", "overloaded", *CLOSED)
+"""Codes of whatever puts an input in."""
+
+
+def json_reply(type_: Any, summary: str, *headers: str) -> Reply:
+    """An answer whose body is JSON."""
+    return Reply(type=type_, summary=summary, headers=headers)
 
 
 class Call:
@@ -179,17 +195,3 @@ _decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
     return Response(encode(value), status, headers, "application/json")
-
-
-__all__ = [
-    "Call",
-    "ClientDisconnect",
-    "Handler",
-    "Operation",
-    "Reply",
-    "Scope",
-    "answer",
-    "decoder_of",
-    "read_json",
-    "read_query",
-]

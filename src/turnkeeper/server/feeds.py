@@ -125,13 +125,16 @@ class Feeds:
 class Reader:
     """One stream: a place in a session's events, and a bounded queue of what comes."""
 
-    def __init__(self, feeds: Feeds, session_id: SessionId, after: int) -> None:
+    def __init__(
+        self, feeds: Feeds, session_id: SessionId, after: int, *, durable: bool = True
+    ) -> None:
         self.session_id = session_id
         self.position = after
         """The number of the newest event that it was sent."""
         self._feeds = feeds
         self._queue: deque[tuple[int, bytes]] = deque()
-        self._behind = True
+        self._durable = durable
+        self._behind = durable
         """It has to read from the store before its queue is of use."""
         self._catching_up = True
         self._lagged = False
@@ -140,6 +143,8 @@ class Reader:
 
     def offer(self, sequence: int, item: bytes) -> None:
         """Leave it an event; one that is too slow has to fetch it from the store."""
+        if not self._durable:
+            return
         if len(self._queue) >= self._feeds.limits.stream_events:
             self._queue.clear()
             self._behind = True
@@ -150,11 +155,11 @@ class Reader:
 
     async def stored(self) -> AsyncIterator[bytes]:
         """What is stored past its position, to the present end."""
+        if not self._durable:
+            return
         store = self._feeds.runtime.worker.store
         while True:
-            page = await store.load_events(
-                self.session_id, after=self.position, limit=PAGE_DEFAULT
-            )
+            page = await store.load_events(self.session_id, after=self.position, limit=PAGE_DEFAULT)
             for envelope in page:
                 yield encoded(StreamedEvent(envelope=envelope), envelope.sequence)
                 self.position = envelope.sequence

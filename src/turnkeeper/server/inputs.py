@@ -137,9 +137,7 @@ def wait_seconds(call: Call) -> int:
     return min(int(found[1]), WAIT_MAX_SECONDS) if found else 0
 
 
-async def wait_for(
-    call: Call, completion: Completion, seconds: float
-) -> CompletionOutcome | None:
+async def wait_for(call: Call, completion: Completion, seconds: float) -> CompletionOutcome | None:
     """The outcome if it comes in time; None if not, or if only this server lets go of it."""
     if completion.outcome is None and seconds:
         try:
@@ -252,8 +250,7 @@ async def dead_letters(call: Call) -> Response:
     """A session's abandoned inputs that have not been requeued."""
     return await _page(
         call,
-        lambda record: record.state is InputLifecycleState.ABANDONED
-        and record.requeued_as is None,
+        lambda record: record.state is InputLifecycleState.ABANDONED and record.requeued_as is None,
     )
 
 

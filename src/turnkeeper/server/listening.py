@@ -12,20 +12,18 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
 
 import uvicorn
 from msgspec import Struct
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from turnkeeper.config import Config
 from turnkeeper.errors import ValidationFailed
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.app import App
 from turnkeeper.server.auth import LOOPBACK_NAMES, Guard, KeyRing
+from turnkeeper.server.connections import bounded
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.service import Service
-from turnkeeper.server.streaming import ABORT
 from turnkeeper.server.webhooks import Hook
 from turnkeeper.store import Store
 from turnkeeper.worker.tasks import start
@@ -69,7 +67,8 @@ def open_socket(settings: Settings) -> socket.socket:
             f"without keys only this machine may be served, and {settings.host} is reached from "
             "others: give --keys FILE (`turnkeeper keys create` makes one), or listen on 127.0.0.1"
         )
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Its protocol is named, or asyncio would not switch Nagle's delay off on its connections.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
@@ -78,7 +77,7 @@ def open_socket(settings: Settings) -> socket.socket:
         raise ValidationFailed(
             f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}"
         ) from error
-    listening.setblocking(False)
+    listening.settimeout(0)
     return listening
 
 
@@ -119,7 +118,7 @@ async def serve(
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with streams that are told, and runs that are drained, before it waits for them."""
+    """An uvicorn server that tells streams and drains runs before it waits for either."""
 
     def __init__(self, service: Service, settings: Settings, ready: Callable[[], None]) -> None:
         self._service = service
@@ -132,7 +131,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 App(service),
-                http=_protocol(service.limits),
+                http=bounded(service.limits),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -170,72 +169,3 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await service.end()
         await closing
-
-
-def _protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's protocol with a bound on headers, in bytes and in time. [SRV-12]"""
-
-    class Bounded(HttpToolsProtocol):
-        _head_bytes = 0
-        _head_timer: asyncio.TimerHandle | None = None
-        _in_head = True
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_is_there()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self._in_head:
-                self._head_bytes += len(data)
-                if self._head_timer is None:
-                    self._await_head()
-            super().data_received(data)
-            # What came with the end of the headers is the body's, and bounded there.
-            if self._in_head and self._head_bytes > limits.header_bytes:
-                self._refuse()
-
-        def on_headers_complete(self) -> None:
-            size = len(self.url) + sum(len(n) + len(v) for n, v in self.headers)
-            self._head_is_there()
-            if size > limits.header_bytes:
-                self._refuse()
-                return
-            super().on_headers_complete()
-            cast("dict[str, Any]", self.scope)[ABORT] = self.transport.abort
-
-        def on_message_complete(self) -> None:
-            if self.cycle is not None:
-                super().on_message_complete()
-            self._in_head = True
-            self._head_bytes = 0
-
-        def on_body(self, body: bytes) -> None:
-            if self.cycle is not None:
-                super().on_body(body)
-
-        def _await_head(self) -> None:
-            self._head_timer = self.loop.call_later(limits.header_seconds, self._refuse_slow)
-
-        def _head_is_there(self) -> None:
-            self._in_head = False
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
-
-        def _refuse(self) -> None:
-            if not self.transport.is_closing():
-                self.transport.write(
-                    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-                    b"content-length: 0\r\nconnection: close\r\n\r\n"
-                )
-                self.transport.close()
-
-        def _refuse_slow(self) -> None:
-            if not self.transport.is_closing():
-                self.transport.abort()
-
-    return Bounded

@@ -248,13 +248,27 @@ def _reply(reply: Reply, schemas: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if reply.type is None else schemas[repr(reply.type)]
     told["content"] = {reply.media: {"schema": schema}}
     if reply.stream_of is not None:
-        # OpenAPI 3.1 has no word for the items of a stream; 3.2 calls it `itemSchema`.
-        items = schemas[repr(reply.stream_of)]
-        told["content"]["text/event-stream"] = {
-            "schema": {"type": "string"},
-            "x-itemSchema": items,
-        }
+        items = _stream(schemas[repr(reply.stream_of)])
+        told["content"]["text/event-stream"] = {"schema": items}
     return told
+
+
+def _stream(data: dict[str, Any]) -> dict[str, Any]:
+    """Each event of a stream, as OpenAPI 3.2 models them in its `itemSchema`."""
+    return {
+        "title": "Each event of the stream",
+        "type": "object",
+        "properties": {
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": data,
+            },
+            "event": {"type": "string"},
+            "id": {"type": "string"},
+        },
+        "required": ["data"],
+    }
 
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:

@@ -18,8 +18,19 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.runtime import Runtime
-from turnkeeper.server import inputs, sessions, streaming, upkeep, viewer
-from turnkeeper.server.calls import Handler, Operation, Reply, Scope
+from turnkeeper.server import inputs, sessions, streaming, upkeep
+from turnkeeper.server.calls import (
+    ADMISSION,
+    CLOSED,
+    OPERATE,
+    READ,
+    SUBMIT,
+    SUBMIT_OR_READ,
+    Handler,
+    Operation,
+    Reply,
+    json_reply,
+)
 from turnkeeper.server.openai import chat, responses
 from turnkeeper.wire import (
     InputPage,
@@ -28,28 +39,15 @@ from turnkeeper.wire import (
     RequeueRequest,
     RetireRequest,
     SessionPage,
-    Standing,
     StreamItem,
     Submission,
     TranscriptPage,
 )
-from turnkeeper.worker.health import Health
-
-SUBMIT = frozenset({Scope.SUBMIT})
-READ = frozenset({Scope.READ})
-SUBMIT_OR_READ = frozenset({Scope.SUBMIT, Scope.READ})
-OPERATE = frozenset({Scope.OPERATE})
 
 _SESSION = "/v1/sessions/{session_id:segment}"
 _INPUT = _SESSION + "/inputs/{input_id:segment}"
 _UNKNOWN = ("session_not_found", "validation_failed")
 _NO_INPUT = (*_UNKNOWN, "input_not_found")
-_CLOSED = ("closing", "store_failed")
-_ADMISSION = ("not_ready", "key_reused", "validation_failed", "overloaded", *_CLOSED)
-
-
-def _json(type_: Any, summary: str, *headers: str) -> Reply:
-    return Reply(type=type_, summary=summary, headers=headers)
 
 
 def _life(verb: str, act: Handler, summary: str, report: Any, body: Any = None) -> Operation:
@@ -64,8 +62,8 @@ def _life(verb: str, act: Handler, summary: str, report: Any, body: Any = None) 
         scopes=OPERATE,
         body=body,
         body_required=False,
-        replies={200: _json(report, "It is done, or as far as the report says.")},
-        problems=(*_UNKNOWN, "not_ready", "overloaded", "request_expired", *_CLOSED),
+        replies={200: json_reply(report, "It is done, or as far as the report says.")},
+        problems=(*_UNKNOWN, "not_ready", "overloaded", "request_expired", *CLOSED),
     )
 
 
@@ -84,14 +82,14 @@ _INPUTS = (
         headers=("Idempotency-Key", "Prefer"),
         body=Input,
         replies={
-            200: _json(
+            200: json_reply(
                 Submission,
                 "Its outcome, which came in time or was there already.",
                 "Location",
                 "Idempotent-Replayed",
                 "Preference-Applied",
             ),
-            202: _json(
+            202: json_reply(
                 Submission,
                 "Accepted, and no outcome yet: look at Location.",
                 "Location",
@@ -99,7 +97,7 @@ _INPUTS = (
                 "Preference-Applied",
             ),
         },
-        problems=_ADMISSION,
+        problems=ADMISSION,
     ),
     Operation(
         method="GET",
@@ -110,7 +108,7 @@ _INPUTS = (
         handler=inputs.page,
         scopes=READ,
         query=inputs.InputsQuery,
-        replies={200: _json(InputPage, "A page.")},
+        replies={200: json_reply(InputPage, "A page.")},
         problems=(*_UNKNOWN, "store_failed"),
     ),
     Operation(
@@ -122,7 +120,7 @@ _INPUTS = (
         handler=inputs.show,
         scopes=SUBMIT_OR_READ,
         headers=("Prefer",),
-        replies={200: _json(InputReport, "The input.", "Preference-Applied")},
+        replies={200: json_reply(InputReport, "The input.", "Preference-Applied")},
         problems=(*_NO_INPUT, "store_failed"),
     ),
     Operation(
@@ -134,7 +132,7 @@ _INPUTS = (
         handler=inputs.show_by_key,
         scopes=SUBMIT_OR_READ,
         headers=("Prefer",),
-        replies={200: _json(InputReport, "The input.", "Preference-Applied")},
+        replies={200: json_reply(InputReport, "The input.", "Preference-Applied")},
         problems=(*_NO_INPUT, "store_failed"),
     ),
     Operation(
@@ -145,7 +143,7 @@ _INPUTS = (
         tag="Inputs",
         handler=inputs.result,
         scopes=SUBMIT_OR_READ,
-        replies={200: _json(RunResult, "What its turn came to.")},
+        replies={200: json_reply(RunResult, "What its turn came to.")},
         problems=(*_NO_INPUT, "result_not_found", "store_failed"),
     ),
     Operation(
@@ -156,8 +154,8 @@ _INPUTS = (
         tag="Control",
         handler=inputs.cancel,
         scopes=OPERATE,
-        replies={200: _json(CancelReport, "What the cancellation met.")},
-        problems=(*_NO_INPUT, "not_ready", "overloaded", "request_expired", *_CLOSED),
+        replies={200: json_reply(CancelReport, "What the cancellation met.")},
+        problems=(*_NO_INPUT, "not_ready", "overloaded", "request_expired", *CLOSED),
     ),
     Operation(
         method="POST",
@@ -169,8 +167,10 @@ _INPUTS = (
         scopes=OPERATE,
         body=RequeueRequest,
         body_required=False,
-        replies={200: _json(Accepted, "The new input; the same, when asked again.", "Location")},
-        problems=(*_NO_INPUT, "not_ready", "overloaded", "request_expired", *_CLOSED),
+        replies={
+            200: json_reply(Accepted, "The new input; the same, when asked again.", "Location")
+        },
+        problems=(*_NO_INPUT, "not_ready", "overloaded", "request_expired", *CLOSED),
     ),
     Operation(
         method="GET",
@@ -181,7 +181,7 @@ _INPUTS = (
         handler=inputs.dead_letters,
         scopes=READ,
         query=inputs.DeadLettersQuery,
-        replies={200: _json(InputPage, "A page.")},
+        replies={200: json_reply(InputPage, "A page.")},
         problems=(*_UNKNOWN, "store_failed"),
     ),
 )
@@ -206,7 +206,7 @@ _READING = (
                 stream_of=StreamItem,
             )
         },
-        problems=(*_UNKNOWN, "events_pruned", "too_many_streams", *_CLOSED),
+        problems=(*_UNKNOWN, "events_pruned", "too_many_streams", *CLOSED),
     ),
     Operation(
         method="GET",
@@ -217,7 +217,7 @@ _READING = (
         handler=sessions.page,
         scopes=READ,
         query=sessions.SessionsQuery,
-        replies={200: _json(SessionPage, "A page.")},
+        replies={200: json_reply(SessionPage, "A page.")},
         problems=("validation_failed", "store_failed"),
     ),
     Operation(
@@ -228,7 +228,7 @@ _READING = (
         tag="Sessions",
         handler=sessions.show,
         scopes=READ,
-        replies={200: _json(SessionState, "The session.")},
+        replies={200: json_reply(SessionState, "The session.")},
         problems=(*_UNKNOWN, "store_failed"),
     ),
     Operation(
@@ -240,7 +240,7 @@ _READING = (
         handler=sessions.transcript,
         scopes=READ,
         query=sessions.TranscriptQuery,
-        replies={200: _json(TranscriptPage, "A page.")},
+        replies={200: json_reply(TranscriptPage, "A page.")},
         problems=(*_UNKNOWN, "store_failed"),
     ),
     Operation(
@@ -252,7 +252,7 @@ _READING = (
         handler=sessions.receipt,
         scopes=READ,
         query=sessions.ReceiptQuery,
-        replies={200: _json(RunBoundaryReceipt, "The receipt.")},
+        replies={200: json_reply(RunBoundaryReceipt, "The receipt.")},
         problems=(*_UNKNOWN, "receipt_not_found", "store_failed"),
     ),
 )
@@ -266,8 +266,8 @@ _LIFE = (
         tag="Control",
         handler=sessions.register,
         scopes=OPERATE,
-        replies={200: _json(SessionState, "The session, open.")},
-        problems=("validation_failed", "not_ready", "overloaded", "request_expired", *_CLOSED),
+        replies={200: json_reply(SessionState, "The session, open.")},
+        problems=("validation_failed", "not_ready", "overloaded", "request_expired", *CLOSED),
     ),
     _life(
         "interrupt",
@@ -328,80 +328,12 @@ _LIFE = (
     ),
 )
 
-_SERVER = (
-    Operation(
-        method="GET",
-        path="/v1/live",
-        name="isLive",
-        summary="The process answers.",
-        tag="Server",
-        handler=upkeep.live,
-        scopes=None,
-        replies={200: _json(Standing, "It lives.")},
-    ),
-    Operation(
-        method="GET",
-        path="/v1/ready",
-        name="isReady",
-        summary="The server takes inputs: its store answers, and it is not stopping.",
-        tag="Server",
-        handler=upkeep.ready,
-        scopes=None,
-        replies={200: _json(Standing, "It is ready.")},
-        problems=_CLOSED,
-    ),
-    Operation(
-        method="GET",
-        path="/v1/health",
-        name="getHealth",
-        summary="How the server's runtime is doing.",
-        tag="Server",
-        handler=upkeep.health,
-        scopes=READ,
-        replies={200: _json(Health, "What it knows of itself.")},
-    ),
-    Operation(
-        method="GET",
-        path="/v1/metrics",
-        name="getMetrics",
-        summary="Counters and gauges, for Prometheus.",
-        tag="Server",
-        handler=upkeep.metrics,
-        scopes=READ,
-        replies={200: Reply(summary="The text format.", media="text/plain")},
-    ),
-    Operation(
-        method="POST",
-        path="/v1/webhooks/{hook:segment}",
-        name="receiveWebhook",
-        summary="A delivery that its sender has signed becomes an external event, once.",
-        details="GitHub's and Stripe's ways of signing are known. Which webhooks there are, with "
-        "their secrets, is said when the server is started.",
-        tag="Inputs",
-        handler=upkeep.webhook,
-        scopes=None,
-        raw_body=True,
-        replies={202: _json(Submission, "It is on disk.", "Idempotent-Replayed")},
-        problems=("bad_signature", "not_found", *_ADMISSION),
-    ),
-    Operation(
-        method="GET",
-        path="/v1/openapi.json",
-        name="getOpenApi",
-        summary="This description.",
-        tag="Server",
-        handler=viewer.document,
-        scopes=None,
-        replies={200: _json(dict[str, Any], "An OpenAPI 3.1 document.")},
-    ),
-)
-
 OPERATIONS: tuple[Operation, ...] = (
     *_INPUTS,
     *responses.OPERATIONS,
     *chat.OPERATIONS,
     *_READING,
     *_LIFE,
-    *_SERVER,
+    *upkeep.OPERATIONS,
 )
 """In the order in which a path is looked for, and in which the document lists them."""

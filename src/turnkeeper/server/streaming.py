@@ -39,18 +39,22 @@ class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     follow: Annotated[
         bool, Meta(description="Go on with what comes; without it the stream ends where it is.")
     ] = True
+    durable: Annotated[
+        bool, Meta(description="Durable events too; without them the stream has live items alone.")
+    ] = True
 
 
 async def events(call: Call) -> Response:
     """A session's events and live deltas, from any number on. [SRV-5]"""
     call.service.check_open()
     service, session_id = call.service, call.path["session_id"]
+    query: EventsQuery = call.query
     after = _last_event_id(call)
     if after is None:
-        after = call.query.after or 0
+        after = query.after or 0
     await check_start(service.runtime, session_id, after)
-    reader = Reader(service.feeds, session_id, after)
-    return stream(call, reader.items() if call.query.follow else reader.stored())
+    reader = Reader(service.feeds, session_id, after, durable=query.durable)
+    return stream(call, reader.items() if query.follow else reader.stored())
 
 
 def _last_event_id(call: Call) -> int | None:

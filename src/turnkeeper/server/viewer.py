@@ -53,7 +53,11 @@ async def _page(_request: Request) -> Response:
 async def _rapidoc(request: Request) -> Response:
     packed = _script()
     digest = base64.urlsafe_b64encode(hashlib.sha256(packed).digest())[:16].decode()
-    headers = {"Cache-Control": "public, max-age=3600", "ETag": f'"{digest}"', "Vary": "Accept-Encoding"}
+    headers = {
+        "Cache-Control": "public, max-age=3600",
+        "ETag": f'"{digest}"',
+        "Vary": "Accept-Encoding",
+    }
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["Content-Encoding"] = "gzip"
     else:

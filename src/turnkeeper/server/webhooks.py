@@ -82,8 +82,8 @@ def _stripe(secret: bytes, headers: Headers, body: bytes, now: float) -> bool:
     if abs(now - int(signed_at)) > STRIPE_TOLERANCE_SECONDS:
         return False
     right = _digest(secret, signed_at.encode() + b"." + body)
-    # Every one is compared: while a secret is rolled, Stripe signs with the old and the new.
-    return any([_same(value, right) for name, _, value in parts if name.strip() == "v1"])
+    # While a secret is rolled, Stripe signs with the old and the new.
+    return any(_same(value, right) for name, _, value in parts if name.strip() == "v1")
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -116,7 +116,9 @@ def receive(hook: Hook, headers: Headers, body: bytes, now: float) -> Event:
         ("delivery id", delivery, KEY_MAX_CHARACTERS - len(hook.name) - 1),
     ):
         if not isinstance(value, str) or not 1 <= len(value) <= limit:
-            raise Refused("validation_failed", f"the delivery has no {what}, or one that is too long")
+            raise Refused(
+                "validation_failed", f"the delivery has no {what}, or one that is too long"
+            )
     return Event(_session(hook, payload), event_type, f"{hook.name}:{delivery}", payload)
 
 

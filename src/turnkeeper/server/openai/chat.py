@@ -9,7 +9,7 @@ from starlette.responses import Response
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server import inputs
-from turnkeeper.server.calls import Call, Operation, Reply, Scope, answer
+from turnkeeper.server.calls import SUBMIT, Call, Operation, Reply, answer
 from turnkeeper.server.openai import following, prompts
 from turnkeeper.server.openai.responses import PATIENCE_SECONDS
 from turnkeeper.server.openai.shapes import (
@@ -96,7 +96,9 @@ async def _chunks(call: Call, completion: Completion) -> AsyncIterator[bytes]:
         result = _result(completion, following.ended(completion))
     except Refused as error:
         problem = problem_of(error)
-        yield _encoded({"error": {"message": problem.detail, "code": problem.code, "type": "error"}})
+        yield _encoded(
+            {"error": {"message": problem.detail, "code": problem.code, "type": "error"}}
+        )
         return
     text = prompts.text_of(result)
     if text.startswith(shown) and len(text) > len(shown):
@@ -129,7 +131,7 @@ OPERATIONS = (
         "input, and those before them are handed to the agent beside it.",
         tag="OpenAI",
         handler=create,
-        scopes=frozenset({Scope.SUBMIT}),
+        scopes=SUBMIT,
         headers=("Idempotency-Key", "Turnkeeper-Session"),
         body=ChatRequest,
         replies={

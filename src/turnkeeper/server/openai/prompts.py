@@ -6,6 +6,7 @@ a request; those before them are handed to the agent as `turn_metadata["openai"]
 
 import base64
 import hashlib
+import itertools
 from typing import Any
 
 import msgspec
@@ -91,7 +92,7 @@ def place_of(name: str) -> tuple[SessionId, InputId]:
     except ValueError:
         raise missing from None
     cuts = (0, 8, 12, 16, 20, 32)
-    input_id = "-".join(digits[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    input_id = "-".join(digits[a:b] for a, b in itertools.pairwise(cuts))
     if not session_id or response_id(session_id, input_id) != name:
         raise missing
     return session_id, input_id

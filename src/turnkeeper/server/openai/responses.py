@@ -23,7 +23,7 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server import inputs
-from turnkeeper.server.calls import Call, Operation, Reply, Scope, answer
+from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
 from turnkeeper.server.openai import following, prompts
 from turnkeeper.server.openai.shapes import (
     MODEL,
@@ -279,7 +279,7 @@ OPERATIONS = (
         details="It is on disk before it is answered, and goes on whoever hangs up.",
         tag="OpenAI",
         handler=create,
-        scopes=frozenset({Scope.SUBMIT}),
+        scopes=SUBMIT,
         headers=("Idempotency-Key", "Turnkeeper-Session"),
         body=ResponseRequest,
         replies={200: _REPLY},
@@ -299,7 +299,7 @@ OPERATIONS = (
         summary="A response as it is now, or its stream from a number on.",
         tag="OpenAI",
         handler=retrieve,
-        scopes=frozenset({Scope.SUBMIT, Scope.READ}),
+        scopes=SUBMIT_OR_READ,
         query=RetrieveQuery,
         replies={200: _REPLY},
         problems=("input_not_found", "session_not_found", "too_many_streams", *_PROBLEMS),
@@ -311,7 +311,7 @@ OPERATIONS = (
         summary="Give a response up.",
         tag="OpenAI",
         handler=cancel,
-        scopes=frozenset({Scope.OPERATE}),
+        scopes=OPERATE,
         replies={200: Reply(type=ResponseObject, summary="The response, as it is after that.")},
         problems=(
             "input_not_found",
