@@ -106,9 +106,7 @@ async def serving(
         MemoryStore() if store is None else store, agent=agent_, config=config
     ) as runtime:
         ring = None if keys is None else KeyRing(keys, runtime.worker.monotonic)
-        service = Service(
-            runtime, guard=Guard(ring), hooks=settings.hooks, limits=settings.limits
-        )
+        service = Service(runtime, guard=Guard(ring), hooks=settings.hooks, limits=settings.limits)
         server = Server(service, settings, ready.set)
         task = asyncio.create_task(server.serve([listening]))
         await asyncio.wait_for(ready.wait(), PATIENCE_SECONDS)

@@ -61,7 +61,12 @@ async def test_a_key_opens_what_its_scopes_name(tmp_path: Path) -> None:
     keys = {scope: make_key(path, scope, [scope], 0)[0] for scope in ALL}
     desk = Desk()
     async with serving(desk.agent, keys=path) as served:
-        for headers in ({}, bearer("tk_wrong"), {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}):
+        for headers in (
+            {},
+            bearer("tk_wrong"),
+            {"Authorization": "Basic eDp5"},
+            {"Authorization": "Bearer"},
+        ):
             refused = await served.get("/sessions", headers=headers)
             assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
             assert refused.headers["WWW-Authenticate"] == "Bearer"

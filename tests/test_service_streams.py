@@ -66,8 +66,9 @@ async def test_events_and_deltas_come_in_one_stream() -> None:
             await served.submit("ada", "stream one two three")
             items = await read_items(
                 answer,
-                lambda found: found[-1].get("envelope", {}).get("event", {}).get("code")
-                == "run.completed",
+                lambda found: (
+                    found[-1].get("envelope", {}).get("event", {}).get("code") == "run.completed"
+                ),
             )
         assert [i["data"] for i in items if i["type"] == "delta"] == ["one ", "two ", "three "]
         assert [i["sequence"] for i in items if i["type"] == "delta"] == [1, 2, 3]

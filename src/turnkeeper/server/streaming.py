@@ -13,6 +13,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from turnkeeper.errors import TurnkeeperError
 from turnkeeper.server.calls import Call
 from turnkeeper.server.feeds import Feeds, Reader, check_start
 from turnkeeper.server.problems import Refused
@@ -72,13 +73,24 @@ def stream(call: Call, items: AsyncIterator[bytes]) -> Response:
     feeds.take_place()
     return _Stream(
         feeds,
-        content=items,
+        content=_ending_well(items),
         sep="\n",
         ping=feeds.limits.ping_seconds,
         send_timeout=feeds.limits.send_seconds,
         headers={"Cache-Control": "no-store"},
         shutdown_grace_period=CLOSING_SECONDS,
     )
+
+
+async def _ending_well(items: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The items; what goes wrong ends the stream, whose reader asks again and is told then."""
+    try:
+        async for item in items:
+            yield item
+    except TurnkeeperError as error:
+        _log.info("a stream ended: %s", error)
+    except Exception:
+        _log.exception("a stream failed")
 
 
 class _Stream(EventSourceResponse):

@@ -225,9 +225,9 @@ async def _events(call: Call, completion: Completion, after: int) -> AsyncIterat
             logprobs=[],
             **place,
         )
-    response = await _response(call, completion)
     if following.ended(completion) is None:
         return  # the server stops: the stream goes on where the response is asked for again
+    response = await _response(call, completion)
     if response.output:
         text = response.output[0].content[0].text
         if after < ATTEMPT and text.startswith(shown) and len(text) > len(shown):
