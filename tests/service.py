@@ -15,8 +15,8 @@ import httpx2
 import msgspec
 
 from turnkeeper import Client, Config, RunResult, Runtime, Turn, agent
+from turnkeeper.keys import Scope, make_key
 from turnkeeper.server.auth import Guard, KeyRing
-from turnkeeper.server.keys import Scope, make_key
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.listening import Server, Settings, address_of, open_socket
 from turnkeeper.server.service import Service
@@ -81,7 +81,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(
+async def serving(  # noqa: PLR0913  each is a setting of one test or another
     agent_: object,
     *,
     store: Store | Path | None = None,

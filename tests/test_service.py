@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import httpx2
 import pytest
-
 from service import Desk, serving, until
+
 from turnkeeper import Config
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.problems import WORDS
@@ -104,7 +104,7 @@ async def test_a_key_is_accepted_once() -> None:
 
 
 async def test_a_key_and_a_session_may_have_any_character() -> None:
-    """[SRV-1] [SRV-3] Slashes, blanks and letters of any script are part of an id, not of a path."""
+    """[SRV-1] [SRV-3] Slashes, blanks, letters of any script: they are the id's, not the path's."""
     desk = Desk()
     session, key = "Ada/Grüße %2F?", "order/7 ü"
     async with serving(desk.agent) as served:
@@ -188,7 +188,7 @@ async def test_sessions_inputs_and_messages_come_in_pages() -> None:
         desk.gate.set()
 
 
-async def test_a_session_is_operated_on() -> None:
+async def test_a_session_is_operated_on() -> None:  # noqa: PLR0915  one life, from end to end
     """[SRV-22] Every operation does over HTTP what the verb of `Session` does."""
     desk = Desk()
     async with serving(desk.agent) as served:

@@ -9,8 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-
 from service import Desk, Served, key_file, serving, until
+
 from turnkeeper import Config, PromptInput, RunResult, Turn, agent
 
 MODEL = "clerk-1"
@@ -142,7 +142,7 @@ async def test_a_failed_response_says_why() -> None:
 
 
 async def test_a_response_is_streamed_and_gone_on_with() -> None:
-    """[SRV-17] Its events have growing numbers; `starting_after` gives exactly those that follow."""
+    """[SRV-17] Its events have growing numbers; `starting_after` gives those that follow."""
     gate = asyncio.Event()
 
     @agent
@@ -205,7 +205,7 @@ async def test_a_response_without_deltas_is_streamed_whole() -> None:
 
 
 async def test_a_retried_turn_is_streamed_once() -> None:
-    """[SRV-17] Nothing of a second attempt is added to what the first has shown; the end is true."""
+    """[SRV-17] Nothing of a second attempt is added to what was shown; the end is true."""
     tries: list[int] = []
 
     @agent

@@ -12,8 +12,8 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis.checks import CHECKS, load_all_checks
-
 from service import Desk, child, free_port, key_file, serving
+
 from turnkeeper.server import openapi, viewer
 from turnkeeper.server.problems import WORDS
 from turnkeeper.server.routes import OPERATIONS

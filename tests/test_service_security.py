@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-
 from service import ALL, Desk, Served, key_file, serving
+
 from turnkeeper import ExternalEventInput, ValidationFailed
-from turnkeeper.server.calls import Scope
-from turnkeeper.server.keys import KeyFileError, load_keys, make_key, revoke_key
+from turnkeeper.keys import KeyFileError, Scope, load_keys, make_key, revoke_key
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.listening import Settings, open_socket
 from turnkeeper.server.webhooks import load_hooks

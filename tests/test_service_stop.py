@@ -1,4 +1,4 @@
-"""The server stops, is killed, is replaced: nothing that was answered is lost, nothing done twice."""
+"""The server stops, is killed, is replaced: nothing answered is lost, nothing is done twice."""
 
 import asyncio
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-
 from service import PATIENCE_SECONDS, Child, Desk, child, free_port, read_items, serving, until
+
 from turnkeeper import Client, PromptInput, ServiceError, SqliteStore
 from turnkeeper.core.lifecycle import InputLifecycleState
 
@@ -78,9 +78,7 @@ def test_a_signal_stops_the_process_and_a_second_one_at_once(tmp_path: Path) -> 
         http.post("/v1/sessions/ada/inputs", json=body | {"text": "sleep 600"})
         _wait_for_turns(tmp_path, 2)
         server.send(signal.SIGTERM)
-        with pytest.raises(httpx2.TransportError):
-            while True:
-                httpx2.get(f"{server.url}/v1/live")
+        _wait_until_it_hears(server.url)
         server.send(signal.SIGTERM)
         assert server.end() == 128 + signal.SIGTERM
 
@@ -91,6 +89,15 @@ def _wait_for_turns(folder: Path, count: int) -> None:
     while not notes.exists() or len(notes.read_text().splitlines()) < count:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def _wait_until_it_hears(url: str) -> None:
+    """Until it takes no connection any more."""
+    try:
+        while True:
+            httpx2.get(f"{url}/v1/live")
+    except httpx2.TransportError:
+        pass
 
 
 class Load:
@@ -114,7 +121,8 @@ class Load:
                     result = await handle.result()
                     break
                 except ServiceError as error:  # its own patience is over; ours is not
-                    assert error.code == "unreachable"
+                    if error.code != "unreachable":
+                        raise
             self.answered[session_id, key] = (handle.input_id, result.text)
             number += 1
 

@@ -5,6 +5,7 @@ import socket
 from typing import Any
 
 from service import Desk, Served, items_of, read_items, serving, until
+
 from turnkeeper import PromptInput, RunResult, Turn, agent
 from turnkeeper.server.limits import Limits
 
@@ -23,7 +24,7 @@ async def stored(served: Served, session_id: str = "ada") -> list[int]:
 
 
 async def test_a_stream_begins_at_any_number() -> None:
-    """[SRV-5] Each durable event has its number as id; `Last-Event-ID` and `after` go on past it."""
+    """[SRV-5] An event has its number as id; `Last-Event-ID` and `after` go on past it."""
     desk = Desk()
     async with serving(desk.agent) as served:
         await served.submit("ada", "two tickets", Prefer="wait=20")
@@ -124,7 +125,7 @@ class Slow:
         self._socket.sendall(
             f"GET /v1{EVENTS}?after={after} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         )
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
 
     async def read_until(self, last: int) -> list[dict[str, Any]]:
         """Read until event number `last` is there."""
@@ -199,7 +200,7 @@ async def test_a_slow_reader_is_told_and_misses_no_event() -> None:
 
 
 async def test_a_reader_that_takes_nothing_is_cut_off() -> None:
-    """[SRV-6] After the send time its connection ends; it goes on by number with nothing missing."""
+    """[SRV-6] After the send time its connection ends; it goes on by number."""
     async with serving(flooding, limits=Limits(send_seconds=0.3)) as served:
         await served.http.put("/v1/sessions/ada")
         stuck = Slow(served)

@@ -53,11 +53,24 @@ LAYERS: dict[str, set[str]] = {
     | {"stores", "executors", "worker", "runtime", "session", "testing"},
     # The service and its client, and what they say to each other.
     "wire": INNER,
-    "server": INNER | CONTRACTS | {"worker", "runtime", "wire", "server"},
+    "keys": INNER,
+    "server": INNER | CONTRACTS | {"worker", "runtime", "wire", "keys", "server"},
     "client": INNER | {"executor", "worker", "wire", "client"},
     "cli": INNER
     | CONTRACTS
-    | {"stores", "executors", "worker", "runtime", "session", "verify", "wire", "client", "server", "cli"},
+    | {
+        "stores",
+        "executors",
+        "worker",
+        "runtime",
+        "session",
+        "verify",
+        "wire",
+        "client",
+        "keys",
+        "server",
+        "cli",
+    },
     "__main__": {"cli"},
     "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session", "verify", "client"},
 }

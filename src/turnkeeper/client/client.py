@@ -13,7 +13,7 @@ import httpx2
 
 from turnkeeper.client.calling import Caller, Request
 from turnkeeper.client.completion import RemoteCompletion
-from turnkeeper.client.following import follow
+from turnkeeper.client.following import stream_of
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
 from turnkeeper.core.inputs import Input, PromptInput
@@ -234,17 +234,23 @@ class RemoteSession:
 
     def stream(self, after: int = 0) -> AsyncIterator[StreamItem]:
         """Durable events past number `after` and live items, gone on with where it breaks."""
-        return follow(self._client.caller, f"{self._path}/events", after)
+        return stream_of(self._client.caller, f"{self._path}/events", after, {})
 
-    async def events(self, after: int = 0) -> AsyncIterator[EventEnvelope]:
-        """Durable events past number `after`, then each new one; none missing, none twice."""
-        async for item in self.stream(after):
+    async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventEnvelope]:
+        """Durable events past number `after`, then each new one; none missing, none twice.
+
+        Without `follow` it ends where the events do.
+        """
+        query = {} if follow else {"follow": "false"}
+        async for item in stream_of(self._client.caller, f"{self._path}/events", after, query):
             if isinstance(item, StreamedEvent):
                 yield item.envelope
 
     async def live(self) -> AsyncIterator[StreamItem]:
         """What the run in progress streams: deltas, notices, and by how much this lags."""
-        async for item in follow(self._client.caller, f"{self._path}/events", 0, durable=False):
+        async for item in stream_of(
+            self._client.caller, f"{self._path}/events", 0, {"durable": "false"}
+        ):
             if not isinstance(item, StreamedEvent | StreamedClosing):
                 yield item
 

@@ -11,8 +11,8 @@ from turnkeeper.wire import RETRIED_STATUSES, StreamedClosing, StreamedEvent, St
 _decoder = msgspec.json.Decoder(StreamItem)
 
 
-async def follow(
-    caller: Caller, path: str, after: int, *, durable: bool = True
+async def stream_of(
+    caller: Caller, path: str, after: int, query: dict[str, str]
 ) -> AsyncIterator[StreamItem]:
     """What a session's stream says, from number `after` on, over as many connections as it takes.
 
@@ -22,7 +22,6 @@ async def follow(
     cannot be reached again within the retry time.
     """
     patience = caller.patience()
-    query = {} if durable else {"durable": "false"}
     position = after
     while True:
         headers = {"Accept": "text/event-stream"}
@@ -45,6 +44,9 @@ async def follow(
                         elif isinstance(item, StreamedClosing):
                             break
                         yield item
+                    else:
+                        if query.get("follow") == "false":
+                            return
         except httpx2.TransportError as error:
             lost = caller.unreachable(error)
         await patience.wait(lost, retry_after)

@@ -6,7 +6,7 @@ calls.py        the rows of the table, and how a request is read
 inputs.py, sessions.py, upkeep.py, openai/     the handlers
 feeds.py, streaming.py     following a session
 problems.py     errors as problem documents     openapi.py, viewer.py     the description
-auth.py, keys.py, webhooks.py     who is let in
+auth.py, webhooks.py      who is let in
 limits.py       the bounds                      metrics.py     what is counted
 service.py      what all requests share
 listening.py    the process: where it listens, how it stops

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from turnkeeper.server.calls import Operation, Scope
-from turnkeeper.server.keys import KeyFileError, KeyRecord, hash_of, load_keys
+from turnkeeper.keys import KeyFileError, KeyRecord, Scope, hash_of, load_keys
+from turnkeeper.server.calls import Operation
 from turnkeeper.server.problems import Refused
 
 _log = logging.getLogger("turnkeeper.server")

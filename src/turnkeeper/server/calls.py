@@ -5,7 +5,6 @@ Decides how a request's parts are read: each bounded, each by its declared type.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -14,22 +13,12 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from turnkeeper.keys import Scope
 from turnkeeper.server.problems import Refused
 from turnkeeper.wire import encode
 
 if TYPE_CHECKING:
     from turnkeeper.server.service import Service
-
-
-class Scope(StrEnum):
-    """What a key may do."""
-
-    SUBMIT = "submit"
-    """Put inputs in, and ask what became of them."""
-    READ = "read"
-    """Read everything."""
-    OPERATE = "operate"
-    """Interrupt, cancel, requeue, and every operation on a session's life."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):

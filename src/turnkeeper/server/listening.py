@@ -65,7 +65,7 @@ def open_socket(settings: Settings) -> socket.socket:
     if settings.keys is None and not ipaddress.ip_address(address[0]).is_loopback:
         raise ValidationFailed(
             f"without keys only this machine may be served, and {settings.host} is reached from "
-            "others: give --keys FILE (`turnkeeper keys create` makes one), or listen on 127.0.0.1"
+            "others: give --keys FILE (`turnkeeper keys` makes them), or listen on 127.0.0.1"
         )
     # Its protocol is named, or asyncio would not switch Nagle's delay off on its connections.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

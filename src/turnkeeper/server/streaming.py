@@ -89,7 +89,7 @@ async def _ending_well(items: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield item
     except TurnkeeperError as error:
         _log.info("a stream ended: %s", error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - its status is sent: all that is left is to end it
         _log.exception("a stream failed")
 
 

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
+from turnkeeper.core.deltas import TextDelta
 from turnkeeper.core.outcomes import CompletionOutcome, InputState
 from turnkeeper.server.service import Service
 from turnkeeper.worker.completion import Completion
@@ -87,11 +87,9 @@ class _Shown:
 
 
 def _text(data: Any) -> str:
-    """What a delta adds to the answer: text, or a struct that says of itself that it is."""
-    if isinstance(data, Struct):
-        data = msgspec.to_builtins(data)
-    if isinstance(data, dict) and data.get("delta") == "text":
-        data = data.get("text")
+    """What a delta adds to the answer: text, or what an adapter streams as text."""
+    if isinstance(data, TextDelta):
+        return data.text
     return data if isinstance(data, str) else ""
 
 

@@ -1,4 +1,4 @@
-"""The file of keys: who may use a server, and for what. Only hashes of keys are in it.
+"""The file of keys of a server: who may use it, and for what. Only hashes of keys are in it.
 
 A key is 256 random bits, so a plain SHA-256 of it is enough: there is nothing to guess.
 """
@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,23 @@ from msgspec import Struct
 
 from turnkeeper.core.ids import is_unicode
 from turnkeeper.errors import TurnkeeperError, ValidationFailed
-from turnkeeper.server.calls import Scope
 
 PREFIX = "tk"
 VERSION = 1
 NAME_MAX_CHARACTERS = 100
 _SECRET_BYTES = 32
 _ID_BYTES = 5
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    SUBMIT = "submit"
+    """Put inputs in, and ask what became of them."""
+    READ = "read"
+    """Read everything."""
+    OPERATE = "operate"
+    """Interrupt, cancel, requeue, and every operation on a session's life."""
 
 
 class KeyFileError(TurnkeeperError):
