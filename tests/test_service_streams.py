@@ -1,9 +1,11 @@
 """Streams of events over HTTP: from any number on, gone on with by number, and never in the way."""
 
 import asyncio
+import resource
 import socket
 from typing import Any
 
+import pytest
 from service import Desk, Served, items_of, read_items, serving, until
 
 from turnkeeper import PromptInput, RunResult, Turn, agent
@@ -224,4 +226,50 @@ async def test_streams_have_a_bound() -> None:
             assert full.headers["Retry-After"] == "1"
         await until(lambda: served.service.feeds.streams == 0)
         assert (await served.get(f"{EVENTS}?follow=false")).status_code == 200
+        await until(lambda: served.service.feeds.streams == 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_two_thousand_streams_at_once() -> None:
+    """[SRV-5] [SRV-6] While turns go on: each gets every event, and memory stays bounded."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    desk = Desk()
+    sessions, readers, turns = 40, 50, 5
+    names = [f"s{number}" for number in range(sessions)]
+    async with serving(desk.agent) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        for name in names:
+            await served.runtime.register_session(name)
+
+        async def follow(name: str) -> list[int]:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            request = f"GET /v1/sessions/{name}/events HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            writer.write(request.encode())
+            found: list[int] = []
+            while line := await reader.readline():
+                if line.startswith(b"id: "):
+                    found.append(int(line[4:]))
+                    if found[-1] == last.get(name):
+                        break
+            writer.close()
+            return found
+
+        last: dict[str, int] = {}
+        tasks = [asyncio.create_task(follow(name)) for name in names for _ in range(readers)]
+        await until(lambda: served.service.feeds.streams == len(tasks) == 2_000)
+        for turn in range(turns):
+            handles = [await served.runtime.submit(name, f"ticket {turn}") for name in names]
+            for handle in handles:
+                await handle.wait(20)
+        held = [len(r._queue) for f in served.service.feeds._feeds.values() for r in f.readers]
+        assert len(held) == 2_000
+        assert max(held) <= served.service.limits.stream_events
+        for name in names:
+            last[name] = (await stored(served, name))[-1] + 1
+            await served.runtime.submit(name, "the last")
+        found = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+        for numbers in found:
+            assert numbers == list(range(1, numbers[-1] + 1))
         await until(lambda: served.service.feeds.streams == 0)

@@ -5,9 +5,11 @@ gracefully, a second one at once.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -87,6 +89,13 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _allow_connections() -> None:
+    """As many open files as this process may have: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def serve(
     store: Store | str | Path,
     agent: object,
@@ -101,6 +110,7 @@ async def serve(
     `ValidationFailed`, `KeyFileError` or `StoreError` where it cannot begin.
     """
     settings = Settings() if settings is None else settings
+    _allow_connections()
     listening = open_socket(settings)
     try:
         async with Runtime(store, agent=agent, config=config) as runtime:
