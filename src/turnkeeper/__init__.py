@@ -254,7 +254,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`Client`, imported when it is asked for: it needs the extra `client`."""
     if name == "Client":
-        from turnkeeper.client import Client  # noqa: PLC0415  as the docstring says
-
+        try:
+            from turnkeeper.client import Client  # noqa: PLC0415  as the docstring says
+        except ModuleNotFoundError as error:
+            if error.name != "httpx2":
+                raise
+            raise ImportError("Client needs httpx2: pip install 'turnkeeper[client]'") from error
         return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
