@@ -7,14 +7,18 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import until
 from msgspec.structs import replace
-from sharing import FAST, Stores, died
-from world import outcome
+from sharing import FAST, Stores, died, owner
+from world import outcome, soon
 
 from turnkeeper import (
     Completed,
+    InputLifecycleState,
+    RequestExpired,
     Runtime,
+    RuntimeTerminated,
 )
 from turnkeeper.config import PAGE_DEFAULT
 from turnkeeper.core.records import Claim, InputRecord
@@ -23,10 +27,6 @@ from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Store
 from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
-from turnkeeper.core.records import Claim, InputRecord
-from turnkeeper.errors import CommitFailed
-from turnkeeper.store import Store
-from turnkeeper.testing import FakeExecutor, FaultyStore, Hang
 
 
 class Reluctant(FaultyStore):

@@ -20,6 +20,7 @@ STORE_ALONE = (
     ("serve", "orders:clerk"),
     ("chat", "ada"),
     ("workers",),
+    ("verify",),
     ("backup", "copy.db"),
     ("prune", "30d", "--yes"),
 )

@@ -38,11 +38,11 @@ async def stream_of(
                 else:
                     lost = caller.unreachable(ConnectionError("the stream ended"))
                     async for item in _items(answer.aiter_lines()):
+                        if isinstance(item, StreamedClosing):
+                            break
                         patience.renew()
                         if isinstance(item, StreamedEvent):
                             position = item.envelope.sequence
-                        elif isinstance(item, StreamedClosing):
-                            break
                         yield item
                     else:
                         if query.get("follow") == "false":

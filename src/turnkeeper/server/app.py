@@ -100,6 +100,7 @@ class _Endpoint:
         operation = self._operations.get(scope["method"])
         name = "none" if operation is None else operation.name
         sent = 0
+        response: Response | None = None
 
         async def counted(message: Message) -> None:
             nonlocal sent
@@ -110,18 +111,17 @@ class _Endpoint:
         service.requests += 1
         try:
             response = await self._answer(operation, scope, receive)
-            if response is not None:
-                await response(scope, receive, counted)
+            await response(scope, receive, counted)
         except ClientDisconnect:
             pass  # who hung up needs no answer
         finally:
             service.requests -= 1
-            streamed = operation is not None and operation.name == "followEvents" and sent == 200
+            streamed = response is not None and response.media_type == "text/event-stream"
             service.metrics.answered(name, sent, None if streamed else monotonic() - started)
 
     async def _answer(
         self, operation: Operation | None, scope: Scope, receive: Receive
-    ) -> Response | None:
+    ) -> Response:
         try:
             return await self._handled(operation, Request(scope, receive))
         except ClientDisconnect:
