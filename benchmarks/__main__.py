@@ -27,6 +27,9 @@ BENCHES: dict[str, tuple[str, str]] = {
     "memory": ("memory.run_memory", "Memory by tracemalloc"),
     "disk": ("disk.run_disk", "Disk"),
     "writer": ("writer.run_writer", "The store alone"),
+    "http": ("service.run_http", "Over HTTP; client and server share the cores"),
+    "streams": ("service.run_streams", "Event streams; client and server share the cores"),
+    "serve": ("service.run_first_answer", "A server's start"),
     "imports": ("imports.run_imports", "Import"),
 }
 """Name: where its function is (imported when it is asked for), and the title of its table."""

@@ -112,7 +112,9 @@ def _run(example: str) -> int:
         )
         return shell.returncode
     _, *words = shlex.split(example)
-    if words[0] == "work":
+    if words[0] == "serve" and "--port" not in words:
+        words += ["--port", "0"]  # another program may have the usual one
+    if words[0] in {"work", "serve"}:
         return _ended_by(signal.SIGTERM, words, "serves")
     if "--follow" in words:
         return {130: 0}.get(_ended_by(signal.SIGINT, words, ""), 1)

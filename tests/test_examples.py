@@ -129,6 +129,16 @@ def test_an_adapter_takes_few_lines(name: Path) -> None:
     assert len(name.read_text("utf-8").splitlines()) <= 40
 
 
+def test_an_order_outlives_its_server(tmp_path: Path) -> None:
+    """Killed in the middle of a turn, and served again: one answer, to who waited for it."""
+    assert run("over_http.py", tmp_path) == [
+        "killed in the middle of the turn",
+        "Booked: two tickets.",
+        "sent again, and a duplicate: True",
+        "messages: 2",
+    ]
+
+
 @pytest.mark.parametrize("question", ["Name three fruits."])
 def test_the_local_chat_remembers(tmp_path: Path, question: str) -> None:
     """A real model answers, and its second run finds the first one's messages."""

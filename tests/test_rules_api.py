@@ -72,8 +72,8 @@ PassTime = Callable[[Runtime, float], Any]
 
 PUBLIC = """
 AbandonReason Abandoned Accepted ApplyOutput CancelCurrentRun CancelReport Capabilities Checked
-CloseReport CommitFailed Completed CompletedWithoutResult Completion Config Deduplicated Delta
-DestroyReport DuplicateKey Durability Environment EventEnvelope EventsPruned Executor
+Client CloseReport CommitFailed Completed CompletedWithoutResult Completion Config Deduplicated
+Delta DestroyReport DuplicateKey Durability Environment EventEnvelope EventsPruned Executor
 ExternalEventInput ExternalOrigin Fenced Finding FindingCode FlowOrigin FlowStepInput Health Input
 InputLifecycleState InputState InterruptReport InvalidTransition KindProfile Lagged LiveNotice
 MemoryStore Mend Message NOT_DONE NonRetryable NotCompleted NotReady OperatorOrigin OutcomeUnknown
@@ -81,11 +81,12 @@ Overloaded PeerInput PeerMessage PeerOrigin PeerRequest PolicyDecision Profile P
 ProjectedInput PromptInput QueueMode ReasoningDelta RecoveryReport Rejected RepairReport
 RequestExpired ResetReport RespawnReport ResponseProgress ResponseTerminal RetireReport
 RunBoundaryReceipt RunEnded RunPrimitive RunResult Runtime RuntimeClosed RuntimeEvent RuntimeState
-RuntimeTerminated SchemaMismatch Session SessionNotFound SessionState SqliteStore StagedInput Stale
-Steered StepMismatch StopReport StopRuntimeExecutor Store StoreError StoredMessage Superseded
-SystemGeneratedInput SystemOrigin TerminalStatus TextDelta ToolCall ToolCallbackInput ToolResult
-TraceContext Turn TurnExecutor TurnLimitExceeded TurnLimits TurnkeeperError UnregisterReport
-ValidationFailed VerifyProgress VerifyReport Visibility WhenBusy WouldDeadlock agent repair verify
+RuntimeTerminated SchemaMismatch ServiceError Session SessionNotFound SessionState SqliteStore
+StagedInput Stale Steered StepMismatch StopReport StopRuntimeExecutor Store StoreError
+StoredMessage Superseded SystemGeneratedInput SystemOrigin TerminalStatus TextDelta ToolCall
+ToolCallbackInput ToolResult TraceContext Turn TurnExecutor TurnLimitExceeded TurnLimits
+TurnkeeperError UnregisterReport ValidationFailed VerifyProgress VerifyReport Visibility WhenBusy
+WouldDeadlock agent repair verify
 """
 
 

@@ -51,11 +51,28 @@ LAYERS: dict[str, set[str]] = {
     "testing": INNER
     | CONTRACTS
     | {"stores", "executors", "worker", "runtime", "session", "testing"},
+    # The service and its client, and what they say to each other.
+    "wire": INNER,
+    "keys": INNER,
+    "server": INNER | CONTRACTS | {"worker", "runtime", "wire", "keys", "server"},
+    "client": INNER | {"executor", "worker", "wire", "client"},
     "cli": INNER
     | CONTRACTS
-    | {"stores", "executors", "worker", "runtime", "session", "verify", "cli"},
+    | {
+        "stores",
+        "executors",
+        "worker",
+        "runtime",
+        "session",
+        "verify",
+        "wire",
+        "client",
+        "keys",
+        "server",
+        "cli",
+    },
     "__main__": {"cli"},
-    "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session", "verify"},
+    "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session", "verify", "client"},
 }
 """Of each room the rooms that it may import."""
 

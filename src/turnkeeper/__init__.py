@@ -8,11 +8,14 @@ The layout, from the inside out; imports point inward only:
     worker/     the asyncio shell that carries out what the core decides
     verify.py   proves or refutes what is in a store, through its contract
     runtime.py  `Runtime` and `Session`, what programs use
+    server/     any agent as an HTTP service; client/ talks to one
     cli/        the command line, `turnkeeper`, on top of it
     testing/    for the tests of programs that use Turnkeeper, and of stores
 
 Public is what is named here.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from turnkeeper.config import Config, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
@@ -102,6 +105,7 @@ from turnkeeper.errors import (
     RunEnded,
     RuntimeClosed,
     SchemaMismatch,
+    ServiceError,
     SessionNotFound,
     Stale,
     StepMismatch,
@@ -122,6 +126,9 @@ from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.health import Health
 from turnkeeper.worker.live import Delta, Lagged, LiveNotice
 
+if TYPE_CHECKING:
+    from turnkeeper.client import Client
+
 __all__ = [
     "NOT_DONE",
     "AbandonReason",
@@ -132,6 +139,7 @@ __all__ = [
     "CancelReport",
     "Capabilities",
     "Checked",
+    "Client",
     "CloseReport",
     "CommitFailed",
     "Completed",
@@ -202,6 +210,7 @@ __all__ = [
     "RuntimeState",
     "RuntimeTerminated",
     "SchemaMismatch",
+    "ServiceError",
     "Session",
     "SessionNotFound",
     "SessionState",
@@ -240,3 +249,16 @@ __all__ = [
     "repair",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Client`, imported when it is asked for: it needs the extra `client`."""
+    if name == "Client":
+        try:
+            from turnkeeper.client import Client  # noqa: PLC0415  as the docstring says
+        except ModuleNotFoundError as error:
+            if error.name != "httpx2":
+                raise
+            raise ImportError("Client needs httpx2: pip install 'turnkeeper[client]'") from error
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,7 @@
     ├── StepMismatch            a durable step's key came back with other arguments
     ├── NonRetryable            raised by an agent: do not try this turn again
     │   └── TurnLimitExceeded   a turn has used up what its `TurnLimits` allow
+    ├── ServiceError            a server cannot be reached, or has a problem; `.code` says which
     └── StoreError              the store's side
         ├── CommitFailed        a commit was not made, or nobody knows whether it was
         ├── Fenced              another owner, or another commit, was first
@@ -154,6 +155,17 @@ class TurnLimitExceeded(NonRetryable):
         self.limit = limit
         self.used = used
         self.allowed = allowed
+
+
+class ServiceError(TurnkeeperError):
+    """Raised by a `Client`: the server cannot be reached, or has a problem of its own.
+
+    `code` is the problem's stable code (`unauthorized`, `key_reused`, …), or `unreachable`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class StoreError(TurnkeeperError):

@@ -27,6 +27,7 @@ from turnkeeper.core.outcomes import (
     AcceptOutcome,
     CancelReport,
     CloseReport,
+    Deduplicated,
     DestroyReport,
     InputState,
     InterruptReport,
@@ -54,6 +55,7 @@ from turnkeeper.core.requests import (
 )
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.core.session import closing_state, runtime_state
+from turnkeeper.core.validity import check_input
 from turnkeeper.environment import Environment, system_environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, ValidationFailed
 from turnkeeper.executor import NOT_DONE, as_factory, as_turn_executor
@@ -336,23 +338,31 @@ class Runtime:
         prompt. Raises `ValidationFailed`, `NotReady`, `Overloaded` or `CommitFailed`; then nothing
         was recorded.
         """
-        worker = self.worker
         made = intake.made(self._environment, item, key, header)
+        _, completion = await self.admit(session_id, made)
+        return completion
+
+    async def admit(
+        self, session_id: SessionId, item: Input
+    ) -> tuple[Accepted | Deduplicated, Completion]:
+        """As `submit`, and tells besides whether the input is new, or which one counts. [API-10]"""
+        worker = self.worker
+        check_input(item)
         actor = worker.actors.get(session_id) if isinstance(session_id, str) else None
         if actor is None:
             check_session_id(session_id)
-        request = intake.request_with_handle(session_id, made)
+        request = intake.request_with_handle(session_id, item)
         if actor is not None and actor.is_here():
             actor.accept([request])
         elif worker.factory is None or not worker.arrive(session_id, request):
-            return await outside.submit(worker, session_id, made)
+            return await outside.admit(worker, session_id, item)
         try:
             admission = await request.answer
         except Fenced:  # a live other worker owns it, or has taken it over: nothing was written
-            return await outside.submit(worker, session_id, made)
+            return await outside.admit(worker, session_id, item)
         if type(admission.verdict) is Accepted and request.completion is not None:
-            return request.completion
-        return await intake.not_new(worker, session_id, made, admission)
+            return admission.verdict, request.completion
+        return await intake.not_new(worker, session_id, item, admission)
 
     async def cancel_input(self, session_id: SessionId, input_id: InputId) -> CancelReport:
         """Give up one input: at once if it waits, by an interrupt if its run is going on.

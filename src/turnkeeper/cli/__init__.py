@@ -8,5 +8,7 @@ place.py    where the store is, and how it is opened
 output.py   everything that is printed: tables, JSON, progress
 plain.py    text made safe for a terminal
 agents.py   finding MODULE:AGENT
-serving.py, chat.py, submitting.py, reading.py, control.py, life.py, upkeep.py     the verbs
+remote.py   a server in place of a store
+serving.py, serve.py, keys.py, chat.py, submitting.py, reading.py, control.py, life.py,
+upkeep.py   the verbs
 """

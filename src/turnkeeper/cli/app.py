@@ -4,7 +4,7 @@ from cyclopts import App, Group
 
 from turnkeeper.cli.verbs import EXAMPLES, FOOT, GROUPS, HEAD, VERBS, epilogue
 
-OPTIONS_ANYWHERE = ("--store", "--json")
+OPTIONS_ANYWHERE = ("--store", "--server", "--json")
 """Options of every verb, which may also stand before it."""
 
 
@@ -47,6 +47,6 @@ def verb_first(tokens: list[str]) -> list[str]:
     """The command line with the options that stand before the verb put behind it."""
     position = 0
     while position < len(tokens) and tokens[position].split("=")[0] in OPTIONS_ANYWHERE:
-        position += 2 if tokens[position] == "--store" else 1
+        position += 2 if tokens[position] in {"--store", "--server"} else 1
     before, rest = tokens[:position], tokens[position:]
     return [*rest[:1], *before, *rest[1:]]

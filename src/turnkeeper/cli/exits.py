@@ -7,6 +7,7 @@ from turnkeeper.errors import (
     NotReady,
     Overloaded,
     RequestExpired,
+    ServiceError,
     StoreError,
     TurnkeeperError,
     ValidationFailed,
@@ -27,7 +28,7 @@ class Exit(IntEnum):
     OVERLOADED = 4
     """A queue is full: try again later."""
     STORE = 5
-    """The store cannot be opened, read or written."""
+    """The store cannot be opened, read or written, or the server not be reached or used."""
 
 
 INTERRUPTED = 130
@@ -50,6 +51,7 @@ _EXITS: tuple[tuple[type[BaseException], Exit], ...] = (
     (EventsPruned, Exit.NOT_READY),
     (Overloaded, Exit.OVERLOADED),
     (StoreError, Exit.STORE),
+    (ServiceError, Exit.STORE),
     (ValidationFailed, Exit.USAGE),
     (TurnkeeperError, Exit.FAILED),
     (OSError, Exit.FAILED),

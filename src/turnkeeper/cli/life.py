@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -14,9 +14,11 @@ from turnkeeper.cli.output import ask, say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, client
 from turnkeeper.cli.reading import SessionName
 from turnkeeper.core.outcomes import SessionState
-from turnkeeper.runtime import Runtime
 
-Operation = Callable[[Runtime], Awaitable[tuple[Any, str]]]
+if TYPE_CHECKING:
+    from turnkeeper.cli.place import Reach
+
+Operation = Callable[["Reach"], Awaitable[tuple[Any, str]]]
 """Does it, and gives its report and what to say of it."""
 Yes = Annotated[bool, Parameter(help="Do not ask.", negative=(), show_default=False)]
 
@@ -42,7 +44,7 @@ def retire(
 ) -> None:
     """Take no new input, and drain."""
 
-    async def operation(runtime: Runtime) -> tuple[Any, str]:
+    async def operation(runtime: "Reach") -> tuple[Any, str]:
         report = await runtime.retire_runtime(session, drain_timeout=drain_timeout)
         parts = ["it takes no new input"]
         if report.inputs_pending_drain:
@@ -58,34 +60,34 @@ def retire(
 def reset(session: SessionName, /, *, yes: Yes = False, shared: Shared = DEFAULTS) -> None:
     """Abandon what has not ended, and be open."""
     _agreed(session, "Reset", "its queue is given up", shared, yes=yes)
-    asyncio.run(_do(session, _abandoning(Runtime.reset_runtime, session), shared))
+    asyncio.run(_do(session, _abandoning(lambda reach: reach.reset_runtime(session)), shared))
 
 
 def stop(session: SessionName, /, *, yes: Yes = False, shared: Shared = DEFAULTS) -> None:
     """End all work."""
     _agreed(session, "Stop", "all its work is given up", shared, yes=yes)
-    asyncio.run(_do(session, _abandoning(Runtime.stop_runtime, session), shared))
+    asyncio.run(_do(session, _abandoning(lambda reach: reach.stop_runtime(session)), shared))
 
 
 def destroy(session: SessionName, /, *, yes: Yes = False, shared: Shared = DEFAULTS) -> None:
     """End all work for ever."""
     _agreed(session, "Destroy", "all its work is given up, for ever", shared, yes=yes)
-    asyncio.run(_do(session, _abandoning(Runtime.destroy_runtime, session), shared))
+    asyncio.run(_do(session, _abandoning(lambda reach: reach.destroy_runtime(session)), shared))
 
 
 def respawn(session: SessionName, /, *, shared: Shared = DEFAULTS) -> None:
     """Have a new instance of the agent take over."""
 
-    async def operation(runtime: Runtime) -> tuple[Any, str]:
+    async def operation(runtime: "Reach") -> tuple[Any, str]:
         report = await runtime.respawn_runtime(session)
         return report, f"a new instance takes over {_inputs(report.inputs_transferred)}"
 
     asyncio.run(_do(session, operation, shared))
 
 
-def _abandoning(verb: Callable[[Runtime, str], Awaitable[Any]], session: str) -> Operation:
-    async def operation(runtime: Runtime) -> tuple[Any, str]:
-        report = await verb(runtime, session)
+def _abandoning(verb: Callable[["Reach"], Awaitable[Any]]) -> Operation:
+    async def operation(reach: "Reach") -> tuple[Any, str]:
+        report = await verb(reach)
         return report, f"{_inputs(report.inputs_abandoned)} abandoned"
 
     return operation

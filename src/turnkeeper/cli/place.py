@@ -3,11 +3,13 @@
 Decides the default place, and who may make a store that is not there yet.
 """
 
+import importlib.util
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
@@ -18,8 +20,18 @@ from turnkeeper.runtime import Runtime, as_store
 from turnkeeper.store import Store
 from turnkeeper.stores.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    from turnkeeper.cli.remote import Remote
+
+    Reach = Runtime | Remote
+
 VARIABLE = "TURNKEEPER_STORE"
+SERVER_VARIABLE = "TURNKEEPER_SERVER"
+KEY_VARIABLE = "TURNKEEPER_KEY"
+"""A server's key. No option: those of a running program are there for all to see."""
 FILE = "turnkeeper.db"
+RETRY_SECONDS = 5.0
+"""How long a server that does not answer is asked again."""
 
 
 @Parameter(name="*", group=Group("Of every verb", sort_key=2))
@@ -30,6 +42,10 @@ class Shared:
     store: Annotated[
         str | None,
         Parameter(help="The store: a path or sqlite:///PATH.", env_var=VARIABLE, metavar="URL"),
+    ] = None
+    server: Annotated[
+        str | None,
+        Parameter(help="A server, in place of the store.", env_var=SERVER_VARIABLE, metavar="URL"),
     ] = None
     json: Annotated[
         bool, Parameter(help="Print JSON, for programs.", negative=(), show_default=False)
@@ -46,8 +62,15 @@ def default_path() -> Path:
     return user_data_path("turnkeeper", appauthor=False) / FILE
 
 
+def of_a_store(shared: Shared, verb: str) -> None:
+    """Refuse a server where the verb works on a store."""
+    if shared.server is not None:
+        raise Failure(f"{verb} works on a store: leave --server out", Exit.USAGE)
+
+
 def store_of(shared: Shared, *, make: bool = False) -> Store:
     """The store, unopened. Only with `make` may it be a file that is not there yet."""
+    of_a_store(shared, "this verb")
     if shared.store == "":
         raise Failure("the store has no name: give --store a path, or leave it out", Exit.USAGE)
     store = as_store(default_path() if shared.store is None else shared.store)
@@ -79,8 +102,20 @@ async def opened(shared: Shared) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def client(shared: Shared, *, make: bool = False) -> AsyncIterator[Runtime]:
-    """A Runtime without an agent: it reads, submits and asks, and runs nothing."""
+async def client(shared: Shared, *, make: bool = False) -> AsyncIterator["Reach"]:
+    """What reads, submits and asks, and runs nothing: a Runtime without an agent, or a server."""
     log_in_lines()
-    async with Runtime(store_of(shared, make=make)) as runtime:
-        yield runtime
+    if shared.server is None:
+        async with Runtime(store_of(shared, make=make)) as runtime:
+            yield runtime
+        return
+    if shared.store is not None and VARIABLE not in os.environ:
+        raise Failure("either --store or --server", Exit.USAGE)
+    if importlib.util.find_spec("httpx2") is None:
+        raise Failure("httpx2 is not installed; run: pip install 'turnkeeper[client]'", Exit.USAGE)
+    from turnkeeper.cli.remote import Remote  # noqa: PLC0415  it needs an extra of its own
+    from turnkeeper.client import Client  # noqa: PLC0415
+
+    key = os.environ.get(KEY_VARIABLE)
+    async with Client(shared.server, key=key, retry_seconds=RETRY_SECONDS) as found:
+        yield Remote(found)

@@ -1,7 +1,7 @@
 """The verbs that look: sessions, inputs, input, transcript, events."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
@@ -21,6 +21,9 @@ from turnkeeper.core.outcomes import InputState, SessionState
 from turnkeeper.core.runs import RunResult
 from turnkeeper.errors import EventsPruned
 from turnkeeper.runtime import Runtime
+
+if TYPE_CHECKING:
+    from turnkeeper.cli.place import Reach
 
 SessionName = Annotated[str, Parameter(help="The session's name.")]
 Limit = Annotated[
@@ -112,7 +115,7 @@ async def inputs(
         note(f"there are more: --after {last}")
 
 
-async def _before_the_last(runtime: Runtime, session: str, limit: int) -> int:
+async def _before_the_last(runtime: "Reach", session: str, limit: int) -> int:
     """The number behind which about `limit` inputs are left, found by halving."""
 
     async def beyond(number: int) -> Sequence[Any]:
@@ -162,7 +165,7 @@ async def input_(
         _show_input(state, result)
 
 
-async def known_input(runtime: Runtime, session: str, id_or_key: str) -> InputState:
+async def known_input(runtime: "Reach", session: str, id_or_key: str) -> InputState:
     """The input of this id or key; a `Failure` if the session has none."""
     state = await runtime.input_state(session, id_or_key)
     if state is None:
@@ -258,25 +261,36 @@ async def events(
 
 
 async def _show_events(
-    runtime: Runtime, session: str, after: int | None, show: Callable[[EventEnvelope], None]
+    runtime: "Reach", session: str, after: int | None, show: Callable[[EventEnvelope], None]
 ) -> int:
-    """Show what there is, page by page; gives the last number."""
-    store = runtime.worker.store
+    """Show what there is; gives the last number."""
     last = after or 0
     while True:
         try:
-            page = await store.load_events(session, after=last, limit=PAGE_MAX)
+            async for envelope in _events_so_far(runtime, session, last):
+                show(envelope)
+                last = envelope.sequence
+            return last
         except EventsPruned as pruned:
             if after is not None:
                 raise
             note(f"the events before number {pruned.first} were pruned")
             last = pruned.first - 1
-            continue
+
+
+async def _events_so_far(
+    runtime: "Reach", session: str, after: int
+) -> AsyncIterator[EventEnvelope]:
+    """What there is, page by page."""
+    if not isinstance(runtime, Runtime):
+        async for envelope in runtime.events_so_far(session, after):
+            yield envelope
+        return
+    store = runtime.worker.store
+    while page := await store.load_events(session, after=after, limit=PAGE_MAX):
         for envelope in page:
-            show(envelope)
-            last = envelope.sequence
-        if not page:
-            return last
+            yield envelope
+        after = page[-1].sequence
 
 
 _SHORT = 8

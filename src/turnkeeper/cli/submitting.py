@@ -1,6 +1,6 @@
 """The verb `submit`: a prompt is handed in, and its result waited for if asked."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -18,6 +18,10 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.runtime import Runtime
 from turnkeeper.worker.completion import Completion
+
+if TYPE_CHECKING:
+    from turnkeeper.cli.place import Reach
+    from turnkeeper.client import RemoteCompletion
 
 
 async def submit(
@@ -74,9 +78,9 @@ def words_of(outcome: CompletionOutcome) -> str:
             return f"{reason}, but it is still in the queue" if active else reason
 
 
-async def _note_if_nobody_works(runtime: Runtime, handle: Completion) -> None:
-    """Waiting for an agent that nobody runs would be a riddle."""
-    if handle.outcome is not None:
+async def _note_if_nobody_works(runtime: "Reach", handle: "Completion | RemoteCompletion") -> None:
+    """Waiting for an agent that nobody runs would be a riddle. A server runs its own."""
+    if handle.outcome is not None or not isinstance(runtime, Runtime):
         return
     me = runtime.worker.worker_id
     workers = await runtime.worker.store.workers(limit=2)

@@ -35,6 +35,34 @@ VERBS = (
         ("turnkeeper work orders:clerk", "turnkeeper work orders:clerk --store orders.db"),
     ),
     Verb(
+        "keys",
+        _SERVE,
+        "keys:keys",
+        "List, make or revoke the keys of a server.",
+        "A key is shown once, when it is made; the file has its hash alone. A scope is what it may "
+        "do: submit inputs and look after them, read everything, operate on sessions. A running "
+        "server sees a change within a second.",
+        (
+            'turnkeeper keys keys.json --make "billing" --scope submit --scope read',
+            "turnkeeper keys keys.json",
+        ),
+    ),
+    Verb(
+        "serve",
+        _SERVE,
+        "serve:serve",
+        "Serve an agent of yours over HTTP, until you stop it.",
+        "It is a worker as `work` is, with an HTTP API, event streams, an OpenAI-compatible face "
+        "and a description of all that at /v1/docs. Without keys it listens to this machine alone. "
+        "Ctrl-C or SIGTERM stops it gracefully: streams are told, nothing new is taken, turns in "
+        "progress get their drain and are else left for the next owner. A second one stops it at "
+        "once.",
+        (
+            "turnkeeper serve orders:clerk",
+            "turnkeeper serve orders:clerk --port 0 --keys keys.json --drain 60",
+        ),
+    ),
+    Verb(
         "chat",
         _SERVE,
         "chat:chat",
@@ -253,10 +281,11 @@ EXAMPLES = (
 )
 FOOT = """\
 The store is a path or sqlite:///PATH. Without --store it is that of the
-variable TURNKEEPER_STORE, else a file in your data folder.
+variable TURNKEEPER_STORE, else a file in your data folder. With --server the
+verbs ask a server instead; its key is that of the variable TURNKEEPER_KEY.
 
 Exit codes: 0 done, 1 refuted or failed, 2 usage, 3 not found or not ready,
-4 overloaded, 5 store. `turnkeeper VERB --help` has more examples."""
+4 overloaded, 5 store or server. `turnkeeper VERB --help` has more examples."""
 
 
 def epilogue(examples: tuple[str, ...], foot: str = "") -> str:

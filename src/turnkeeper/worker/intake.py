@@ -120,13 +120,13 @@ def request_with_handle(session_id: SessionId, item: Input) -> AcceptRequest:
 
 async def not_new(
     worker: "Worker", session_id: SessionId, item: Input, admission: Admission
-) -> Completion:
-    """The handle on the input that counts in place of one that was not admitted. [COMP-5]"""
+) -> tuple[Deduplicated, Completion]:
+    """What counts in place of an input that was not admitted, and its handle. [COMP-5]"""
     outcome = await _outcome(worker, session_id, item, admission)
     if isinstance(outcome, Rejected):
         raise ValidationFailed(outcome.reason)
     assert isinstance(outcome, Deduplicated), "who submits an accepted input has its handle"
-    return await handle(worker, session_id, outcome.existing_id)
+    return outcome, await handle(worker, session_id, outcome.existing_id)
 
 
 async def accept_with_completion(

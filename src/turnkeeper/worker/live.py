@@ -6,7 +6,7 @@ A slow follower is told that it lagged; it never slows a run.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -73,10 +73,27 @@ class _Buffer:
         return list(self._items)
 
 
-class _Follower:
-    def __init__(self, buffer: _Buffer) -> None:
+class Follower:
+    """One who follows a session's live channel: a bounded queue of its own, and who is woken."""
+
+    __slots__ = ("_wake", "buffer")
+
+    def __init__(self, buffer: _Buffer, wake: Callable[[], None]) -> None:
         self.buffer = buffer
-        self.news = asyncio.Event()
+        self._wake = wake
+
+    def take(self) -> LiveItem | None:
+        """The oldest item that is left for it, or None."""
+        return self.buffer.take()
+
+    def tell(self, item: LiveItem, size: int) -> None:
+        """Leave it an item."""
+        self.buffer.add(item, size)
+        self._wake()
+
+    def wake(self) -> None:
+        """Have it look whether the channel is closed."""
+        self._wake()
 
 
 class Live:
@@ -84,7 +101,7 @@ class Live:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._followers: dict[SessionId, list[_Follower]] = {}
+        self._followers: dict[SessionId, list[Follower]] = {}
         self._replay: dict[SessionId, tuple[RunId, _Buffer]] = {}
         self.closed = False
 
@@ -114,38 +131,47 @@ class Live:
 
     def _tell(self, session_id: SessionId, item: LiveItem, size: int) -> None:
         for follower in self._followers.get(session_id, ()):
-            follower.buffer.add(item, size)
-            follower.news.set()
+            follower.tell(item, size)
 
     async def follow(self, session_id: SessionId) -> AsyncIterator[LiveItem]:
         """The run in progress from its beginning, as far as it is buffered, then what comes.
 
         [EVT-6]
         """
-        follower = _Follower(self._new_buffer())
+        news = asyncio.Event()
+        follower = self.join(session_id, news.set)
+        try:
+            while not self.closed:
+                item = follower.take()
+                if item is not None:
+                    yield item
+                    continue
+                news.clear()
+                await news.wait()
+        finally:
+            self.leave(session_id, follower)
+
+    def join(self, session_id: SessionId, wake: Callable[[], None]) -> Follower:
+        """Follow a session: `wake` is called for each item, and when the channel closes. [EVT-6]"""
+        follower = Follower(self._new_buffer(), wake)
         held = self._replay.get(session_id)
         if held is not None:
             for item, size in held[1].items():
                 follower.buffer.add(item, size)
             follower.buffer.dropped += held[1].dropped
         self._followers.setdefault(session_id, []).append(follower)
-        try:
-            while not self.closed:
-                item_or_none = follower.buffer.take()
-                if item_or_none is not None:
-                    yield item_or_none
-                    continue
-                follower.news.clear()
-                await follower.news.wait()
-        finally:
-            followers = self._followers[session_id]
-            followers.remove(follower)
-            if not followers:
-                del self._followers[session_id]
+        return follower
+
+    def leave(self, session_id: SessionId, follower: Follower) -> None:
+        """Follow it no more."""
+        followers = self._followers[session_id]
+        followers.remove(follower)
+        if not followers:
+            del self._followers[session_id]
 
     def close(self) -> None:
         """End every follower's stream."""
         self.closed = True
         for followers in self._followers.values():
             for follower in followers:
-                follower.news.set()
+                follower.wake()

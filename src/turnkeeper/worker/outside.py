@@ -78,13 +78,16 @@ async def accept_anywhere(worker: "Worker", session_id: SessionId, item: Input) 
         return await accept(worker, session_id, item)
 
 
-async def submit(worker: "Worker", session_id: SessionId, item: Input) -> Completion:
+async def admit(
+    worker: "Worker", session_id: SessionId, item: Input
+) -> tuple[Accepted | Deduplicated, Completion]:
     """Admit an input, and give a handle on the outcome of the one that counts. [COMP-5]"""
     outcome, completion = await accept_with_completion(worker, session_id, item, create=True)
-    if completion is not None:
-        return completion
-    assert isinstance(outcome, Deduplicated), "what is accepted comes with its handle"
-    return await intake.handle(worker, session_id, outcome.existing_id)
+    assert not isinstance(outcome, Rejected), "an invalid input raises"
+    if completion is None:
+        assert isinstance(outcome, Deduplicated), "what is accepted comes with its handle"
+        completion = await intake.handle(worker, session_id, outcome.existing_id)
+    return outcome, completion
 
 
 async def accept_with_completion(

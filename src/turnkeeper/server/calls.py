@@ -1,0 +1,186 @@
+"""What the service's table of operations is made of, and what a handler is handed.
+
+Decides how a request's parts are read: each bounded, each by its declared type.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from turnkeeper.keys import Scope
+from turnkeeper.server.problems import Refused
+from turnkeeper.wire import encode
+
+if TYPE_CHECKING:
+    from turnkeeper.server.service import Service
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """One successful answer of an operation."""
+
+    type: Any = None
+    """Of its body; None where it has none, or one that is no JSON."""
+    summary: str
+    headers: tuple[str, ...] = ()
+    media: str = "application/json"
+    stream_of: Any = None
+    """It may also be a stream of server-sent events; the data of each is of this type."""
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One row of the table: routing and OpenAPI both come from it."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    tag: str
+    handler: "Handler"
+    scopes: frozenset[Scope] | None
+    """A key needs one of these; None: open to everybody."""
+    details: str = ""
+    query: type[Struct] | None = None
+    headers: tuple[str, ...] = ()
+    """Request headers that it reads: see `openapi.HEADERS`."""
+    body: Any = None
+    body_required: bool = True
+    raw_body: bool = False
+    """The handler reads the body's bytes itself."""
+    replies: Mapping[int, Reply]
+    problems: tuple[str, ...] = ()
+    """Codes beyond those that every operation may answer with."""
+
+
+SUBMIT = frozenset({Scope.SUBMIT})
+READ = frozenset({Scope.READ})
+SUBMIT_OR_READ = frozenset({Scope.SUBMIT, Scope.READ})
+OPERATE = frozenset({Scope.OPERATE})
+
+CLOSED = ("closing", "store_failed")
+"""Codes of whatever needs the Runtime."""
+ADMISSION = ("not_ready", "key_reused", "validation_failed", "overloaded", *CLOSED)
+"""Codes of whatever puts an input in."""
+
+
+def json_reply(type_: Any, summary: str, *headers: str) -> Reply:
+    """An answer whose body is JSON."""
+    return Reply(type=type_, summary=summary, headers=headers)
+
+
+class Call:
+    """One request, read as its operation declares."""
+
+    __slots__ = ("body", "operation", "path", "query", "request", "service")
+
+    def __init__(self, service: "Service", operation: Operation, request: Request) -> None:
+        self.service = service
+        self.operation = operation
+        self.request = request
+        self.path: dict[str, str] = request.path_params
+        self.query: Any = None
+        self.body: Any = None
+
+    def header(self, name: str) -> str | None:
+        """A request header, or None. Raises `Refused` where it is given twice."""
+        values = self.request.headers.getlist(name)
+        if len(values) > 1:
+            raise Refused("malformed_request", f"the header {name} is given {len(values)} times")
+        return values[0] if values else None
+
+    async def read(self) -> None:
+        """Read query and body by their declared types, within the server's bounds."""
+        operation = self.operation
+        pairs = parse_qsl(self.request.url.query, keep_blank_values=True)
+        self.query = read_query(pairs, operation.query)
+        if operation.body is None and not operation.raw_body:
+            return
+        raw = await self.read_body()
+        if operation.raw_body:
+            self.body = raw
+        elif raw or operation.body_required:
+            self._check_media_type()
+            self.body = read_json(raw, operation.body)
+        else:
+            self.body = operation.body()
+
+    def _check_media_type(self) -> None:
+        given = (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+        if given != "application/json":
+            raise Refused(
+                "unsupported_media_type",
+                f"send the body as application/json, not as {given or 'nothing that is named'!r}",
+            )
+
+    async def read_body(self) -> bytes:
+        """The request's body. Raises `Refused` past the bound of size or of time. [SRV-12]"""
+        limits = self.service.limits
+        limit = limits.body_bytes
+        told = self.request.headers.get("content-length", "0")
+        if told.isdigit() and int(told) > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in self.request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise Refused(
+                "request_timeout", f"the body did not arrive in {limits.body_seconds:g} s"
+            ) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused("body_too_large", f"a body has at most {limit:,} bytes")
+
+
+def read_query(pairs: list[tuple[str, str]], kind: type[Struct] | None) -> Any:
+    """The query's parameters, of their types. Raises `Refused`."""
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise Refused("malformed_request", "a parameter of the query is given twice")
+    if kind is None:
+        if given:
+            raise Refused("malformed_request", f"this takes no parameters, not {sorted(given)}")
+        return None
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused("malformed_request", f"in the query: {error}") from None
+
+
+def read_json(raw: bytes, kind: Any) -> Any:
+    """The body, of its type. Raises `Refused`."""
+    try:
+        return decoder_of(kind).decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Refused("malformed_request", f"in the body: {error}") from None
+
+
+def decoder_of(kind: Any) -> "msgspec.json.Decoder[Any]":
+    """The one decoder of a type."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder
+
+
+_decoders: dict[Any, "msgspec.json.Decoder[Any]"] = {}
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`value` as JSON."""
+    return Response(encode(value), status, headers, "application/json")

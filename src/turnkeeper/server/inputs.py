@@ -1,0 +1,297 @@
+"""Inputs over HTTP: submit, look at one or at many, cancel, requeue.
+
+Decides what a repeated key is answered with, and how long a request waits for an outcome.
+"""
+
+import asyncio
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+from starlette.responses import Response
+
+from turnkeeper.config import PAGE_MAX
+from turnkeeper.core.ids import InputId, SessionId
+from turnkeeper.core.inputs import Input
+from turnkeeper.core.lifecycle import InputLifecycleState
+from turnkeeper.core.outcomes import (
+    CompletionOutcome,
+    Deduplicated,
+    InputState,
+    RuntimeTerminated,
+    input_state,
+)
+from turnkeeper.core.records import InputRecord
+from turnkeeper.executor import NOT_DONE
+from turnkeeper.server.calls import Call, answer
+from turnkeeper.server.problems import Refused
+from turnkeeper.wire import (
+    PAGE,
+    WAIT_MAX_SECONDS,
+    After,
+    InputPage,
+    InputReport,
+    Limit,
+    Submission,
+)
+from turnkeeper.worker.completion import Completion
+
+PATIENT_SECONDS = 1.0
+"""A wait that lasts longer looks whether its caller is still there."""
+
+
+# -- submit ----------------------------------------------------------------------------------------
+
+
+class SubmitQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a submit says beside its input."""
+
+    on_key_reuse: Annotated[
+        Literal["conflict", "existing"],
+        Meta(
+            description="What a key gets that the session knows with another payload: 409, or the "
+            "answer for the input that has it."
+        ),
+    ] = "conflict"
+
+
+async def submit(call: Call) -> Response:
+    """Admit an input, and wait for its outcome if asked. [SRV-1..3]"""
+    call.service.check_open()
+    item = _with_key(call.body, idempotency_key(call))
+    session_id = call.path["session_id"]
+    decided, completion = await admit(
+        call, session_id, item, strict=call.query.on_key_reuse == "conflict"
+    )
+    seconds = wait_seconds(call)
+    outcome = await wait_for(call, completion, seconds)
+    told = Submission(
+        session_id=session_id,
+        input_id=completion.input_id,
+        duplicate=isinstance(decided, Deduplicated),
+        outcome=outcome,
+    )
+    headers = {"Location": href(session_id, completion.input_id)}
+    if isinstance(decided, Deduplicated):
+        headers["Idempotent-Replayed"] = "true"
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    return answer(told, 202 if outcome is None else 200, headers)
+
+
+async def admit(
+    call: Call, session_id: SessionId, item: Input, *, strict: bool = True
+) -> tuple[Any, Completion]:
+    """Put an input in. Raises `Refused("key_reused")` for another payload if `strict`."""
+    decided, completion = await call.service.runtime.admit(session_id, item)
+    metrics = call.service.metrics
+    if not isinstance(decided, Deduplicated):
+        metrics.submitted("accepted")
+    elif decided.payload_matches or not strict:
+        metrics.submitted("deduplicated")
+    else:
+        metrics.submitted("conflict")
+        raise Refused(
+            "key_reused",
+            f"session {session_id!r} has seen this key or id with another payload, as input "
+            f"{decided.existing_id}; nothing was recorded: use a new key for another input",
+            existing_id=decided.existing_id,
+        )
+    return decided, completion
+
+
+def idempotency_key(call: Call) -> str | None:
+    """The key of the header, bare or as a quoted string."""
+    key = call.header("Idempotency-Key")
+    if key is not None and len(key) > 1 and key[0] == key[-1] == '"':
+        key = re.sub(r"\\(.)", r"\1", key[1:-1])
+    return key
+
+
+def _with_key(item: Input, key: str | None) -> Input:
+    if key is None:
+        return item
+    if item.idempotency_key not in (None, key):
+        raise Refused(
+            "malformed_request", "the header Idempotency-Key and the body's idempotency_key differ"
+        )
+    return replace(item, idempotency_key=key)
+
+
+def href(session_id: SessionId, input_id: InputId) -> str:
+    """Where to look for an input."""
+    return f"/v1/sessions/{quote(session_id, safe='')}/inputs/{input_id}"
+
+
+# -- waiting ---------------------------------------------------------------------------------------
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)
+
+
+def wait_seconds(call: Call) -> int:
+    """The seconds of `Prefer: wait=N`, at most 300; 0 without it. [SRV-2]"""
+    given = ", ".join(call.request.headers.getlist("Prefer"))
+    found = _WAIT.search(given)
+    return min(int(found[1]), WAIT_MAX_SECONDS) if found else 0
+
+
+async def wait_for(call: Call, completion: Completion, seconds: float) -> CompletionOutcome | None:
+    """The outcome if it comes in time; None if not, or if only this server lets go of it."""
+    if completion.outcome is None and seconds:
+        try:
+            await completion.wait(min(seconds, PATIENT_SECONDS))
+        except TimeoutError:
+            if seconds > PATIENT_SECONDS:
+                await _wait_longer(call, completion, seconds - PATIENT_SECONDS)
+    outcome = completion.outcome
+    if isinstance(outcome, RuntimeTerminated) and outcome.input_still_active:
+        return None
+    return outcome
+
+
+async def _wait_longer(call: Call, completion: Completion, seconds: float) -> None:
+    """Wait on, until the caller hangs up."""
+    tasks = call.service.tasks
+    gone = tasks.spawn(_hung_up(call), "look for the caller")
+    waiting = tasks.spawn(completion.wait(), "wait for an outcome")
+    both = {gone, waiting}
+    try:
+        await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done() and not waiting.cancelled():
+            waiting.result()
+    finally:
+        for task in both:
+            task.cancel()
+
+
+async def _hung_up(call: Call) -> None:
+    while (await call.request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+async def show(call: Call) -> Response:
+    """One input by its id, with its outcome; waits for that if asked."""
+    return await _report(call, call.path["session_id"], call.path["input_id"], by_key=False)
+
+
+async def show_by_key(call: Call) -> Response:
+    """One input by its key; of a requeued one, the successor that has the key now."""
+    return await _report(call, call.path["session_id"], call.path["key"], by_key=True)
+
+
+async def _report(call: Call, session_id: SessionId, name: str, *, by_key: bool) -> Response:
+    runtime = call.service.runtime
+    found = await known(call, session_id, name, by_key=by_key)
+    completion = await runtime.handle(session_id, found.input_id)
+    seconds = wait_seconds(call)
+    before = completion.outcome
+    outcome = await wait_for(call, completion, seconds)
+    if outcome is not None and before is None:
+        found = await known(call, session_id, found.input_id)
+    headers = {"Preference-Applied": f"wait={seconds}"} if seconds else None
+    return answer(InputReport(state=found, outcome=outcome), 200, headers)
+
+
+async def known(
+    call: Call, session_id: SessionId, name: str, *, by_key: bool = False
+) -> InputState:
+    """An input's state. Raises `SessionNotFound`, or `Refused("input_not_found")`."""
+    found = await call.service.runtime.input_state(session_id, name)
+    if found is None or (not by_key and found.input_id != name):
+        what = "key" if by_key else "id"
+        raise Refused("input_not_found", f"session {session_id!r} has no input of {what} {name!r}")
+    return found
+
+
+async def result(call: Call) -> Response:
+    """The result of a consumed input."""
+    session_id, input_id = call.path["session_id"], call.path["input_id"]
+    await known(call, session_id, input_id)
+    found = await call.service.runtime.result(session_id, input_id)
+    if found is None:
+        raise Refused("result_not_found", f"input {input_id} has no result, or none yet")
+    return answer(found)
+
+
+class InputsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which inputs."""
+
+    after: After = 0
+    limit: Limit = PAGE
+    active: Annotated[bool, Meta(description="Only those that have not ended.")] = False
+    state: Annotated[
+        InputLifecycleState | None, Meta(description="Only those that are in this state.")
+    ] = None
+
+
+async def page(call: Call) -> Response:
+    """A session's inputs, in the order of their admission."""
+    query = call.query
+    return await _page(
+        call,
+        lambda record: query.state is None or record.state is query.state,
+        active=query.active,
+    )
+
+
+class DeadLettersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which dead letters."""
+
+    after: After = 0
+    limit: Limit = PAGE
+
+
+async def dead_letters(call: Call) -> Response:
+    """A session's abandoned inputs that have not been requeued."""
+    return await _page(
+        call,
+        lambda record: record.state is InputLifecycleState.ABANDONED and record.requeued_as is None,
+    )
+
+
+async def _page(call: Call, wanted: Any, *, active: bool = False) -> Response:
+    """A page of the inputs that are wanted. One request looks at 1,000 at most."""
+    runtime, session_id = call.service.runtime, call.path["session_id"]
+    await runtime.session_state(session_id)
+    looked_at = await runtime.worker.store.load_inputs(
+        session_id, after=call.query.after, limit=PAGE_MAX, active=active
+    )
+    limit = call.query.limit
+    chosen: list[InputRecord] = []
+    following = looked_at[-1].number if len(looked_at) == PAGE_MAX else None
+    for record in looked_at:
+        if wanted(record):
+            if len(chosen) == limit:
+                following = chosen[-1].number
+                break
+            chosen.append(record)
+    return answer(InputPage(items=[input_state(r, ()) for r in chosen], next=following))
+
+
+# -- acting ----------------------------------------------------------------------------------------
+
+
+async def cancel(call: Call) -> Response:
+    """Give up one input."""
+    call.service.check_open()
+    session_id, input_id = call.path["session_id"], call.path["input_id"]
+    await known(call, session_id, input_id)
+    return answer(await call.service.runtime.cancel_input(session_id, input_id))
+
+
+async def requeue(call: Call) -> Response:
+    """Admit a dead letter again."""
+    call.service.check_open()
+    session_id, input_id = call.path["session_id"], call.path["input_id"]
+    await known(call, session_id, input_id)
+    both = sorted(set(call.body.steps) & set(call.body.not_done))
+    if both:
+        raise Refused("malformed_request", f"steps {both} are said to be both done and not done")
+    steps = dict(call.body.steps) | dict.fromkeys(call.body.not_done, NOT_DONE)
+    accepted = await call.service.runtime.requeue_input(session_id, input_id, steps=steps)
+    return answer(accepted, 200, {"Location": href(session_id, accepted.input_id)})

@@ -1,0 +1,156 @@
+"""`/v1/chat/completions`: one turn of the session that a header names, else of one of its own."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from sse_starlette import ServerSentEvent
+from starlette.responses import Response
+
+from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
+from turnkeeper.core.runs import RunResult
+from turnkeeper.server import inputs
+from turnkeeper.server.calls import SUBMIT, Call, Operation, Reply, answer
+from turnkeeper.server.openai import following, prompts
+from turnkeeper.server.openai.responses import PATIENCE_SECONDS
+from turnkeeper.server.openai.shapes import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChatMessage,
+    ChatRequest,
+    ChatUsage,
+    ChunkChoice,
+)
+from turnkeeper.server.problems import Refused, problem_of
+from turnkeeper.server.streaming import stream
+from turnkeeper.worker.completion import Completion
+
+
+async def create(call: Call) -> Response:
+    """Submit the user's last messages, and answer with what the turn came to. [SRV-18]"""
+    call.service.check_open()
+    asked: ChatRequest = call.body
+    text, messages = prompts.split(asked.messages)
+    session_id = prompts.session_of(call, None, "chat_")
+    told = {"model": asked.model, "messages": messages, "metadata": asked.metadata}
+    _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
+    if asked.stream:
+        return stream(call, _chunks(call, completion))
+    outcome = await inputs.wait_for(call, completion, PATIENCE_SECONDS)
+    result = _result(completion, outcome)
+    message = ChatMessage(content=prompts.text_of(result))
+    return answer(
+        ChatCompletion(
+            id=_id(completion),
+            created=call.service.now_ms() // 1_000,
+            model=asked.model,
+            choices=[ChatChoice(message=message)],
+            usage=_usage(result),
+        )
+    )
+
+
+def _id(completion: Completion) -> str:
+    return f"chatcmpl_{completion.input_id.replace('-', '')}"
+
+
+def _usage(result: RunResult) -> ChatUsage:
+    sent, made = prompts.tokens_of(result)
+    return ChatUsage(prompt_tokens=sent, completion_tokens=made, total_tokens=sent + made)
+
+
+def _result(completion: Completion, outcome: CompletionOutcome | None) -> RunResult:
+    """What the turn came to. Raises `Refused` for any other end."""
+    match outcome:
+        case Completed():
+            return outcome.result
+        case CompletedWithoutResult():
+            return RunResult()
+        case None:
+            raise Refused(
+                "closing",
+                f"input {completion.input_id} goes on at who serves its session next; "
+                "send it again with the same Idempotency-Key",
+            )
+        case _:
+            raise Refused("not_completed", f"input {completion.input_id} ended: {outcome}")
+
+
+async def _chunks(call: Call, completion: Completion) -> AsyncIterator[bytes]:
+    asked: ChatRequest = call.body
+    created = call.service.now_ms() // 1_000
+
+    def chunk(delta: ChatDelta, finish: str | None = None) -> bytes:
+        choices = [ChunkChoice(delta=delta, finish_reason=finish)]
+        return _encoded(
+            ChatChunk(id=_id(completion), created=created, model=asked.model, choices=choices)
+        )
+
+    yield chunk(ChatDelta(role="assistant", content=""))
+    shown = ""
+    async for piece in following.pieces(call.service, completion):
+        shown += piece.text
+        yield chunk(ChatDelta(content=piece.text))
+    try:
+        result = _result(completion, following.ended(completion))
+    except Refused as error:
+        problem = problem_of(error)
+        yield _encoded(
+            {"error": {"message": problem.detail, "code": problem.code, "type": "error"}}
+        )
+        return
+    text = prompts.text_of(result)
+    if text.startswith(shown) and len(text) > len(shown):
+        yield chunk(ChatDelta(content=text[len(shown) :]))
+    yield chunk(ChatDelta(), "stop")
+    if asked.stream_options is not None and asked.stream_options.include_usage:
+        yield _encoded(
+            ChatChunk(
+                id=_id(completion),
+                created=created,
+                model=asked.model,
+                choices=[],
+                usage=_usage(result),
+            )
+        )
+    yield ServerSentEvent(data="[DONE]", sep="\n").encode()
+
+
+def _encoded(item: object) -> bytes:
+    return ServerSentEvent(data=msgspec.json.encode(item).decode(), sep="\n").encode()
+
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/v1/chat/completions",
+        name="createChatCompletion",
+        summary="OpenAI's chat completions: a turn of the session that a header names.",
+        details="The session has the conversation: of the messages, the user's last ones are the "
+        "input, and those before them are handed to the agent beside it.",
+        tag="OpenAI",
+        handler=create,
+        scopes=SUBMIT,
+        headers=("Idempotency-Key", "Turnkeeper-Session"),
+        body=ChatRequest,
+        replies={
+            200: Reply(
+                type=ChatCompletion,
+                summary="The completion; with `stream`, its pieces, each a ChatChunk.",
+                stream_of=ChatChunk,
+            )
+        },
+        problems=(
+            "not_ready",
+            "key_reused",
+            "validation_failed",
+            "not_completed",
+            "overloaded",
+            "too_many_streams",
+            "closing",
+            "store_failed",
+        ),
+    ),
+)
+"""The row of the table."""

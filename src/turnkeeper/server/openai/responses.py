@@ -1,0 +1,326 @@
+"""`/v1/responses`: create, retrieve and cancel; in the background, and streamed with resume.
+
+Every number in a stream follows from what is stored and from the run's own count, so that a stream
+can be gone on with anywhere, also on another server: deltas as long as the run lasts, the end ever.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from sse_starlette import ServerSentEvent
+from starlette.responses import Response
+
+from turnkeeper.core.inputs import PromptInput
+from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState
+from turnkeeper.core.outcomes import (
+    Abandoned,
+    Completed,
+    CompletedWithoutResult,
+    CompletionOutcome,
+    InputState,
+)
+from turnkeeper.core.runs import RunResult
+from turnkeeper.server import inputs
+from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
+from turnkeeper.server.openai import following, prompts
+from turnkeeper.server.openai.shapes import (
+    MODEL,
+    ConversationRef,
+    OutputMessage,
+    OutputText,
+    ResponseError,
+    ResponseEvent,
+    ResponseObject,
+    ResponseRequest,
+    ResponseUsage,
+)
+from turnkeeper.server.problems import Refused
+from turnkeeper.server.streaming import stream
+from turnkeeper.worker.completion import Completion
+
+PATIENCE_SECONDS = 3_600
+"""How long a response that is not in the background is waited for."""
+CANCEL_SECONDS = 15
+"""How long a cancellation is waited for: the graces of an interrupt, and some."""
+ATTEMPT = 1_000_000
+"""Numbers of one attempt's deltas."""
+END = 1_000_000_000
+"""The first number of the end of a stream."""
+
+_STATUS = {
+    InputLifecycleState.ACCEPTED: "queued",
+    InputLifecycleState.QUEUED: "queued",
+    InputLifecycleState.STAGED: "in_progress",
+    InputLifecycleState.APPLIED: "in_progress",
+    InputLifecycleState.APPLIED_PENDING_CONSUMPTION: "in_progress",
+}
+
+
+async def create(call: Call) -> Response:
+    """Submit, and answer with the response: at its end, or at once in the background. [SRV-17]"""
+    call.service.check_open()
+    asked: ResponseRequest = call.body
+    if asked.store is False:
+        raise Refused("validation_failed", "every response is stored: store=false cannot be kept")
+    given = asked.conversation
+    named = given.id if isinstance(given, ConversationRef) else given
+    if asked.previous_response_id is not None:
+        before, _ = prompts.place_of(asked.previous_response_id)
+        if named not in (None, before):
+            raise Refused("malformed_request", "previous_response_id is of another conversation")
+        named = before
+    session_id = prompts.session_of(call, named, "conv_")
+    items = asked.input
+    text, messages = (items, []) if isinstance(items, str) else prompts.split(items)
+    told = {
+        "model": asked.model,
+        "instructions": asked.instructions,
+        "messages": messages,
+        "metadata": asked.metadata,
+        "previous_response_id": asked.previous_response_id,
+        "background": asked.background,
+    }
+    _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
+    if asked.stream:
+        return stream(call, _stream(call, completion, -1))
+    if not asked.background:
+        await inputs.wait_for(call, completion, PATIENCE_SECONDS)
+    return answer(await _response(call, completion))
+
+
+class RetrieveQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a response is looked at."""
+
+    stream: Annotated[bool, Meta(description="As a stream of its events.")] = False
+    starting_after: Annotated[
+        Annotated[int, Meta(ge=-1)] | None,
+        Meta(description="Of the stream: only events past this number."),
+    ] = None
+    include_obfuscation: Annotated[bool, Meta(description="Has no effect.")] = False
+
+
+async def retrieve(call: Call) -> Response:
+    """A response as it is now, or its stream from a number on."""
+    completion = await _find(call)
+    if call.query.stream:
+        call.service.check_open()
+        after = call.query.starting_after
+        return stream(call, _stream(call, completion, -1 if after is None else after))
+    return answer(await _response(call, completion))
+
+
+async def cancel(call: Call) -> Response:
+    """Give a response up."""
+    call.service.check_open()
+    completion = await _find(call)
+    await call.service.runtime.cancel_input(completion.session_id, completion.input_id)
+    await inputs.wait_for(call, completion, CANCEL_SECONDS)
+    return answer(await _response(call, completion))
+
+
+async def _find(call: Call) -> Completion:
+    session_id, input_id = prompts.place_of(call.path["response_id"])
+    await inputs.known(call, session_id, input_id)
+    return await call.service.runtime.handle(session_id, input_id)
+
+
+# -- the object ------------------------------------------------------------------------------------
+
+
+async def _response(call: Call, completion: Completion) -> ResponseObject:
+    state = await following.state_of(call.service, completion)
+    assert state is not None, "a handle is on an input that is stored"
+    return response_of(completion, state)
+
+
+def response_of(completion: Completion, state: InputState) -> ResponseObject:
+    """The response that an input is."""
+    outcome = following.ended(completion)
+    told: dict[str, Any] = {}
+    if isinstance(state.input, PromptInput):
+        told = (state.input.turn_metadata or {}).get("openai", {})
+    status, error = _standing(outcome, state)
+    result = outcome.result if isinstance(outcome, Completed) else None
+    return ResponseObject(
+        id=prompts.response_id(completion.session_id, completion.input_id),
+        created_at=state.created_at_ms // 1_000,
+        status=status,
+        model=told.get("model", MODEL),
+        output=[] if result is None else [_message(completion, result)],
+        conversation=ConversationRef(id=completion.session_id),
+        background=bool(told.get("background")),
+        error=error,
+        instructions=told.get("instructions"),
+        metadata=told.get("metadata") or {},
+        previous_response_id=told.get("previous_response_id"),
+        usage=None if outcome is None else _usage(result),
+    )
+
+
+def _standing(
+    outcome: CompletionOutcome | None, state: InputState
+) -> tuple[str, ResponseError | None]:
+    match outcome:
+        case None:
+            return _STATUS.get(state.current_state, "in_progress"), None
+        case Completed() | CompletedWithoutResult():
+            return "completed", None
+        case Abandoned(reason=AbandonReason.CANCELLED):
+            return "cancelled", None
+        case Abandoned(reason=reason, detail=detail):
+            return "failed", ResponseError(code=reason.value, message=detail or reason.value)
+        case _:
+            code = state.current_state.value
+            return "failed", ResponseError(code=code, message=f"the input ended: {outcome}")
+
+
+def _message(completion: Completion, result: RunResult) -> OutputMessage:
+    text = OutputText(text=prompts.text_of(result))
+    return OutputMessage(id=_message_id(completion), status="completed", content=[text])
+
+
+def _message_id(completion: Completion) -> str:
+    return f"msg_{completion.input_id.replace('-', '')}"
+
+
+def _usage(result: RunResult | None) -> ResponseUsage:
+    sent, made = (0, 0) if result is None else prompts.tokens_of(result)
+    return ResponseUsage(input_tokens=sent, output_tokens=made, total_tokens=sent + made)
+
+
+# -- the stream ------------------------------------------------------------------------------------
+
+
+async def _stream(call: Call, completion: Completion, after: int) -> AsyncIterator[bytes]:
+    """The events past number `after`."""
+    async for event in _events(call, completion, after):
+        if event.sequence_number > after:
+            yield encoded(event)
+
+
+async def _events(call: Call, completion: Completion, after: int) -> AsyncIterator[ResponseEvent]:
+    begun = await _response(call, completion)
+    item_id = _message_id(completion)
+    place: dict[str, Any] = {"item_id": item_id, "output_index": 0, "content_index": 0}
+    empty = OutputMessage(id=item_id, status="in_progress", content=[])
+    yield ResponseEvent(type="response.created", sequence_number=0, response=begun)
+    yield ResponseEvent(type="response.in_progress", sequence_number=1, response=begun)
+    yield ResponseEvent(
+        type="response.output_item.added", sequence_number=2, item=empty, output_index=0
+    )
+    yield ResponseEvent(
+        type="response.content_part.added", sequence_number=3, part=OutputText(text=""), **place
+    )
+    shown = ""
+    last = 0
+    async for piece in following.pieces(call.service, completion):
+        last = piece.attempt * ATTEMPT + min(piece.number, ATTEMPT - 2)
+        shown += piece.text
+        yield ResponseEvent(
+            type="response.output_text.delta",
+            sequence_number=last,
+            delta=piece.text,
+            logprobs=[],
+            **place,
+        )
+    if following.ended(completion) is None:
+        return  # the server stops: the stream goes on where the response is asked for again
+    response = await _response(call, completion)
+    if response.output:
+        text = response.output[0].content[0].text
+        if after < ATTEMPT and text.startswith(shown) and len(text) > len(shown):
+            yield ResponseEvent(
+                type="response.output_text.delta",
+                sequence_number=END - 1,
+                delta=text[len(shown) :],
+                logprobs=[],
+                **place,
+            )
+        yield ResponseEvent(
+            type="response.output_text.done", sequence_number=END, text=text, logprobs=[], **place
+        )
+        yield ResponseEvent(
+            type="response.content_part.done",
+            sequence_number=END + 1,
+            part=response.output[0].content[0],
+            **place,
+        )
+        yield ResponseEvent(
+            type="response.output_item.done",
+            sequence_number=END + 2,
+            item=response.output[0],
+            output_index=0,
+        )
+    kind = "completed" if response.status == "completed" else "failed"
+    yield ResponseEvent(type=f"response.{kind}", sequence_number=END + 3, response=response)
+
+
+def encoded(event: ResponseEvent) -> bytes:
+    """An event as a server-sent event."""
+    text = msgspec.json.encode(event).decode()
+    return ServerSentEvent(data=text, event=event.type, sep="\n").encode()
+
+
+_PROBLEMS = ("closing", "store_failed", "validation_failed")
+_REPLY = Reply(
+    type=ResponseObject,
+    summary="The response; with `stream`, its events, each a ResponseEvent.",
+    stream_of=ResponseEvent,
+)
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/v1/responses",
+        name="createResponse",
+        summary="OpenAI's responses: a turn of the session that `conversation` names.",
+        details="It is on disk before it is answered, and goes on whoever hangs up.",
+        tag="OpenAI",
+        handler=create,
+        scopes=SUBMIT,
+        headers=("Idempotency-Key", "Turnkeeper-Session"),
+        body=ResponseRequest,
+        replies={200: _REPLY},
+        problems=(
+            "input_not_found",
+            "not_ready",
+            "key_reused",
+            "overloaded",
+            "too_many_streams",
+            *_PROBLEMS,
+        ),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/responses/{response_id:segment}",
+        name="getResponse",
+        summary="A response as it is now, or its stream from a number on.",
+        tag="OpenAI",
+        handler=retrieve,
+        scopes=SUBMIT_OR_READ,
+        query=RetrieveQuery,
+        replies={200: _REPLY},
+        problems=("input_not_found", "session_not_found", "too_many_streams", *_PROBLEMS),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/responses/{response_id:segment}/cancel",
+        name="cancelResponse",
+        summary="Give a response up.",
+        tag="OpenAI",
+        handler=cancel,
+        scopes=OPERATE,
+        replies={200: Reply(type=ResponseObject, summary="The response, as it is after that.")},
+        problems=(
+            "input_not_found",
+            "session_not_found",
+            "not_ready",
+            "overloaded",
+            "request_expired",
+            *_PROBLEMS,
+        ),
+    ),
+)
+"""The rows of the table."""

@@ -1,0 +1,123 @@
+"""Sessions over HTTP: look at them, read them, operate on them. Decides nothing else."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from turnkeeper.config import PAGE_MAX
+from turnkeeper.core.lifecycle import RuntimeState
+from turnkeeper.core.outcomes import SessionState
+from turnkeeper.runtime import Runtime
+from turnkeeper.server.calls import Call, Handler, answer
+from turnkeeper.server.problems import Refused
+from turnkeeper.wire import PAGE, After, Limit, SessionPage, TranscriptPage
+
+
+class SessionsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which sessions."""
+
+    after: Annotated[
+        str, Meta(max_length=200, description="The page begins past this session id.")
+    ] = ""
+    limit: Limit = PAGE
+    state: Annotated[
+        RuntimeState | None, Meta(description="Only those that are in this state.")
+    ] = None
+    active: Annotated[bool, Meta(description="Only those with inputs that have not ended.")] = False
+
+
+async def page(call: Call) -> Response:
+    """Known sessions, in the order of their ids. One request looks at 1,000 at most."""
+    query = call.query
+    looked_at = await call.service.runtime.sessions(after=query.after, limit=PAGE_MAX)
+    chosen: list[SessionState] = []
+    following = looked_at[-1].session_id if len(looked_at) == PAGE_MAX else None
+    for session in looked_at:
+        if query.state not in (None, session.state) or (query.active and not session.active_inputs):
+            continue
+        if len(chosen) == query.limit:
+            following = chosen[-1].session_id
+            break
+        chosen.append(session)
+    return answer(SessionPage(items=chosen, next=following))
+
+
+async def show(call: Call) -> Response:
+    """One session at a glance."""
+    return answer(await call.service.runtime.session_state(call.path["session_id"]))
+
+
+async def register(call: Call) -> Response:
+    """Make an unknown session, open a stopped one."""
+    call.service.check_open()
+    session_id = call.path["session_id"]
+    await call.service.runtime.register_session(session_id)
+    return answer(await call.service.runtime.session_state(session_id))
+
+
+class TranscriptQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which messages."""
+
+    after: After = 0
+    limit: Limit = PAGE
+
+
+async def transcript(call: Call) -> Response:
+    """A session's messages, in their order."""
+    query = call.query
+    found = await call.service.runtime.transcript(
+        call.path["session_id"], after=query.after, limit=query.limit
+    )
+    following = found[-1].number if len(found) == query.limit else None
+    return answer(TranscriptPage(items=found, next=following))
+
+
+class ReceiptQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which boundary."""
+
+    sequence: Annotated[
+        Annotated[int, Meta(ge=0, le=2**31)] | None,
+        Meta(description="The boundary's number within its run, from 0; the final one if absent."),
+    ] = None
+
+
+async def receipt(call: Call) -> Response:
+    """The receipt of one boundary of a run."""
+    session_id, run_id = call.path["session_id"], call.path["run_id"]
+    found = await call.service.runtime.receipt(session_id, run_id, call.query.sequence)
+    if found is None:
+        raise Refused("receipt_not_found", f"run {run_id!r} has no such receipt, or none yet")
+    return answer(found)
+
+
+async def interrupt(call: Call) -> Response:
+    """End the run in progress."""
+    call.service.check_open()
+    asked = call.body
+    report = await call.service.runtime.interrupt_current_run(
+        call.path["session_id"], asked.reason, run_id=asked.run_id, requeue=asked.requeue
+    )
+    return answer(report)
+
+
+async def retire(call: Call) -> Response:
+    """Take no new input, and drain."""
+    call.service.check_open()
+    report = await call.service.runtime.retire_runtime(
+        call.path["session_id"], drain_timeout=call.body.drain_timeout
+    )
+    return answer(report)
+
+
+def operation(verb: Callable[[Runtime, str], Awaitable[Any]]) -> Handler:
+    """A handler for an operation that takes a session and gives a report."""
+
+    async def handler(call: Call) -> Response:
+        call.service.check_open()
+        runtime, session_id = call.service.runtime, call.path["session_id"]
+        report = await verb(runtime, session_id)
+        return answer(await runtime.session_state(session_id) if report is None else report)
+
+    return handler

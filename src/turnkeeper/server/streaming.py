@@ -1,0 +1,112 @@
+"""Answers that go on: server-sent events, with their bounds and their end.
+
+Decides when a stream is cut off. What is in it is `feeds`'.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from turnkeeper.errors import TurnkeeperError
+from turnkeeper.server.calls import Call
+from turnkeeper.server.feeds import Feeds, Reader, check_start
+from turnkeeper.server.problems import Refused
+
+_log = logging.getLogger("turnkeeper.server")
+
+ABORT = "turnkeeper.abort"
+"""Where a request's scope has what cuts its connection off."""
+CLOSING_SECONDS = 5.0
+"""What a stream gets to end by itself when the server stops."""
+NUMBER_MAX = 2**53
+
+
+class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a stream begins, and whether it goes on."""
+
+    after: Annotated[
+        Annotated[int, Meta(ge=0, le=NUMBER_MAX)] | None,
+        Meta(
+            description="Begin past this event; Last-Event-ID goes before it. Without either, from "
+            "the first one.",
+        ),
+    ] = None
+    follow: Annotated[
+        bool, Meta(description="Go on with what comes; without it the stream ends where it is.")
+    ] = True
+    durable: Annotated[
+        bool, Meta(description="Durable events too; without them the stream has live items alone.")
+    ] = True
+
+
+async def events(call: Call) -> Response:
+    """A session's events and live deltas, from any number on. [SRV-5]"""
+    call.service.check_open()
+    service, session_id = call.service, call.path["session_id"]
+    query: EventsQuery = call.query
+    after = _last_event_id(call)
+    if after is None:
+        after = query.after or 0
+    await check_start(service.runtime, session_id, after)
+    reader = Reader(service.feeds, session_id, after, durable=query.durable)
+    return stream(call, reader.items() if query.follow else reader.stored())
+
+
+def _last_event_id(call: Call) -> int | None:
+    given = call.header("Last-Event-ID")
+    if given is None or not given:
+        return None
+    if not (given.isascii() and given.isdigit() and int(given[:20]) <= NUMBER_MAX):
+        raise Refused("malformed_request", f"Last-Event-ID is an event's number, not {given!r:.50}")
+    return int(given)
+
+
+def stream(call: Call, items: AsyncIterator[bytes]) -> Response:
+    """A stream of `items`, each a server-sent event. Raises `Refused` past the bound."""
+    feeds = call.service.feeds
+    feeds.take_place()
+    return _Stream(
+        feeds,
+        content=_ending_well(items),
+        sep="\n",
+        ping=feeds.limits.ping_seconds,
+        send_timeout=feeds.limits.send_seconds,
+        headers={"Cache-Control": "no-store"},
+        shutdown_grace_period=CLOSING_SECONDS,
+    )
+
+
+async def _ending_well(items: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The items; what goes wrong ends the stream, whose reader asks again and is told then."""
+    try:
+        async for item in items:
+            yield item
+    except TurnkeeperError as error:
+        _log.info("a stream ended: %s", error)
+    except Exception:  # noqa: BLE001 - its status is sent: all that is left is to end it
+        _log.exception("a stream failed")
+
+
+class _Stream(EventSourceResponse):
+    """One stream: counted, and cut off where its reader takes nothing any more. [SRV-6]"""
+
+    def __init__(self, feeds: Feeds, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        self._feeds = feeds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            _log.info("a stream was cut off: its reader takes nothing")
+            abort = scope.get(ABORT)
+            if abort is not None:
+                abort()
+        finally:
+            self._feeds.give_place()

@@ -1,0 +1,328 @@
+"""Who is let in: keys and scopes, loopback, signatures, bounds; and what no log may have."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from service import ALL, Desk, Served, key_file, serving
+
+from turnkeeper import ExternalEventInput, ValidationFailed
+from turnkeeper.keys import KeyFileError, Scope, load_keys, make_key, revoke_key
+from turnkeeper.server.limits import Limits
+from turnkeeper.server.listening import Settings, open_socket
+from turnkeeper.server.webhooks import load_hooks
+
+BODY = {"input_type": "prompt", "text": "two tickets"}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_without_keys_only_loopback_is_listened_on(host: str, tmp_path: Path) -> None:
+    """[SRV-8] Any other address is refused before it is opened; with keys it is taken."""
+    with pytest.raises(ValidationFailed, match="without keys"):
+        open_socket(Settings(host=host, port=0))
+    path, _ = key_file(tmp_path)
+    open_socket(Settings(host=host, port=0, keys=path)).close()
+    open_socket(Settings(port=0)).close()
+
+
+async def test_without_keys_no_page_of_another_origin_gets_in() -> None:
+    """[SRV-8] Nor one that reaches this machine by a name of its own."""
+    desk = Desk()
+    async with serving(desk.agent) as served:
+        for headers in (
+            {"Host": "evil.example"},
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+        ):
+            refused = await served.http.put("/v1/sessions/ada", headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (403, "foreign_origin")
+        own = await served.http.put("/v1/sessions/ada", headers={"Origin": served.url})
+        assert own.status_code == 200
+        plain = await served.http.post(
+            "/v1/sessions/ada/inputs", content=b"{}", headers={"Content-Type": "text/plain"}
+        )
+        assert plain.json()["code"] == "unsupported_media_type"
+
+
+async def test_a_key_opens_what_its_scopes_name(tmp_path: Path) -> None:
+    """[SRV-8] No key or a wrong one is 401, a key without the scope 403, for every operation."""
+    path = tmp_path / "keys.json"
+    keys = {scope: make_key(path, scope, [scope], 0)[0] for scope in ALL}
+    desk = Desk()
+    async with serving(desk.agent, keys=path) as served:
+        for headers in (
+            {},
+            bearer("tk_wrong"),
+            {"Authorization": "Basic eDp5"},
+            {"Authorization": "Bearer"},
+        ):
+            refused = await served.get("/sessions", headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+        asked = {
+            Scope.SUBMIT: ("POST", "/v1/sessions/ada/inputs"),
+            Scope.READ: ("GET", "/v1/sessions/ada"),
+            Scope.OPERATE: ("POST", "/v1/sessions/ada/pause"),
+        }
+        for needed, (method, place) in asked.items():
+            for scope, key in keys.items():
+                answer = await served.http.request(
+                    method, place, json=BODY if method == "POST" else None, headers=bearer(key)
+                )
+                assert (answer.status_code == 403) is (scope is not needed), (needed, scope)
+        assert (await served.get("/ready")).status_code == 200
+
+
+async def test_a_revoked_key_is_good_no_more(tmp_path: Path) -> None:
+    """[SRV-9] A running server sees it within about a second; a broken file opens to nobody."""
+    path, key = key_file(tmp_path)
+    desk = Desk()
+    async with serving(desk.agent, keys=path) as served:
+        assert (await served.get("/sessions", headers=bearer(key))).status_code == 200
+        revoke_key(path, load_keys(path)[0].id, 1)
+        ring = served.service.guard._ring
+        assert ring is not None
+        ring._looked_at -= 10
+        assert (await served.get("/sessions", headers=bearer(key))).status_code == 401
+        new, _ = make_key(path, "another", [Scope.READ], 2)
+        ring._looked_at -= 10
+        assert (await served.get("/sessions", headers=bearer(new))).status_code == 200
+        path.write_text("{")
+        ring._looked_at -= 10
+        assert (await served.get("/sessions", headers=bearer(new))).status_code == 401
+
+
+def test_the_file_of_keys_has_only_hashes(tmp_path: Path) -> None:
+    """[SRV-9] It is its owner's alone, and one that others may write is not used."""
+    path, key = key_file(tmp_path)
+    text = path.read_text()
+    assert key not in text
+    assert key.rpartition("_")[2] not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    record = load_keys(path)[0]
+    assert record.sha256 == hashlib.sha256(key.encode()).hexdigest()
+    assert revoke_key(path, record.id, 5) == revoke_key(path, record.id, 6)
+    with pytest.raises(ValidationFailed, match="has no key"):
+        revoke_key(path, "nobody", 1)
+    with pytest.raises(ValidationFailed, match="scope"):
+        make_key(path, "none", [], 1)
+    with pytest.raises(ValidationFailed, match="name"):
+        make_key(path, "", [Scope.READ], 1)
+    path.chmod(0o622)
+    with pytest.raises(KeyFileError, match="written by others"):
+        load_keys(path)
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        load_keys(tmp_path / "missing")
+
+
+async def test_answers_have_strict_headers() -> None:
+    """[SRV-10] Every one, also of an error; and none says what program answers."""
+    desk = Desk()
+    async with serving(desk.agent) as served:
+        for place in ("/live", "/nowhere", "/sessions/none", "/docs", "/sessions?limit=0"):
+            headers = (await served.get(place)).headers
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert headers["X-Frame-Options"] == "DENY"
+            assert headers["Referrer-Policy"] == "no-referrer"
+            assert "default-src 'none'" in headers["Content-Security-Policy"]
+            assert headers["Cache-Control"] == "no-store"
+            assert "Server" not in headers
+
+
+async def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """[SRV-10] Neither keys nor signatures nor texts, whatever level and whatever fails."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    path, key = key_file(tmp_path)
+    hooks = load_hooks(hook_file(tmp_path))
+    desk = Desk()
+    async with serving(desk.agent, keys=path, hooks=hooks) as served:
+        await served.post("/sessions/ada/inputs", BODY, **bearer(key))
+        await served.post("/sessions/ada/inputs", BODY, **bearer("tk_guessed_secret"))
+        await served.http.post("/v1/webhooks/hub", content=b"{}", headers=signed_by_github(b"{}"))
+        served.runtime.worker.store.load_sessions = None  # type: ignore[method-assign, assignment]
+        assert (await served.get("/sessions", headers=bearer(key))).status_code == 500
+    text = caplog.text + repr(hooks)
+    assert "listSessions failed" in text
+    for secret in (key, "guessed", SECRET.decode(), "two tickets", "sha256="):
+        assert secret not in text
+
+
+# -- webhooks --------------------------------------------------------------------------------------
+
+SECRET = b"whsec_very"
+
+
+def hook_file(folder: Path) -> Path:
+    (folder / "secret").write_bytes(SECRET + b"\n")
+    path = folder / "hooks.toml"
+    path.write_text(
+        '[hub]\nscheme = "github"\nsession = "repo/{repository.name}"\nsecret_file = "secret"\n'
+        '[pay]\nscheme = "stripe"\nsession = "payments"\nsecret_file = "secret"\n'
+    )
+    return path
+
+
+def signed_by_github(body: bytes, secret: bytes = SECRET, delivery: str = "d-1") -> dict[str, str]:
+    digest = hmac.new(secret, body, "sha256").hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "X-GitHub-Event": "issues",
+        "X-GitHub-Delivery": delivery,
+        "X-Hub-Signature-256": f"sha256={digest}",
+    }
+
+
+def signed_by_stripe(body: bytes, at: float, secret: bytes = SECRET) -> dict[str, str]:
+    digest = hmac.new(secret, f"{int(at)}.".encode() + body, "sha256").hexdigest()
+    return {"Stripe-Signature": f"t={int(at)},v1={'0' * 64},v1={digest},v0=x"}
+
+
+async def deliver(served: Served, hook: str, body: bytes, headers: dict[str, str]) -> int:
+    answer = await served.http.post(f"/v1/webhooks/{hook}", content=body, headers=headers)
+    return answer.status_code
+
+
+async def test_a_signed_delivery_is_an_event_once(tmp_path: Path) -> None:
+    """[SRV-11] GitHub's: its session by the payload, its key the delivery; a repeat is the same."""
+    desk = Desk()
+    body = json.dumps({"repository": {"name": "kiwi"}, "action": "opened"}).encode()
+    async with serving(desk.agent, hooks=load_hooks(hook_file(tmp_path))) as served:
+        headers = signed_by_github(body)
+        first = await served.http.post("/v1/webhooks/hub", content=body, headers=headers)
+        assert first.status_code == 202
+        assert first.json()["session_id"] == "repo/kiwi"
+        state = await served.runtime.input_state("repo/kiwi", first.json()["input_id"])
+        assert state is not None
+        assert isinstance(state.input, ExternalEventInput)
+        assert (state.input.event_type, state.input.payload["action"]) == ("issues", "opened")
+        assert state.idempotency_key == "hub:d-1"
+        again = await served.http.post("/v1/webhooks/hub", content=body, headers=headers)
+        assert again.headers["Idempotent-Replayed"] == "true"
+        assert again.json()["input_id"] == first.json()["input_id"]
+
+
+async def test_an_unsigned_delivery_is_refused(tmp_path: Path) -> None:
+    """[SRV-11] Nothing is recorded for a wrong, missing or old signature, or a changed body."""
+    desk = Desk()
+    body = json.dumps({"type": "charge.paid", "id": "evt_1", "repository": {"name": "k"}}).encode()
+    now = time.time()
+    async with serving(desk.agent, hooks=load_hooks(hook_file(tmp_path))) as served:
+        good = signed_by_github(body)
+        assert await deliver(served, "hub", body + b" ", good) == 403
+        assert await deliver(served, "hub", body, signed_by_github(body, b"other")) == 403
+        assert await deliver(served, "hub", body, {}) == 403
+        assert await deliver(served, "other", body, good) == 404
+        for headers in (
+            {},
+            {"Stripe-Signature": "t=x,v1="},
+            signed_by_stripe(body, now - 400),
+            signed_by_stripe(body, now + 400),
+            signed_by_stripe(body, now, b"other"),
+        ):
+            assert await deliver(served, "pay", body, headers) == 403
+        nameless = b'{"repository": {}}'
+        assert await deliver(served, "hub", nameless, signed_by_github(nameless)) == 422
+        assert (await served.get("/sessions")).json()["items"] == []
+        assert await deliver(served, "pay", body, signed_by_stripe(body, now)) == 202
+        found = (await served.get("/sessions/payments/keys/pay:evt_1")).json()
+        assert found["state"]["input"]["event_type"] == "charge.paid"
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("[a]\nscheme='x'\nsession='s'\nsecret_env='E'", "scheme is one of"),
+        ("[a]\nscheme='github'\nsession='s'", "secret_file or secret_env"),
+        ("[a]\nscheme='github'\nsession='s'\nsecret_env='NONE'", "is empty"),
+        ("[a]\nscheme='github'\nsession='s'\nsecret_file='none'", "cannot be read"),
+        ("[a]\nscheme='github'\nsession='s'\nsecret='here'", "cannot be used"),
+        ("[a", "cannot be used"),
+    ],
+)
+def test_a_hook_has_a_scheme_and_a_secret(tmp_path: Path, text: str, wrong: str) -> None:
+    """[SRV-11] A file of hooks that is not in order is refused, with what is wrong."""
+    path = tmp_path / "hooks.toml"
+    path.write_text(text)
+    with pytest.raises(ValidationFailed, match=wrong):
+        load_hooks(path, {"E": "secret"})
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+
+
+async def raw(served: Served, text: bytes, *, then: bytes = b"") -> bytes:
+    """What the server answers to these bytes, until it hangs up."""
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(text + then)
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_a_body_has_a_bound() -> None:
+    """[SRV-12] At the bound it is taken, one byte more is 413, told or not told beforehand."""
+    desk = Desk()
+    text = json.dumps({"input_type": "prompt", "text": "two"})
+    async with serving(desk.agent, limits=Limits(body_bytes=len(text))) as served:
+        headers = {"Content-Type": "application/json"}
+
+        async def sent(body: str, *, chunked: bool) -> int:
+            async def chunks() -> "asyncio.AsyncIterator[bytes]":  # type: ignore[name-defined]
+                yield body.encode()
+
+            answer = await served.http.post(
+                "/v1/sessions/ada/inputs",
+                content=chunks() if chunked else body.encode(),
+                headers=headers,
+            )
+            return answer.status_code
+
+        for chunked in (False, True):
+            assert await sent(text, chunked=chunked) == 202
+            assert await sent(f"{text} ", chunked=chunked) == 413
+
+
+async def test_a_text_of_the_largest_size_fits_however_it_is_escaped() -> None:
+    """[SRV-12] The bound of a body leaves room for that of a text."""
+    desk = Desk()
+    text = "\u0001" * 1_000_000
+    async with serving(desk.agent) as served:
+        answer = await served.submit("ada", text)
+        assert answer.status_code == 202, answer.text
+        assert (await served.submit("ada", text + "x")).status_code == 422
+
+
+async def test_headers_have_a_bound_in_size_and_in_time() -> None:
+    """[SRV-12] Too many bytes are 431; headers and bodies that do not come are not waited for."""
+    desk = Desk()
+    limits = Limits(header_bytes=2_000, header_seconds=0.3, body_seconds=0.3)
+    async with serving(desk.agent, limits=limits) as served:
+        start = b"GET /v1/live HTTP/1.1\r\nHost: localhost\r\n"
+        whole = start + b"Connection: close\r\n\r\n"
+        assert (await raw(served, whole)).startswith(b"HTTP/1.1 200")
+        big = b"X-Big: " + b"x" * 3_000 + b"\r\n"
+        assert (await raw(served, start + big + b"\r\n")).startswith(b"HTTP/1.1 431")
+        assert (await raw(served, start + big)).startswith(b"HTTP/1.1 431")
+        assert await raw(served, b"") == b""
+        assert await raw(served, start) == b""
+        slow = (
+            b"POST /v1/sessions/ada/inputs HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        )
+        assert (await raw(served, slow)).startswith(b"HTTP/1.1 408")
