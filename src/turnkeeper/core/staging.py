@@ -162,6 +162,20 @@ def _failed_turn_waits(draft: Draft) -> bool:
     return any(record.turn_id is not None for record in draft.queued())
 
 
+def free_riders(draft: Draft) -> None:
+    """Let those wait to ride along again whose turn has lost every input that starts runs.
+
+    A turn that consists of them alone would be a run that nothing may start. [ORD-2]
+    """
+    if not draft.has_riders():
+        return
+    queued = list(draft.queued())
+    led = {record.turn_id for record in queued if _leads(record)}
+    for record in queued:
+        if record.turn_id is not None and record.turn_id not in led:
+            draft.edit(record.input_id).turn_id = None
+
+
 def _starters_wait(draft: Draft) -> bool:
     return any(r.policy is None or r.policy.starts_run or r.turn_id for r in draft.queued())
 
