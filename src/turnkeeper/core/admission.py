@@ -10,6 +10,7 @@ from turnkeeper.core import staging
 from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
+from turnkeeper.core.gathering import is_expired
 from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
 from turnkeeper.core.lifecycle import (
     TERMINAL,
@@ -236,14 +237,17 @@ def decide_inbox(session: ActiveSession, context: Context) -> Decision:
 
 def adopt(draft: Draft, record: InputRecord) -> None:
     """Decide about an accepted input that nobody has decided about, as if it came now. [REC-7]"""
-    if staging.is_expired(record, draft.context.now_ms):
+    if is_expired(record, draft.context.now_ms):
         draft.abandon(record.input_id, AbandonReason.EXPIRED)
         return
     profile = draft.context.profile
     record = draft.edit(record.input_id)
     record.policy = profile.decide(record.kind, running=draft.row.run is not None)
     record.priority = profile.priority(record.kind, record.priority)
-    _supersede(draft, record)
+    newer = _supersede(draft, record)
+    if newer is not None:
+        draft.end(record, Ended(_S.SUPERSEDED, by=newer.input_id))
+        return
     _settle(draft, record)
     _act_when_busy(draft, record)
 
@@ -273,21 +277,29 @@ def _before_all(draft: Draft, record: InputRecord) -> int:
     return min([0, *places]) - 1
 
 
-def _supersede(draft: Draft, record: InputRecord) -> None:
-    """End the queued inputs that this one replaces. [ADM-5]"""
+def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
+    """End the queued inputs that this one replaces; return one that replaces it, if there is one:
+    what others have put in may be older than what is queued. [ADM-5]
+    """
     item, policy = record.input, record.policy
     if item is None or policy is None or policy.queue_mode is QueueMode.NONE:
-        return
+        return None
     scope = item.supersession_key
     if scope is None and policy.queue_mode is not QueueMode.SUPERSEDE:
-        return
-    for older in list(draft.queued()):
+        return None
+    newer = None
+    for other in list(draft.queued()):
         if (
-            older.kind is record.kind
-            and older.input is not None
-            and older.input.supersession_key == scope
+            other.kind is not record.kind
+            or other.input is None
+            or other.input.supersession_key != scope
         ):
-            draft.end(draft.edit(older.input_id), Ended(_S.SUPERSEDED, by=record.input_id))
+            continue
+        if record.number and other.number > record.number:
+            newer = other
+        else:
+            draft.end(draft.edit(other.input_id), Ended(_S.SUPERSEDED, by=record.input_id))
+    return newer
 
 
 def _settle(draft: Draft, record: InputRecord) -> None:

@@ -10,7 +10,7 @@ from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.outcomes import Accepted
 from turnkeeper.core.records import NEW_PLACE, InputRecord, StepRecord
-from turnkeeper.core.session import ActiveSession, closing_state
+from turnkeeper.core.session import ActiveSession, closing_state, starts_run
 from turnkeeper.core.staging import start_next
 from turnkeeper.errors import NotReady
 
@@ -37,7 +37,7 @@ def decide_requeue(
         priority=context.profile.priority(old.kind, item.priority),
         place=NEW_PLACE,
         ephemeral=old.ephemeral,
-        turn_id=old.turn_id,
+        turn_id=old.turn_id if starts_run(old) else None,
         created_at_ms=context.now_ms,
         updated_at_ms=context.now_ms,
     )

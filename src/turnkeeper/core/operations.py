@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from turnkeeper.core.draft import UNFINISHED_NOTICE, Context, Decision, Draft
 from turnkeeper.core.events import EventCode
+from turnkeeper.core.gathering import is_expired
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.lifecycle import (
     INTENT_PHASE,
@@ -28,7 +29,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.records import RequestRecord, SessionRow
 from turnkeeper.core.requests import Operate, pack_answer, unpack_operation
 from turnkeeper.core.session import ActiveSession, runtime_state
-from turnkeeper.core.staging import is_expired, start_next
+from turnkeeper.core.staging import free_riders, start_next
 from turnkeeper.errors import NotReady
 
 _S = InputLifecycleState
@@ -60,10 +61,25 @@ def decide_retire(
 def decide_drain_timeout(session: ActiveSession, context: Context) -> Decision:
     """The time to drain is up: give up what is left and not running. [OPS-1]"""
     draft = Draft(session, context)
-    draft.row.drain_until_ms = None
-    kept = draft.members if draft.row.run is not None else ()
-    _abandon(draft, AbandonReason.RETIRED, kept)
+    if draft.row.run is None:
+        end_drain(draft)
+    elif not _abandon(draft, AbandonReason.RETIRED, draft.members):
+        return Decision(commit=None, members=session.members)
     return draft.decide(checked=True)
+
+
+def end_drain(draft: Draft) -> bool:
+    """Where the time to drain is up and no run is in progress: give up all that is left. [OPS-1]
+
+    Returns whether it was. A run that was in progress then was let finish; if it failed, there is
+    no next attempt.
+    """
+    row = draft.row
+    over = row.drain_until_ms is not None and row.drain_until_ms <= draft.context.now_ms
+    if over:
+        row.drain_until_ms = None
+        abandon_all(draft, AbandonReason.RETIRED)
+    return over
 
 
 def decide_reset(session: ActiveSession, context: Context) -> Decision:
@@ -149,6 +165,7 @@ def _conclude(draft: Draft, intent: Intent) -> OperationReport:
         ephemeral = [r.input_id for r in draft.active() if r.ephemeral and r.state is _S.QUEUED]
         for input_id in ephemeral:
             draft.abandon(input_id, AbandonReason.EPHEMERAL)
+        free_riders(draft)
         return RespawnReport(sum(1 for _ in draft.active()))
     row.phase = INTENT_PHASE[intent]
     row.paused = False
@@ -184,6 +201,7 @@ def decide_cancel_queued(session: ActiveSession, input_id: InputId, context: Con
     """Give up one input that no run has, and that may not even be in the queue yet. [CTL-6]"""
     draft = Draft(session, context)
     draft.abandon(input_id, AbandonReason.CANCELLED)
+    free_riders(draft)
     start_next(draft)
     return draft.decide(checked=True)
 

@@ -256,6 +256,8 @@ class Claim(Struct, kw_only=True, gc=False):
     requests: list[RequestRecord] = []
     """Those that have no answer, in their order."""
     created: bool = False
+    owner_before: str | None = None
+    """The worker that owned it until now, live or dead; None if it was released, or is new."""
 
 
 _Row = TypeVar("_Row", InputRecord, SessionRow)

@@ -11,7 +11,7 @@ from turnkeeper.core.operations import conclude
 from turnkeeper.core.outcomes import RecoveryReport
 from turnkeeper.core.records import Claim, InputRecord, OpenTurn
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.staging import start_next
+from turnkeeper.core.staging import free_riders, start_next
 from turnkeeper.core.turns import give_up, leave_turn
 
 _S = InputLifecycleState
@@ -40,6 +40,7 @@ def decide_recovery(
         _shorten_backoffs(draft)
         _drop_ephemeral(draft)
         _adopt_accepted(draft)
+        free_riders(draft)
     conclude(draft)
     # A stranded run alone is news: of an open turn, nothing else may have changed.
     if draft.events or stranded:

@@ -188,6 +188,11 @@ def _install(session: ActiveSession, record: InputRecord) -> None:
         session.riders += not starts_run(record)
 
 
+def _as_staged(record: InputRecord) -> tuple[bool, int, int, int]:
+    """The order in which a run takes its inputs: what rides along first."""
+    return (starts_run(record), record.lane, -record.priority, record.place)
+
+
 def load(claim: Claim) -> ActiveSession:
     """A session as its rows describe it."""
     session = ActiveSession(claim.row)
@@ -197,7 +202,7 @@ def load(claim: Claim) -> ActiveSession:
         session.seen = max(session.seen, record.number)
     session.members = tuple(
         record.input_id
-        for record in sorted(claim.inputs, key=lambda record: (record.lane, record.place))
+        for record in sorted(claim.inputs, key=_as_staged)
         if record.state in (_S.STAGED, _S.APPLIED_PENDING_CONSUMPTION)
     )
     session.snapshot = claim.snapshot

@@ -3,36 +3,24 @@
 Decides the order of work within a session. The place among a Runtime's runs is the worker's.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-from msgspec.structs import replace
 
 from turnkeeper.core.bodies import owned
 from turnkeeper.core.draft import Draft, RunStart
 from turnkeeper.core.events import Event, EventCode
+from turnkeeper.core.gathering import coalesce, coalesces, is_due, is_expired, is_quiet, may_run
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.inputs import (
-    ExternalEventInput,
     FlowStepInput,
     Input,
-    PeerInput,
-    PeerRequest,
-    ProjectedInput,
     PromptInput,
-    ResponseProgress,
-    ResponseTerminal,
-    SystemGeneratedInput,
-    ToolCallbackInput,
     append_text,
 )
-from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Phase
+from turnkeeper.core.lifecycle import InputLifecycleState, Phase
 from turnkeeper.core.policy import (
     BATCH_MAX,
-    DEBOUNCE_WINDOWS,
     ApplyMode,
-    Profile,
-    QueueMode,
 )
 from turnkeeper.core.records import STEERED_LANE, InputRecord, OpenTurn, RunInProgress
 from turnkeeper.core.runs import Boundary, Message, StagedInput
@@ -65,21 +53,6 @@ def _suspect(draft: Draft, members: list[InputRecord]) -> bool:
     return draft.held
 
 
-def is_due(record: InputRecord, now_ms: int) -> bool:
-    """Whether an input waits for no time any more."""
-    return record.due_at_ms is None or record.due_at_ms <= now_ms
-
-
-def is_expired(record: InputRecord, now_ms: int) -> bool:
-    """Whether an input that no run has had is past its time. [ORD-5]"""
-    expires = record.expires_at_ms
-    return expires is not None and expires <= now_ms and not record.attempt_count
-
-
-def _may_run(record: InputRecord, now_ms: int) -> bool:
-    return is_due(record, now_ms) and not is_expired(record, now_ms)
-
-
 def _form_run(draft: Draft) -> list[InputRecord]:
     """The first due input that may start a run, and all due ones that only ride along. [ORD-2]"""
     riders: list[InputRecord] = []
@@ -96,12 +69,12 @@ def _form_run(draft: Draft) -> list[InputRecord]:
         # Only the last run of a retired session may consist of riders alone.
         if draft.row.phase is not Phase.RETIRED or not riders or _starters_wait(draft):
             return []
-        return _coalesce(draft, riders)
+        return coalesce(draft, riders)
     if starter.turn_id is not None:
         turn = [record for record in draft.queued() if record.turn_id == starter.turn_id]
         return sorted(turn, key=_leads)  # as at its first staging: what rides along comes before
     members = [*riders, *_batch(draft, starter)]
-    return _coalesce(draft, members) if riders or _coalesces(starter) else members
+    return coalesce(draft, members) if riders or coalesces(starter) else members
 
 
 def _batch(draft: Draft, starter: InputRecord) -> list[InputRecord]:
@@ -127,30 +100,12 @@ def _is_quiet(draft: Draft, record: InputRecord) -> bool:
     return is_quiet(profile, list(draft.queued()), record, draft.context.now_ms)
 
 
-def is_quiet(
-    profile: Profile, queued: Sequence[InputRecord], record: InputRecord, now_ms: int
-) -> bool:
-    """Whether none of an input's kind has come for its window, or the first has waited for ten.
-
-    [POL-6]
-    """
-    window_ms = profile.debounce_ms(record.kind)
-    if not window_ms or record.attempt_count or record.lane == STEERED_LANE:
-        return True
-    like = [
-        r for r in queued if r.kind is record.kind and r.lane == record.lane and not r.attempt_count
-    ]
-    newest = max(r.created_at_ms for r in like) + window_ms
-    latest = min(r.created_at_ms for r in like) + window_ms * DEBOUNCE_WINDOWS
-    return min(newest, latest) <= now_ms
-
-
 def _runnable(draft: Draft) -> Iterator[InputRecord]:
     """The queued inputs that wait for no time and for no failed turn, in the queue's order."""
     now = draft.context.now_ms
     blocked = draft.context.config.on_failure == "block" and _failed_turn_waits(draft)
     for record in draft.queued():
-        if _may_run(record, now) and not (blocked and record.turn_id is None):
+        if may_run(record, now) and not (blocked and record.turn_id is None):
             yield record
 
 
@@ -162,112 +117,22 @@ def _failed_turn_waits(draft: Draft) -> bool:
     return any(record.turn_id is not None for record in draft.queued())
 
 
+def free_riders(draft: Draft) -> None:
+    """Let those wait to ride along again whose turn has lost every input that starts runs.
+
+    A turn that consists of them alone would be a run that nothing may start. [ORD-2]
+    """
+    if not draft.has_riders():
+        return
+    queued = list(draft.queued())
+    led = {record.turn_id for record in queued if _leads(record)}
+    for record in queued:
+        if record.turn_id is not None and record.turn_id not in led:
+            draft.edit(record.input_id).turn_id = None
+
+
 def _starters_wait(draft: Draft) -> bool:
     return any(r.policy is None or r.policy.starts_run or r.turn_id for r in draft.queued())
-
-
-# -- coalescing -----------------------------------------------------------------------------------
-
-
-def _scope(record: InputRecord) -> tuple[Any, ...] | None:
-    """What an input coalesces within, or None if it does not. [ORD-4]"""
-    if (
-        record.policy is None
-        or record.policy.queue_mode is not QueueMode.COALESCE
-        or record.attempt_count
-        or record.turn_id is not None
-        or record.input is None
-    ):
-        return None
-    item = record.input
-    scope: tuple[Any, ...] = (item.correlation_id,)
-    if isinstance(item, PeerInput) and isinstance(
-        item.convention, ResponseProgress | ResponseTerminal
-    ):
-        scope = (item.source, item.convention.request_id)
-    elif isinstance(item, PeerInput) and isinstance(item.convention, PeerRequest):
-        scope = (item.source, item.convention.request_id, item.convention.intent)
-    return (record.kind, record.lane, scope)
-
-
-def _coalesces(record: InputRecord) -> bool:
-    return record.policy is not None and record.policy.queue_mode is QueueMode.COALESCE
-
-
-def _coalesce(draft: Draft, members: list[InputRecord]) -> list[InputRecord]:
-    """Merge what policy says is one thing. No queued input is edited. [ORD-4]"""
-    scopes = [_scope(record) for record in members]
-    if not any(scopes):
-        return members
-    wanted = set(scopes)
-    groups: dict[tuple[Any, ...], list[InputRecord]] = {}
-    for record in draft.queued():
-        scope = _scope(record)
-        if scope is not None and scope in wanted and _may_run(record, draft.context.now_ms):
-            groups.setdefault(scope, []).append(record)
-    formed: list[InputRecord] = []
-    for record, scope in zip(members, scopes, strict=True):
-        group = groups.get(scope) if scope is not None else None
-        if group is None or len(group) < 2:
-            formed.append(record)
-        elif scope is not None and scope in wanted:
-            wanted.discard(scope)
-            formed.append(_aggregate(draft, group))
-    return formed
-
-
-def _aggregate(draft: Draft, group: list[InputRecord]) -> InputRecord:
-    """One new input that carries the contents of all, in order."""
-    newest = max(group, key=lambda record: record.place or float("inf"))
-    oldest = min(group, key=lambda record: record.place or float("inf"))
-    items = [record.input for record in group if record.input is not None]
-    assert newest.input is not None
-    merged = replace(_merge(newest.input, items), id=draft.context.new_id(), idempotency_key=None)
-    aggregate = InputRecord(
-        input=merged,
-        input_id=merged.id,
-        kind=newest.kind,
-        state=_S.ACCEPTED,
-        policy=newest.policy,
-        lane=newest.lane,
-        priority=newest.priority,
-        place=oldest.place,
-        ephemeral=newest.ephemeral,
-        sources=tuple(record.input_id for record in group),
-        created_at_ms=draft.context.now_ms,
-        updated_at_ms=draft.context.now_ms,
-    )
-    draft.add(aggregate)
-    draft.queue(aggregate)
-    for record in group:
-        draft.end(draft.edit(record.input_id), Ended(_S.COALESCED, by=aggregate.input_id))
-    return aggregate
-
-
-def _merge(newest: Input, items: list[Input]) -> Input:
-    """Texts joined by an empty line, JSON as a list, of progress the newest."""
-    match newest:
-        case PromptInput():
-            return replace(newest, text=_texts(items))
-        case PeerInput(convention=ResponseProgress()):
-            return newest
-        case PeerInput():
-            return replace(newest, body=_texts(items))
-        case FlowStepInput():
-            return replace(newest, instructions=_texts(items))
-        case SystemGeneratedInput() | ProjectedInput():
-            return replace(newest, content=_texts(items))
-        case ExternalEventInput() | ToolCallbackInput():
-            payloads = [
-                item.payload
-                for item in items
-                if isinstance(item, ExternalEventInput | ToolCallbackInput)
-            ]
-            return replace(newest, payload=payloads)
-
-
-def _texts(items: Iterable[Input]) -> str:
-    return "\n\n".join(append_text(item) for item in items)
 
 
 # -- the staging itself ---------------------------------------------------------------------------
@@ -391,4 +256,4 @@ def steered(draft: Draft) -> list[InputRecord]:
             )
         )
     ]
-    return _coalesce(draft, waiting)
+    return coalesce(draft, waiting)

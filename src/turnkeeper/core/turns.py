@@ -12,7 +12,7 @@ from turnkeeper.core.draft import UNFINISHED_NOTICE, Cancellation, Context, Deci
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.lifecycle import AbandonReason, InputLifecycleState
-from turnkeeper.core.operations import conclude
+from turnkeeper.core.operations import conclude, end_drain
 from turnkeeper.core.records import (
     NEW_PLACE,
     NORMAL_LANE,
@@ -30,7 +30,14 @@ from turnkeeper.core.runs import (
     Steered,
 )
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.staging import append_message, may_be_written, stage, start_next, steered
+from turnkeeper.core.staging import (
+    append_message,
+    free_riders,
+    may_be_written,
+    stage,
+    start_next,
+    steered,
+)
 from turnkeeper.core.straight import finish_plainly
 
 _S = InputLifecycleState
@@ -131,8 +138,11 @@ def _ended(draft: Draft, run: RunInProgress) -> Decision:
     if row.open_turn is None:
         draft.members = ()
     report = conclude(draft)
+    drained = end_drain(draft)
     start_next(draft)
-    return draft.decide(run_id=run.run_id, report=report)
+    # What was put in meanwhile belongs to what is given up here.
+    checked = report is not None or drained
+    return draft.decide(run_id=run.run_id, checked=checked, report=report)
 
 
 # -- failure --------------------------------------------------------------------------------------
@@ -261,8 +271,10 @@ def decide_cancelled(
     else:
         _return_steered(draft, "interrupted")
     draft.event(EventCode.RUN_CANCELLED, run.run_id, reason=cancellation.reason)
-    for input_id in spared:
-        draft.requeue(draft.edit(input_id), "interrupted")
+    for input_id in draft.members:
+        if input_id in spared:
+            draft.requeue(draft.edit(input_id), "interrupted")
+    free_riders(draft)
     doomed = [input_id for input_id in draft.members if input_id not in spared]
     reason = AbandonReason.ROLLED_BACK if cancellation.rollback else AbandonReason.CANCELLED
     give_up(draft, doomed, reason, cancellation.reason)

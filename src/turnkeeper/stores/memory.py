@@ -232,7 +232,9 @@ class MemoryStore(Answering):
                     last_commit=row.last_commit,
                 )
             session.row = replace(row, worker_id=worker_id, epoch=row.epoch + 1)
-        return session.claimed(created=created)
+        claim = session.claimed(created=created)
+        claim.owner_before = row.worker_id
+        return claim
 
     def _create(self, session_id: SessionId, at_ms: int) -> MemorySession:
         row = SessionRow(session_id=session_id, key=len(self._sessions) + 1, created_at_ms=at_ms)

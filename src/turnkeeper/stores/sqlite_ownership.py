@@ -108,8 +108,8 @@ def claim(
         _create(database, session_id, worker_id, at_ms)
         row = database.existing(_SESSION, (session_id,))
     session = read_session(row)
+    owner = None if created else session.worker_id
     if session.worker_id != worker_id:
-        owner = session.worker_id
         if owner is not None and alive(database, lives, owner, now_ms):
             raise _owned(session)
         database.writing = True
@@ -119,7 +119,7 @@ def claim(
         database.execute(_TAKE, (pack_any_id(worker_id), *marks, session.key))
         session.worker_id = worker_id
         session.epoch += 1
-    found = Claim(row=session, inputs=[], corrupt=[], created=created)
+    found = Claim(row=session, inputs=[], corrupt=[], created=created, owner_before=owner)
     found.requests = unanswered(database.connection, session.key)
     if session.active:
         _load_active(database, found)

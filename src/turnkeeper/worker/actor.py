@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from turnkeeper.core.admission import decide_inbox, duplicate
-from turnkeeper.core.draft import Context, Decision, Draft, RunStart
+from turnkeeper.core.draft import Context, Decision, RunStart
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.lifecycle import Ended, InputLifecycleState, Intent, RuntimeState
 from turnkeeper.core.operations import OperationReport, decide_drain_timeout, decide_expire
@@ -60,13 +60,15 @@ class InFlight(Struct, eq=False):
     command: Command
     decision: Decision
     deadline: float
+    executor: TurnExecutor | None
+    """Who executes the run that this starts: it may be detached before the store answers."""
 
     def __call__(self, result: CommitResult | None, error: BaseException | None) -> None:
         actor = self.actor
         if actor.in_flight is not self:
             return  # it was settled meanwhile by a commit that conflicts with it
         if error is None and result is not None:
-            actor.committed(self.command, self.decision, result)
+            actor.committed(self, result)
         elif actor.settling is not None:
             return  # it may have lost against that commit, whose answer says so
         else:
@@ -204,7 +206,7 @@ class SessionActor:
                 self._take(self.mailbox.popleft())
             elif self.arrived:
                 self.arrived = False
-                self._take(Ask(decide_inbox, _nothing, self._arrival_failed))
+                self._take(Ask(decide_inbox, nothing, self._arrival_failed))
             elif run is not None and run.finished and self.retry_at is None:
                 self._take(endings.EndOfRun(self, run))
             elif self.accepts:
@@ -246,7 +248,8 @@ class SessionActor:
             return
         # Nothing else is decided until the store answers.
         deadline = services.monotonic() + services.commit_retry_seconds
-        in_flight = self.in_flight = InFlight(self, command, decision, deadline)
+        executor = command.executor or self.executor
+        in_flight = self.in_flight = InFlight(self, command, decision, deadline, executor)
         if commit.new_inputs:
             services.admitting += len(commit.new_inputs)
         start = decision.start
@@ -254,8 +257,9 @@ class SessionActor:
             services.slots.begun(start)
         hand_in(services.store, self.session_id, commit, in_flight)
 
-    def committed(self, command: Command, decision: Decision, result: CommitResult) -> None:
+    def committed(self, in_flight: InFlight, result: CommitResult) -> None:
         """A decision is durable: make memory say so, and carry out its orders."""
+        command, decision = in_flight.command, in_flight.decision
         self.landed()
         self.settling = None
         services, session, run = self.services, self.session, command.run
@@ -272,7 +276,8 @@ class SessionActor:
         if decision.cancel is not None:
             operating.interrupt_run(self, decision.cancel, None)
         if decision.start is not None:
-            self._start(decision.start, command.executor)
+            assert in_flight.executor is not None, "a run is staged for an executor that is there"
+            self._start(decision.start, in_flight.executor)
         elif run is not None and not session.queue:
             services.slots.keep_briefly(self)
         else:
@@ -361,10 +366,8 @@ class SessionActor:
         if self.has_slot and self.session.row.run is None and not self.wake:
             self.services.slots.release(self)
 
-    def _start(self, start: RunStart, executor: TurnExecutor | None) -> None:
+    def _start(self, start: RunStart, executor: TurnExecutor) -> None:
         services = self.services
-        executor = executor or self.executor
-        assert executor is not None
         self.turns_in_row += 1
         run = self.run = Run(self, start, executor)
         if start.suspicion:
@@ -520,9 +523,12 @@ class SessionActor:
         if in_flight is not None and in_flight.decision.start is not None:
             self.services.uncharge(in_flight.decision.start.run_id)
         if in_flight is not None and in_flight.command.run is None:
-            in_flight.command.failed(self._not_here())
+            # Not "not here": that would say that nothing was recorded, and nobody knows.
+            what = f"session {self.session_id!r} was let go, and a commit of it was on its way"
+            in_flight.command.failed(CommitFailed(f"{what}: ask again, with the same key"))
         run, self.run = self.run, None
         if run is not None:
+            self.services.uncharge(run.run_id)
             self.services.run_over(self, run)
             if not run.finished:
                 run.cut_off()
@@ -581,16 +587,16 @@ class SessionActor:
         self.looked_at_ms = self.services.now_ms()
         if row.drain_until_ms is not None and row.drain_until_ms <= self.looked_at_ms:
             decide = decide_drain_timeout
-        return Ask(decide, _nothing, self._try_later)
+        return Ask(decide, nothing, self.try_later)
 
-    def _try_later(self, _error: BaseException) -> None:
+    def try_later(self, _error: BaseException) -> None:
         """A start that nobody asked for did not work: it is tried again after a while."""
         self.retry_at = self.services.monotonic() + self.config.backoff_first_seconds
         self.arm(self.retry_at)
 
     def _arrival_failed(self, error: BaseException) -> None:
         """What others have put in could not be decided about: it is tried again after a while."""
-        self._try_later(error)
+        self.try_later(error)
         self.retry_arrival = True
 
     def arm(self, when: float) -> None:
@@ -690,10 +696,5 @@ class SessionActor:
         self.services.passivate(self)
 
 
-def _nothing(_decision: Decision) -> None:
-    pass
-
-
-def void(session: ActiveSession, context: Context) -> Decision:
-    """A commit that changes nothing but the session's revision: it conflicts with any other."""
-    return Draft(session, context).decide()
+def nothing(_decision: Decision) -> None:
+    """What follows from a decision that nobody waits for."""

@@ -90,6 +90,9 @@ class Worker:
         self.closing = False
         self._loading: dict[SessionId, _Load] = {}
         self._uncharged: set[RunId] = set()
+        """Runs that the store may still have in progress, and that ended here by no crash."""
+        self._unreleased: set[SessionId] = set()
+        """Sessions that were let go, and may still be this worker's in the store."""
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
         self._claim_delays: dict[SessionId, float] = {}
@@ -373,8 +376,9 @@ class Worker:
         )
 
     async def _recover(self, actor: SessionActor, claim: Claim) -> RecoveryReport:
+        # Who lets go of a session in the middle of a run releases it: no crash has ended that run.
         run = claim.row.run
-        charge = run is None or run.run_id not in self._uncharged
+        charge = run is None or not (claim.owner_before is None or run.run_id in self._uncharged)
         actor.recovering = True
         future: asyncio.Future[RecoveryReport] = asyncio.get_running_loop().create_future()
 
@@ -459,12 +463,13 @@ class Worker:
         self._drop(actor)
         self.served.let_go.add(actor.session_id)
         self.executors.pop(actor.session_id, None)
-        if actor.run is not None:
-            self.uncharge(actor.run.run_id)
+        self._unreleased.add(actor.session_id)
         if self.closing:
-            return
+            return  # the end of the worker's life releases it
         # The next claim raises the epoch: what the store still holds back of this one is fenced.
-        self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
+        # Where a recovery has failed, the run in the row is still that of a process which died.
+        if not actor.recovering:
+            self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
         if self.factory is not None:
             self.claim_again(actor.session_id)
 
@@ -480,6 +485,7 @@ class Worker:
         self._to_release.discard(session_id)
         try:
             await self.store.release(session_id, self.worker_id)
+            self._unreleased.discard(session_id)
         except TurnkeeperError as error:
             self.report(f"session {session_id!r} was not released: {error}")
             self._to_release.add(session_id)
@@ -496,6 +502,18 @@ class Worker:
 
         when = self.monotonic() + self.config.backoff_first_seconds
         self.environment.clock.call_at(when, again)
+
+    async def _release_uncharged(self, session_id: SessionId) -> None:
+        """Release what was let go, so that its next owner does not think that this one crashed;
+        unless the run in its row is that of an earlier owner, who did.
+        """
+        try:
+            row = await self.store.load_session(session_id)
+        except TurnkeeperError as error:
+            self.report(f"session {session_id!r} was not released: {error}")
+            return
+        if row is not None and (row.run is None or row.run.run_id in self._uncharged):
+            await self._release(session_id)
 
     def claim_again(self, session_id: SessionId) -> None:
         """Claim a session that was let go, by itself, with a growing backoff. [FAIL-4]"""
@@ -663,6 +681,8 @@ class Worker:
         self.live.close()
         self.lookout.end()
         await self.tasks.cancel(self.config.interrupt_grace_seconds)
+        for session_id in sorted(self._unreleased):
+            await self._release_uncharged(session_id)
         try:
             await self.store.leave(self.worker_id)
         finally:

@@ -6,7 +6,9 @@ While that commit fails, it is tried again and decided again; past its time the 
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.draft import Context, Decision
-from turnkeeper.core.lifecycle import AbandonReason
+from turnkeeper.core.gathering import is_quiet
+from turnkeeper.core.lifecycle import AbandonReason, Phase
+from turnkeeper.core.operations import decide_retire
 from turnkeeper.core.outcomes import (
     Abandoned,
     RuntimeTerminated,
@@ -14,7 +16,6 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.outputs import output_refusal
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.staging import is_quiet
 from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
 from turnkeeper.errors import (
     CommitFailed,
@@ -23,7 +24,7 @@ from turnkeeper.errors import (
     OutcomeUnknown,
     TurnkeeperError,
 )
-from turnkeeper.worker.commands import Command
+from turnkeeper.worker.commands import Ask, Command
 from turnkeeper.worker.one_turn import OneTurn
 from turnkeeper.worker.operating import concluded
 from turnkeeper.worker.run import Ending, Run
@@ -53,6 +54,7 @@ class EndOfRun(Command):
             tell_one_turn(self.run, None)
         if decision.report is not None:
             concluded(self._actor, decision.report)
+        _retire_unserved(self._actor)
 
     def failed(self, error: BaseException) -> None:
         _failed(self._actor, self.run, error)
@@ -133,6 +135,18 @@ def _failed(actor: "SessionActor", run: Run, error: BaseException) -> None:
         actor.let_go("commit failed")
         return
     run.commit_lost = True
+
+
+def _retire_unserved(actor: "SessionActor") -> None:
+    """A retired session that lost its executor during a run: nobody drains what is left. [OPS-1]"""
+    served = actor.executor is not None or actor.services.factory is not None
+    if served or actor.session.row.phase is not Phase.RETIRED or not actor.session.inputs:
+        return
+
+    def decide(session: ActiveSession, context: Context) -> Decision:
+        return decide_retire(session, context, served=False, drain_until_ms=None)
+
+    actor.post(Ask(decide, lambda _decision: None, actor.try_later))
 
 
 def tell_one_turn(run: Run, error: TurnkeeperError | None) -> None:

@@ -32,7 +32,7 @@ class Lookout:
         self._trouble = ""
         """What the last look failed with: said once, not at each poll."""
         self._walking = False
-        self._followers: dict[SessionId, set[asyncio.Event]] = {}
+        self._followers: dict[SessionId, dict[asyncio.Event, None]] = {}
         self._versions: dict[SessionId, int] = {}
         self._unwatch = _nothing
 
@@ -79,13 +79,15 @@ class Lookout:
         for _, session_id in news.free:
             if worker.factory is not None or session_id in worker.served.standby:
                 self._take(session_id)
-        if not news.dead:
+        # A worker that finds its own sign old, as after a sleep, lives: it gives the next one.
+        dead = [worker_id for worker_id in news.dead if worker_id != worker.worker_id]
+        if not dead:
             return
-        for session_id in tuple(worker.served.standby):
+        for session_id in sorted(worker.served.standby):
             self._take(session_id)
         if worker.factory is not None and not self._walking:
             self._walking = True
-            worker.tasks.spawn(self._look_through(news.dead), "take over")
+            worker.tasks.spawn(self._look_through(dead), "take over")
 
     def _take(self, session_id: SessionId) -> None:
         """Own a session that nobody owns, unless somebody else is first."""
@@ -150,11 +152,11 @@ class Lookout:
     def _follow(self, session_id: SessionId, news: asyncio.Event) -> None:
         if not self._followers:
             self._unwatch = self._worker.store.watch(self._hint)
-        self._followers.setdefault(session_id, set()).add(news)
+        self._followers.setdefault(session_id, {})[news] = None
 
     def _forget(self, session_id: SessionId, news: asyncio.Event) -> None:
         followers = self._followers[session_id]
-        followers.discard(news)
+        followers.pop(news, None)
         if not followers:
             del self._followers[session_id]
             self._versions.pop(session_id, None)

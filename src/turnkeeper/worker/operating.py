@@ -151,9 +151,14 @@ async def retire(
 
 
 async def reopen(actor: "SessionActor", request: RequestRecord | None = None) -> None:
-    """Open a stopped session anew; refuse a destroyed one. [OPS-4]"""
-    while actor.session.row.intent is not None:
+    """Open a stopped session anew; refuse a destroyed one. [OPS-4]
+
+    Where the session is let go meanwhile, nothing is done: its next owner concludes.
+    """
+    while actor.session.row.intent is not None and not actor.gone:
         await conclusion(actor, actor.session.row.intent)
+    if actor.gone:
+        return
     if actor.session.row.phase is Phase.DESTROYED:
         raise NotReady("destroyed", f"session {actor.session_id!r} was destroyed for ever")
     if request is not None or actor.session.row.phase is Phase.STOPPED:

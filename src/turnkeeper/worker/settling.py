@@ -114,7 +114,7 @@ class Settling:
             self._arm()
             return
         actor.settling = None
-        actor.committed(self._in_flight.command, self._in_flight.decision, result)
+        actor.committed(self._in_flight, result)
         actor.step()
 
     def _definite(self) -> None:

@@ -1,0 +1,92 @@
+"""The shortest history that still breaks the guarantee: actions are left out as long as it does.
+
+Decides what is left out next. It knows nothing of what an action means.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from turnkeeper.testing.simulation.actions import Action, Life
+
+
+@dataclass
+class Budget:
+    """How many lives shrinking may cost."""
+
+    left: int
+
+
+def shrink(life: Life, still_breaks: Callable[[Life], bool], lives: int = 400) -> Life:
+    """A life like `life`, with as few actions as `lives` tries can find, that still breaks.
+
+    It ends when no single action can be left out, nor a pause or a script made shorter.
+    """
+    budget = Budget(lives)
+
+    def breaks(candidate: Life) -> bool:
+        if budget.left <= 0:
+            return False
+        budget.left -= 1
+        return still_breaks(candidate)
+
+    before = None
+    while before != life and budget.left > 0:
+        before = life
+        life = _fewer(life, breaks)
+        life = _plainer(life, breaks)
+    return life
+
+
+def _fewer(life: Life, breaks: Callable[[Life], bool]) -> Life:
+    """Leave out ever smaller pieces."""
+    size = max(1, len(life.actions) // 2)
+    while size:
+        start = len(life.actions) - size
+        while start >= 0:
+            rest = (*life.actions[:start], *life.actions[start + size :])
+            candidate = replace(life, actions=rest)
+            if breaks(candidate):
+                life = candidate
+            start -= size
+        size //= 2
+    return life
+
+
+def _plainer(life: Life, breaks: Callable[[Life], bool]) -> Life:
+    """Make each action that is left as plain as it can be."""
+    for place in range(len(life.actions)):
+        for plainer in _forms(life.actions[place]):
+            actions = (*life.actions[:place], plainer, *life.actions[place + 1 :])
+            candidate = replace(life, actions=actions)
+            if breaks(candidate):
+                life = candidate
+                break
+    return life
+
+
+def _forms(action: Action) -> Iterator[Action]:
+    """Plainer forms of an action, the plainest first."""
+    for name in action.facts:
+        if name not in ("label", "script"):
+            facts = {key: value for key, value in action.facts.items() if key != name}
+            if action.verb in ("submit", "one_turn"):
+                yield replace(action, facts=facts)
+    script = str(action.facts.get("script", ""))
+    for shorter in _scripts(script):
+        yield replace(action, facts={**action.facts, "script": shorter})
+    if action.after_steps:
+        yield replace(action, after_steps=0)
+
+
+def _scripts(script: str) -> Iterator[str]:
+    parts = script.split(";")
+    if len(parts) > 1:
+        yield from (";".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts)))
+    for i, part in enumerate(parts):
+        words = part.split(",")
+        if len(words) > 1:
+            for j in range(len(words)):
+                fewer = ",".join(words[:j] + words[j + 1 :])
+                yield ";".join([*parts[:i], fewer, *parts[i + 1 :]])

@@ -1,0 +1,318 @@
+"""Planted defects: what the simulation must find, each as (file, text, replacement).
+
+The list was chosen before anybody knew what the simulation finds easily. A defect is applied to a
+copy of the package, never to the tree; `make test` checks that each still applies, and
+`make simulate-defects` that each is found.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "src" / "turnkeeper"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One way to be wrong."""
+
+    name: str
+    file: str
+    text: str
+    """Stands in the file exactly once."""
+    replacement: str
+
+    def applied(self, source: str) -> str:
+        """The file with the defect in it. Raises `ValueError` unless it applies exactly once."""
+        count = source.count(self.text)
+        if count != 1:
+            raise ValueError(f"{self.name}: its text stands {count} times in {self.file}")
+        return source.replace(self.text, self.replacement)
+
+
+DEFECTS: tuple[Defect, ...] = (
+    # -- core -------------------------------------------------------------------------------------
+    Defect(
+        "a failure is not charged",
+        "core/turns.py",
+        "draft.edit(input_id).failure_count += 1",
+        "draft.edit(input_id)",
+    ),
+    Defect(
+        "given up one failure early",
+        "core/turns.py",
+        "failures > context.config.max_failures",
+        "failures >= context.config.max_failures",
+    ),
+    Defect(
+        "a graceful end is charged as a failure",
+        "core/turns.py",
+        "draft.edit(input_id).attempt_count -= 1",
+        "draft.edit(input_id).failure_count += 1",
+    ),
+    Defect(
+        "a final receipt that is not final",
+        "core/turns.py",
+        "_boundary(draft, members, Boundary.RUN_START, final=True)",
+        "_boundary(draft, members, Boundary.RUN_START, final=not draft.row.open_turn)",
+    ),
+    Defect(
+        "a continuation writes the user's messages again",
+        "core/turns.py",
+        "if not includes_input and may_be_written(record)",
+        "if may_be_written(record)",
+    ),
+    Defect(
+        "what was steered and not applied stays in the turn",
+        "core/turns.py",
+        "        leave_turn(draft, draft.edit(input_id), reason)\n    draft.members",
+        "        draft.requeue(draft.edit(input_id), reason)\n    draft.members",
+    ),
+    Defect(
+        "an open turn ends without its notice",
+        "core/turns.py",
+        "        draft.row.open_turn = None\n        draft.notice(UNFINISHED_NOTICE)\n"
+        "    draft.members = ()\n\n\n# -- cancel",
+        "        draft.row.open_turn = None\n    draft.members = ()\n\n\n# -- cancel",
+    ),
+    Defect(
+        "a crash is not charged",
+        "core/recovery.py",
+        "changed.recovery_count += crashed",
+        "changed.recovery_count += 0",
+    ),
+    Defect(
+        "a recovered input forgets its turn",
+        "core/recovery.py",
+        'draft.requeue(changed, "recovered")\n',
+        'changed.turn_id = None\n        draft.requeue(changed, "recovered")\n',
+    ),
+    Defect(
+        "recovery believes the stored run",
+        "core/recovery.py",
+        "    row.run = None\n    if row.phase in",
+        "    if row.phase in",
+    ),
+    Defect(
+        "ephemeral inputs outlive a crash",
+        "core/recovery.py",
+        "        _drop_ephemeral(draft)\n        _adopt",
+        "        _adopt",
+    ),
+    Defect(
+        "a paused session starts runs",
+        "core/staging.py",
+        "        or row.paused\n",
+        "",
+    ),
+    Defect(
+        "members of a failed turn are staged one by one",
+        "core/staging.py",
+        "        return sorted(turn, key=_leads)",
+        "        return sorted(turn, key=_leads)[:1]",
+    ),
+    Defect(
+        "an expired input is run",
+        "core/staging.py",
+        "    return is_due(record, now_ms) and not is_expired(record, now_ms)",
+        "    return is_due(record, now_ms)",
+    ),
+    Defect(
+        "superseding reaches across kinds",
+        "core/admission.py",
+        "X",
+        "            older.input",
+    ),
+    Defect(
+        "a duplicate always seems to match",
+        "core/admission.py",
+        "        return _fingerprint(existing) == fingerprint(item)",
+        "        return len(_fingerprint(existing) or b'') == len(fingerprint(item))",
+    ),
+    Defect(
+        "priority is forgotten in memory",
+        "core/session.py",
+        "        insort(session.queue, queue_entry(record))",
+        "        session.queue.append(queue_entry(record))",
+    ),
+    Defect(
+        "a second new place in one commit is the first",
+        "core/session.py",
+        "            record.place = number\n            number += 1",
+        "            record.place = number",
+    ),
+    Defect(
+        "reset does not ask whether a run is in progress",
+        "core/operations.py",
+        '    if row.run is not None:\n        raise NotReady("running"',
+        '    if row.run is not None and row.paused:\n        raise NotReady("running"',
+    ),
+    Defect(
+        "an intent is never concluded",
+        "core/operations.py",
+        "    if intent is None or row.run is not None:\n        return None\n    row.intent = None",
+        "    if intent is None or row.run is not None:\n        return None",
+    ),
+    Defect(
+        "a dead letter's successor begins anew",
+        "core/dead_letters.py",
+        "        turn_id=old.turn_id,\n",
+        "",
+    ),
+    Defect(
+        "the digest leaves out what refers to an input",
+        "core/draft.py",
+        "        row.digest = next_digest(row.digest, message)",
+        "        row.digest = row.digest if input_id else next_digest(row.digest, message)",
+    ),
+    # -- worker -----------------------------------------------------------------------------------
+    Defect(
+        "acknowledged before the commit",
+        "worker/actor.py",
+        "        hand_in(self.services.store, self.session_id, decision.commit, in_flight)",
+        "        hand_in(self.services.store, self.session_id, decision.commit, in_flight)\n"
+        "        if command.requests is not None:\n            command.done(decision)",
+    ),
+    Defect(
+        "the run starts before its staging is durable",
+        "worker/actor.py",
+        "        if decision.start is not None:\n            self.services.start_decided(",
+        "        if decision.start is not None and self.run is None and self.executor:\n"
+        "            self.run = Run(self, decision.start, self.executor)\n"
+        "            self.run.begin()\n"
+        "        if decision.start is not None:\n            self.services.start_decided(",
+    ),
+    Defect(
+        "waiters of a coalesced input are forgotten",
+        "worker/actor.py",
+        "            self.completions.setdefault(record.ended.by, []).extend(waiting)\n",
+        "",
+    ),
+    Defect(
+        "a given-up run's checkpoint still counts",
+        "worker/run.py",
+        "        if self.finished or self.actor.run is not self:",
+        "        if self.finished and not self.given_up:",
+    ),
+    Defect(
+        "a place given back wakes nobody",
+        "worker/dispatcher.py",
+        "        self.slots.release(actor)\n        self._serve_line()",
+        "        self.slots.release(actor)",
+    ),
+    Defect(
+        "a session that was let go is not claimed again",
+        "worker/dispatcher.py",
+        "        if self.factory is not None:\n            self.claim_again(actor.session_id)",
+        "        if self.factory is None:\n            self.claim_again(actor.session_id)",
+    ),
+    Defect(
+        "letting go is charged as a crash",
+        "worker/dispatcher.py",
+        "charge = run is None or run.run_id not in self._uncharged",
+        "charge = True",
+    ),
+    Defect(
+        "suspects run beside each other",
+        "worker/slots.py",
+        "        if self._isolated:\n            return 0",
+        "        if self._isolated:\n            return UNSUSPECTED",
+    ),
+    Defect(
+        "a lost answer is taken for a failure",
+        "worker/settling.py",
+        "            case _:\n                self._try_void()",
+        "            case _:\n                self._definite()",
+    ),
+    Defect(
+        "an earlier alarm does not shorten the wait",
+        "worker/timers.py",
+        "        if when < self._timer_at:",
+        "        if self._timer is None:",
+    ),
+    Defect(
+        "an interrupted run's output is a result",
+        "worker/endings.py",
+        "    if run.ending is Ending.INTERRUPTED and run.cancellation is not None:\n        output",
+        "    if run.ending is Ending.INTERRUPTED and run.cancellation and not run.output:\n"
+        "        output",
+    ),
+    Defect(
+        "a step's beginning is not recorded",
+        "worker/steps.py",
+        "            await self._begin(key, arguments, settles",
+        "            await self._load() or await self._begin(key, arguments, settles",
+    ),
+    Defect(
+        "only the first waiter is told",
+        "worker/completion.py",
+        "        for waiter in waiters or ():",
+        "        for waiter in (waiters or [])[:1]:",
+    ),
+    Defect(
+        "a dead letter may be requeued twice at once",
+        "worker/intake.py",
+        "    under_way = worker.requeues.get(identity)",
+        "    under_way = None",
+    ),
+    # -- stores -----------------------------------------------------------------------------------
+    Defect(
+        "memory: an old epoch may commit",
+        "stores/memory_session.py",
+        "        if commit.epoch != row.epoch:",
+        "        if commit.epoch > row.epoch:",
+    ),
+    Defect(
+        "memory: an old revision may commit",
+        "stores/memory_session.py",
+        "        elif commit.revision != row.revision:",
+        "        elif commit.revision > row.revision:",
+    ),
+    Defect(
+        "memory: a key is looked up by its input alone",
+        "stores/memory_session.py",
+        "            existing = self._find(record.input_id, record.key)",
+        "            existing = self._find(record.input_id, None)",
+    ),
+    Defect(
+        "SQLite: an old epoch may commit",
+        "stores/sqlite_writes.py",
+        "WHERE key=? AND id=? AND epoch=?",
+        "WHERE key=? AND id=? AND epoch>=?",
+    ),
+    Defect(
+        "SQLite: an old revision may commit",
+        "stores/sqlite_writes.py",
+        "AND revision=? AND next_number",
+        "AND revision>=? AND next_number",
+    ),
+    Defect(
+        "SQLite: crashes are not stored",
+        "stores/sqlite_rows.py",
+        "        record.recovery_count,\n        pack_rest(record),",
+        "        0,\n        pack_rest(record),",
+    ),
+    Defect(
+        "SQLite: that a step has ended is not stored",
+        "stores/sqlite_writes.py",
+        "step.done | step.settles << 1",
+        "step.settles << 1",
+    ),
+    Defect(
+        "SQLite: a claim does not raise the epoch",
+        "stores/sqlite_ownership.py",
+        "SET worker = ?, epoch = epoch + 1 WHERE",
+        "SET worker = ?, epoch = epoch + 0 WHERE",
+    ),
+    Defect(
+        "SQLite: answered before the transaction is durable",
+        "stores/sqlite_database.py",
+        '        self.execute("COMMIT")',
+        '        self.execute("COMMIT" if self._last_row % 3 else "ROLLBACK")',
+    ),
+    Defect(
+        "SQLite: a failed group is kept half-written",
+        "stores/sqlite_engine.py",
+        "        except BaseException:\n            self.database.rollback()",
+        "        except BaseException:\n            self.database.commit()",
+    ),
+)
