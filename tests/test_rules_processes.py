@@ -426,6 +426,7 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
             assert await outcome(follow) == Completed(await follow.result())
             assert (await follow.result()).text == "re: hello"
             await until(lambda: not worker.actors)
+            await until(lambda: not worker.served.let_go, "what others own is not remembered")
             assert await second.contains_session("ada")
             hang.release()
             assert isinstance(await outcome(await sleeper.submit("bob", "hi")), Completed)

@@ -478,9 +478,8 @@ class Worker:
         self._uncharged.add(run_id)
 
     async def _release(self, session_id: SessionId) -> None:
-        """Let whoever wants a session claim it; where that fails it is tried again after a while.
-
-        Else it would be a live worker's, which nobody else may claim, and nobody would run it.
+        """Let whoever wants a session claim it. Where that fails it is tried again: else a live
+        worker, from whom nobody may take it, would own it and not run it.
         """
         self._to_release.discard(session_id)
         try:
@@ -490,6 +489,8 @@ class Worker:
             self.report(f"session {session_id!r} was not released: {error}")
             self._to_release.add(session_id)
             self._release_later(session_id)
+        else:
+            self.served.let_go.discard(session_id)  # its row says so now
 
     def _release_later(self, session_id: SessionId) -> None:
         def again() -> None:
