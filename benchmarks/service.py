@@ -144,7 +144,7 @@ def run_http(scale: Scale, directory: Path) -> list[Figure]:
         inside.append(run_default(_in_process(fresh(directory), turns)))
         with served(fresh(directory)) as (url, _):
             outside.append(run_default(_callers(url, turns)))
-            by_client.append(run_default(_by_client(url, turns)))
+            by_client.append(run_default(_by_client(url, max(1, turns // 4))))
     return [
         Figure(
             name=f"submit and wait, {CALLERS} callers (floor: in process; judged: over HTTP)",

@@ -40,6 +40,7 @@ from turnkeeper import (
     PeerInput,
     PeerRequest,
     ProgressPhase,
+    PromptInput,
     Rejected,
     ResponseProgress,
     RunPrimitive,
@@ -333,6 +334,24 @@ async def test_a_session_is_made_without_io(environment: ManualEnvironment) -> N
         assert state.input.priority == 3
         assert await runtime.contains_session("ada")
         assert (await soon(handle.result())).text == "re: two tickets"
+
+
+async def test_admit_tells_what_was_decided(environment: ManualEnvironment) -> None:
+    """`admit` is `submit` with its verdict: new, or which input counts; refusals raise. [API-10]"""
+    async with Runtime.ephemeral(agent=FakeExecutorFactory(), environment=environment) as runtime:
+        item = PromptInput("two tickets", idempotency_key="k", id=environment.new_id())
+        decided, handle = await runtime.admit("ada", item)
+        assert decided.is_accepted
+        assert (await soon(handle.result())).text == "re: two tickets"
+        for text, matches in (("two tickets", True), ("three", False)):
+            again = PromptInput(text, idempotency_key="k", id=environment.new_id())
+            decided, known = await runtime.admit("ada", again)
+            assert isinstance(decided, Deduplicated)
+            assert (decided.existing_id, decided.payload_matches) == (item.id, matches)
+            assert known.input_id == item.id
+            assert known.outcome is not None
+        with pytest.raises(ValidationFailed, match="empty"):
+            await runtime.admit("ada", PromptInput("", id=environment.new_id()))
 
 
 # -- one turn by the caller -----------------------------------------------------------------------

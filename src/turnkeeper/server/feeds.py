@@ -6,6 +6,7 @@ events from the store by their numbers, so that none is missing.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -29,6 +30,7 @@ from turnkeeper.wire import (
 from turnkeeper.worker.live import Delta, Lagged, LiveItem
 from turnkeeper.worker.tasks import Tasks
 
+_log = logging.getLogger("turnkeeper.server")
 _SEPARATOR = "\n"
 
 
@@ -117,6 +119,9 @@ class Feeds:
                     reader.offer(envelope.sequence, item)
         except TurnkeeperError as error:
             trouble = str(error)
+        except Exception:  # noqa: BLE001 - its readers would wait for ever
+            _log.exception("following session %r failed", session_id)
+            trouble = "a defect of the server; it is in its log"
         feed.trouble = trouble
         for reader in feed.readers:
             reader.wake()

@@ -47,7 +47,8 @@ async def pieces(service: Service, completion: Completion) -> AsyncIterator[Piec
                 return
             await news.wait()
     finally:
-        waiting.cancel()
+        if not waiting.cancel() and not waiting.cancelled():
+            waiting.exception()  # the stream has ended, and who asks again is told
         live.leave(completion.session_id, follower)
 
 
