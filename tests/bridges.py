@@ -41,8 +41,8 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolCall, FunctionModel
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.executors import langgraph, openai_agents, openai_chat, pydantic_ai
-from turnkeeper.executors.work import TurnLimits
 from turnkeeper.testing.agents import Brain, Said, Tools
 
 set_tracing_disabled(disabled=True)
@@ -252,7 +252,9 @@ class GraphModel(BaseChatModel):
         yield ChatGenerationChunk(message=AIMessageChunk("", usage_metadata=usage))
 
 
-def graph_of(brain: Brain, tools: Sequence[Any]) -> CompiledStateGraph[Any, Any, Any, Any]:
+def graph_of(
+    brain: Brain, tools: Sequence[Any], **node: Any
+) -> CompiledStateGraph[Any, Any, Any, Any]:
     model = GraphModel(brain=brain)
 
     async def ask(state: MessagesState) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def graph_of(brain: Brain, tools: Sequence[Any]) -> CompiledStateGraph[Any, Any,
 
     graph = StateGraph(MessagesState)
     graph.add_node("ask", ask)
-    graph.add_node("tools", ToolNode(tools))
+    graph.add_node("tools", ToolNode(tools, **node))
     graph.add_edge(START, "ask")
     graph.add_conditional_edges("ask", tools_condition)
     graph.add_edge("tools", "ask")

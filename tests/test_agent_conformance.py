@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bridges import ChatServer, graph_executor, pydantic_executor, sdk_executor
 
-from turnkeeper.executors.work import TurnLimits
+from turnkeeper.config import TurnLimits
 from turnkeeper.testing.agents import AgentConformance, Bed, Brain, Conversations, Tools
 from turnkeeper.testing.agents.bed import made
 

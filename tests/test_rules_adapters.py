@@ -43,13 +43,13 @@ from turnkeeper import (
     Visibility,
     agent,
 )
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.runs import TranscriptHead
 from turnkeeper.executors import langgraph as graphs
 from turnkeeper.executors import openai_agents as sdk
 from turnkeeper.executors import openai_chat as chat
 from turnkeeper.executors import pydantic_ai as pydantics
 from turnkeeper.executors.safety import Call, View, faults, settle
-from turnkeeper.executors.work import TurnLimits
 from turnkeeper.testing.agents import Bed, Brain, Reply, Said, Tools
 from turnkeeper.testing.agents.bed import CONFIG, made
 from turnkeeper.testing.agents.brain import obey
@@ -247,6 +247,26 @@ async def test_a_durable_tool_that_raises_parks_the_turn(bed: Bed) -> None:
     assert outcome.reason == "outcome_unknown"
     assert bed.tools.charges == [5]
     assert len(bed.brain.requests) == 1
+
+
+async def test_a_graph_that_swallows_errors_does_not_swallow_this(tmp_path: Path) -> None:
+    """Where a framework tells its model of any error, a durable tool's ends the run. [ADP-7]"""
+
+    def make(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
+        tool = graphs.durable_tool(tools.functions()[1])
+        return graphs.durable_agent(graph_of(brain, [tool], handle_tool_errors=True), limits=limits)
+
+    async def hook(point: str) -> None:
+        if point == "after charge":
+            raise ConnectionError("no answer from the bank")
+
+    async with made(tmp_path, make) as bed:
+        bed.tools.hook = hook
+        await bed.live()
+        outcome = await bed.say("charge:5")
+        assert isinstance(outcome, Abandoned)
+        assert outcome.reason == "outcome_unknown"
+        assert len(bed.brain.requests) == 1
 
 
 async def test_an_agent_serves_many_sessions(bed: Bed) -> None:

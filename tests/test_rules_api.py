@@ -84,8 +84,8 @@ RunBoundaryReceipt RunEnded RunPrimitive RunResult Runtime RuntimeClosed Runtime
 RuntimeTerminated SchemaMismatch Session SessionNotFound SessionState SqliteStore StagedInput Stale
 Steered StepMismatch StopReport StopRuntimeExecutor Store StoreError StoredMessage Superseded
 SystemGeneratedInput SystemOrigin TerminalStatus TextDelta ToolCall ToolCallbackInput ToolResult
-TraceContext Turn TurnExecutor TurnLimitExceeded TurnkeeperError UnregisterReport ValidationFailed
-VerifyProgress VerifyReport Visibility WhenBusy WouldDeadlock agent repair verify
+TraceContext Turn TurnExecutor TurnLimitExceeded TurnLimits TurnkeeperError UnregisterReport
+ValidationFailed VerifyProgress VerifyReport Visibility WhenBusy WouldDeadlock agent repair verify
 """
 
 

@@ -4,14 +4,12 @@ Each Runtime has a store object of its own where there is a file, as processes h
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import until
 from msgspec.structs import replace
+from sharing import FAST, Stores, died, owner
 from world import outcome, soon
 
 from turnkeeper import (
@@ -19,7 +17,6 @@ from turnkeeper import (
     AbandonReason,
     Accepted,
     Completed,
-    Config,
     Deduplicated,
     InputLifecycleState,
     NotReady,
@@ -32,7 +29,6 @@ from turnkeeper import (
     SessionNotFound,
     ValidationFailed,
     WhenBusy,
-    verify,
 )
 from turnkeeper.config import OPEN_REQUESTS_MAX
 from turnkeeper.core.lifecycle import Intent
@@ -40,64 +36,10 @@ from turnkeeper.core.outcomes import InterruptEffect
 from turnkeeper.core.records import Delivery, RequestRecord
 from turnkeeper.core.requests import Operate, Pause, pack_operation
 from turnkeeper.environment import new_id
-from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import FakeExecutor, Hang
 
 S = InputLifecycleState
-FAST = Config(poll_seconds=0.01)
-Stores = Callable[[], Store]
-
-
-@pytest.fixture
-def stores(store_kind: str, tmp_path: Path) -> Iterator[Stores]:
-    """The same rows for each who asks: of a file, each through an object of its own. Whatever a
-    test has done to them, in the end they are sound.
-    """
-    shared = MemoryStore()
-
-    def stores() -> Store:
-        return SqliteStore(tmp_path / "shared.db") if store_kind == "sqlite" else shared
-
-    yield stores
-    report = asyncio.run(verify(stores()))
-    assert report.is_sound, "\n".join(map(str, report.findings))
-
-
-@asynccontextmanager
-async def owner(
-    stores: Stores, fake: FakeExecutor | None = None, config: Config = FAST
-) -> AsyncIterator[Runtime]:
-    """A worker that owns session `ada`."""
-    fake = fake or FakeExecutor()
-    async with Runtime(stores(), agent=lambda _sid: fake, config=config) as runtime:
-        await runtime.register_session("ada")
-        try:
-            yield runtime
-        finally:
-            await runtime.close(drain_seconds=0.0)
-
-
-async def died(runtime: Runtime) -> None:
-    """End a Runtime as the death of its process would: nothing more is decided, or written."""
-    worker = runtime.worker
-    worker.closing = worker.ended = True
-    worker.lookout.end()
-    worker.timers.end()
-    for actor in tuple(worker.actors.values()):
-        actor.gone = True
-        if actor.run is not None:
-            actor.run.cut_off()
-    await worker.tasks.cancel(1.0)
-    store: Any = worker.store
-    if isinstance(store, MemoryStore):
-        store.declare_dead(worker.worker_id)
-        await store.close()
-    else:
-        store._opened().hearts.end_all()
-        store._opened().engine.lives.end_all()
-        await store.close()
 
 
 # -- inputs ---------------------------------------------------------------------------------------
@@ -480,8 +422,7 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
             if isinstance(store, MemoryStore):
                 store.declare_dead(worker.worker_id)
             else:
-                opened = store._opened()
-                opened.engine.apply([(_declare_dead, (worker.worker_id,))])
+                await store._opened().submit(_declare_dead, worker.worker_id)
             assert await outcome(follow) == Completed(await follow.result())
             assert (await follow.result()).text == "re: hello"
             await until(lambda: not worker.actors)

@@ -14,7 +14,7 @@ The layout, from the inside out; imports point inward only:
 Public is what is named here.
 """
 
-from turnkeeper.config import Config
+from turnkeeper.config import Config, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.events import EventEnvelope, RuntimeEvent
 from turnkeeper.core.inputs import (
@@ -227,6 +227,7 @@ __all__ = [
     "Turn",
     "TurnExecutor",
     "TurnLimitExceeded",
+    "TurnLimits",
     "TurnkeeperError",
     "UnregisterReport",
     "ValidationFailed",

@@ -92,3 +92,24 @@ def _check(name: str, value: Any) -> None:
         rule, legal = "a whole number, 0 or more", type(value) is int and value >= 0
     if not legal:
         raise ValidationFailed(f"{name} is {rule}, not {value!r:.50}")
+
+
+class TurnLimits(Struct, frozen=True, kw_only=True):
+    """What one turn may use up over all its attempts; None is no limit. [ADP-8]
+
+    Past a limit the turn ends: its inputs are abandoned as `non_retryable`, with a detail that
+    names the limit. What it had done by then stays in the transcript.
+    """
+
+    seconds: float | None = None
+    """Wall clock of its runs together, more than 0."""
+    model_calls: int | None = 50
+    """Calls of the model, 1 or more."""
+    tokens: int | None = None
+    """Tokens read and written, 1 or more; looked at before each call of the model."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValidationFailed(f"TurnLimits.{name} is more than 0 or None, not {value!r}")

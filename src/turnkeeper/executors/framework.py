@@ -7,11 +7,12 @@ framework is driven, and what its messages look like, is each adapter's own busi
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executor import Capabilities, SharedExecutor, Turn
 from turnkeeper.executors.transcripts import Codec, Histories
-from turnkeeper.executors.work import Stop, TurnLimits, Work, inside
+from turnkeeper.executors.work import Stop, Work, inside
 
 Item = TypeVar("Item")
 

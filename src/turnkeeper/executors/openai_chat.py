@@ -18,13 +18,14 @@ from typing import Any
 
 import msgspec
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
-from turnkeeper.executors.work import StepRule, TurnLimits, Work
+from turnkeeper.executors.work import StepRule, Work
 
 try:
     import httpx2

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
@@ -24,7 +25,7 @@ from turnkeeper.executors.pydantic_messages import (
     says_something,
     words_of,
 )
-from turnkeeper.executors.work import Prompt, StepRule, Stop, TurnLimits, Work
+from turnkeeper.executors.work import Prompt, StepRule, Stop, Work
 
 try:
     from pydantic import TypeAdapter

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.deltas import StreamDelta
 from turnkeeper.core.inputs import append_text
 from turnkeeper.core.runs import (
@@ -26,33 +27,12 @@ from turnkeeper.core.runs import (
     StagedInput,
     Steered,
 )
-from turnkeeper.errors import TurnLimitExceeded, ValidationFailed
+from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executor import Turn
 from turnkeeper.executors.safety import UNANSWERED, Call, Order, View, settle
 from turnkeeper.executors.transcripts import Codec, Entry
 
 Item = TypeVar("Item")
-
-
-class TurnLimits(Struct, frozen=True, kw_only=True):
-    """What one turn may use up over all its attempts; None is no limit. [ADP-8]
-
-    Past a limit the turn ends: its inputs are abandoned as `non_retryable`, with a detail that
-    names the limit. What it had done by then stays in the transcript.
-    """
-
-    seconds: float | None = None
-    """Wall clock of its runs together, more than 0."""
-    model_calls: int | None = 50
-    """Calls of the model, 1 or more."""
-    tokens: int | None = None
-    """Tokens read and written, 1 or more; looked at before each call of the model."""
-
-    def __post_init__(self) -> None:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValidationFailed(f"TurnLimits.{name} is more than 0 or None, not {value!r}")
 
 
 class Spent(Struct, array_like=True):
@@ -122,7 +102,7 @@ class Work(Generic[Item]):
             call.id for entry in entries[self.spent.start :] for call in entry.view.calls
         )
         self._failed: Exception | None = None
-        """What a durable tool raised: nobody knows what it had done by then."""
+        """What a durable tool raised: nobody knows what it has done."""
         self.stopped: Literal["cancelled", "expired"] | None = None
         self.on_stop: Callable[[], None] | None = None
         """How the framework is told to end; set by the adapter."""
@@ -326,21 +306,21 @@ class Work(Generic[Item]):
         reconcile = rule.reconcile
 
         async def called(*_: Any) -> Any:
-            try:
-                return await fn()
-            except Exception as error:
-                # A framework may tell the model of it instead: this ends the run nevertheless.
-                self._failed = error
-                raise
+            return await fn()
 
-        return await self.turn.once(
-            key,
-            called,
-            name,
-            arguments,
-            idempotent=rule.idempotent,
-            reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
-        )
+        try:
+            return await self.turn.once(
+                key,
+                called,
+                name,
+                arguments,
+                idempotent=rule.idempotent,
+                reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
+            )
+        except Exception as error:
+            # A framework may tell its model of it instead: this ends the run nevertheless.
+            self._failed = error
+            raise
 
 
 def _spent_before(turn: Turn) -> Spent:

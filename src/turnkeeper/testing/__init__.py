@@ -1,7 +1,7 @@
 """What a project that builds on Turnkeeper tests with.
 
-`turnkeeper.testing.conformance` is the suite that every store passes; it needs pytest and is
-therefore not imported here.
+`turnkeeper.testing.conformance` is the suite that every store passes, `turnkeeper.testing.agents`
+the one that every adapter of an agent framework passes; both need pytest and are not imported here.
 """
 
 from turnkeeper.testing.clock import (

@@ -93,6 +93,8 @@ class Worker:
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
         self._claim_delays: dict[SessionId, float] = {}
+        self._to_release: set[SessionId] = set()
+        """Sessions whose release has failed, each with a timer that tries it again."""
         self.timers = Timers(environment.clock)
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
@@ -245,6 +247,7 @@ class Worker:
         if claim is None:
             return None
         self.served.claimed(session_id)
+        self._to_release.discard(session_id)  # who holds it now releases it
         session = load(claim)
         await self._load_notices(session)
         actor = SessionActor(self, session)
@@ -278,7 +281,7 @@ class Worker:
 
     async def _wake(self, session_id: SessionId) -> None:
         try:
-            await self.acquire(session_id, create=False, owned=True)
+            self.give_back(await self.acquire(session_id, create=False, owned=True))
         except (SessionNotFound, Fenced, RuntimeClosed):
             pass
         except TurnkeeperError as error:
@@ -468,11 +471,29 @@ class Worker:
         self._uncharged.add(run_id)
 
     async def _release(self, session_id: SessionId) -> None:
-        """Let whoever wants a session claim it."""
+        """Let whoever wants a session claim it; where that fails it is tried again after a while.
+
+        Else it would be a live worker's, which nobody else may claim, and nobody would run it.
+        """
+        self._to_release.discard(session_id)
         try:
             await self.store.release(session_id, self.worker_id)
         except TurnkeeperError as error:
             self.report(f"session {session_id!r} was not released: {error}")
+            self._to_release.add(session_id)
+            self._release_later(session_id)
+
+    def _release_later(self, session_id: SessionId) -> None:
+        def again() -> None:
+            if session_id not in self._to_release or self.closing:
+                return
+            if session_id in self._loading:
+                self._release_later(session_id)
+            else:
+                self.tasks.spawn(self._release(session_id), f"release {session_id} again")
+
+        when = self.monotonic() + self.config.backoff_first_seconds
+        self.environment.clock.call_at(when, again)
 
     def claim_again(self, session_id: SessionId) -> None:
         """Claim a session that was let go, by itself, with a growing backoff. [FAIL-4]"""
@@ -605,11 +626,12 @@ class Worker:
             if not page:
                 return True
             after = page[-1][0]
+            wanted = [name for _, name in page if name not in self.served.released]
             results = await asyncio.gather(
-                *[self.acquire(session_id, create=False) for _, session_id in page],
+                *[self.acquire(session_id, create=False) for session_id in wanted],
                 return_exceptions=True,
             )
-            for (_, session_id), result in zip(page, results, strict=True):
+            for session_id, result in zip(wanted, results, strict=True):
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
                     self.claim_again(session_id)

@@ -95,7 +95,7 @@ class Lookout:
     async def _acquire(self, session_id: SessionId) -> None:
         worker = self._worker
         try:
-            await worker.acquire(session_id, create=False)
+            worker.give_back(await worker.acquire(session_id, create=False))
         except (Fenced, NotReady, RuntimeClosed):
             pass
         except TurnkeeperError as error:

@@ -6,12 +6,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from turnkeeper.config import Config
+from turnkeeper.config import Config, TurnLimits
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.outcomes import Completed, CompletionOutcome
 from turnkeeper.core.records import StoredMessage
 from turnkeeper.core.runs import RunResult
-from turnkeeper.executors.work import TurnLimits
 from turnkeeper.runtime import Runtime
 from turnkeeper.session import Session
 from turnkeeper.store import Answer, Store

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from turnkeeper.executors.work import TurnLimits
+from turnkeeper.config import TurnLimits
 from turnkeeper.testing.agents.bed import Bed, Tools, made
 from turnkeeper.testing.agents.brain import Brain
 

@@ -5,10 +5,10 @@ import random
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from turnkeeper.config import TurnLimits
 from turnkeeper.core.inputs import ToolCallbackInput
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import Abandoned, Completed
-from turnkeeper.executors.work import TurnLimits
 from turnkeeper.testing.agents.bed import Bed, CrashStore, When, within
 from turnkeeper.testing.agents.brain import ASIDE, Reply, Said, obey
 from turnkeeper.testing.agents.chapter import Chapter
