@@ -113,15 +113,19 @@ def store(
     yield made
     if request.node.get_closest_marker("plants_rows") is None:
         # One that a failed test has left open is open on a loop that is gone.
-        again = SqliteStore(made.path) if isinstance(made, SqliteStore) else made
-        report = asyncio.run(verify(again))
-        assert report.is_sound, "\n".join(map(str, report.findings))
+        prove(SqliteStore(made.path) if isinstance(made, SqliteStore) else made)
+
+
+def prove(store: Store) -> None:
+    """What a test has left is sound."""
+    report = asyncio.run(verify(store))
+    assert report.is_sound, "\n".join(map(str, report.findings))
 
 
 @pytest.fixture
 def stores(store_kind: str, tmp_path: Path) -> Iterator[Callable[[], Store]]:
-    """The same rows for each who asks: of a file, each through an object of its own. Whatever a
-    test has done to them, in the end they are sound.
+    """The same rows for each who asks: of a file, each through an object of its own. Sound in the
+    end, as `store` is.
     """
     shared = MemoryStore()
 
@@ -129,8 +133,7 @@ def stores(store_kind: str, tmp_path: Path) -> Iterator[Callable[[], Store]]:
         return SqliteStore(tmp_path / "shared.db") if store_kind == "sqlite" else shared
 
     yield stores
-    report = asyncio.run(verify(stores()))
-    assert report.is_sound, "\n".join(map(str, report.findings))
+    prove(stores())
 
 
 @pytest.fixture

@@ -433,7 +433,8 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
 
 
 def _declare_dead(database: Any, worker_id: str) -> None:
-    from turnkeeper.stores.sqlite_rows import pack_any_id  # noqa: PLC0415 - of this store alone
+    from turnkeeper.stores import sqlite_ownership  # noqa: PLC0415 - of this store alone
+    from turnkeeper.stores.sqlite_rows import pack_any_id  # noqa: PLC0415 - as above
 
     database.writing = True
-    database.execute("UPDATE worker SET until = -1 WHERE id = ?", (pack_any_id(worker_id),))
+    database.execute(sqlite_ownership._DECLARE_DEAD, (pack_any_id(worker_id),))
