@@ -4,6 +4,7 @@ Each test holds one step back, or has it fail, and lets the others happen meanwh
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ class Gated(FaultyStore):
         return await self.inner.find_input(*arguments, **named)
 
 
+class Locked(FaultyStore):
+    """A store that somebody holds the lock of at first."""
+
+    refused = 0
+
+    async def join(
+        self, worker_id: str, lease_seconds: float, lost: Callable[[], None] | None = None
+    ) -> None:
+        if self.refused < 3:
+            self.refused += 1
+            raise CommitFailed("database is locked", applied=False)
+        await self.inner.join(worker_id, lease_seconds, lost)
+
+
 def agent_of(fake: FakeExecutor | None = None) -> Any:
     made = fake or FakeExecutor()
     return lambda _session_id: made
@@ -84,6 +99,15 @@ async def test_a_release_that_fails_is_tried_again(stores: Stores) -> None:
         handle = await client.submit("ada", "hello")
         assert isinstance(await outcome(handle), Completed)
         assert store.refused == 2
+
+
+async def test_a_worker_can_begin_while_the_file_is_locked(stores: Stores) -> None:
+    """It asks again, as long as a commit would be tried again. [PROC-6]"""
+    async with Runtime(Locked(stores()), agent=agent_of(), config=FAST) as runtime:
+        assert isinstance(await outcome(await runtime.submit("ada", "hello")), Completed)
+    hopeless = replace(FAST, commit_retry_seconds=0.0)
+    with pytest.raises(CommitFailed, match="locked"):
+        await Runtime(Locked(stores()), config=hopeless).__aenter__()
 
 
 async def test_a_session_taken_for_a_moment_may_be_asked_for_again(stores: Stores) -> None:

@@ -7,6 +7,7 @@ but the recovery at start. What a session does when it is called is `actor`'s.
 import asyncio
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from turnkeeper.config import Config
@@ -31,6 +32,7 @@ from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.lookout import Lookout
 from turnkeeper.worker.operating import begin_unregister, unregister
+from turnkeeper.worker.releases import Releases
 from turnkeeper.worker.requests import execute
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.served import Served
@@ -91,13 +93,10 @@ class Worker:
         self._loading: dict[SessionId, _Load] = {}
         self._uncharged: set[RunId] = set()
         """Runs that the store may still have in progress, and that ended here by no crash."""
-        self._unreleased: set[SessionId] = set()
-        """Sessions that were let go, and may still be this worker's in the store."""
         self._to_claim: set[SessionId] = set()
         """Sessions that were let go, each with a timer that claims it again."""
         self._claim_delays: dict[SessionId, float] = {}
-        self._to_release: set[SessionId] = set()
-        """Sessions whose release has failed, each with a timer that tries it again."""
+        self._releases = Releases(self)
         self.timers = Timers(environment.clock)
         self._commit_prefix = bytes.fromhex(environment.new_id().replace("-", ""))[8:]
         self._commits = 0
@@ -250,7 +249,7 @@ class Worker:
         if claim is None:
             return None
         self.served.claimed(session_id)
-        self._to_release.discard(session_id)  # who holds it now releases it
+        self._releases.held(session_id)
         session = load(claim)
         await self._load_notices(session)
         actor = SessionActor(self, session)
@@ -313,6 +312,14 @@ class Worker:
         for request in requests:
             execute(actor, request)
         actor.step()
+
+    def ended_by_no_crash(self, run_id: RunId) -> bool:
+        """Whether a run that the store has in progress has ended here. [FIN-6]"""
+        return run_id in self._uncharged
+
+    def is_loading(self, session_id: SessionId) -> bool:
+        """Whether a session is just being brought into memory."""
+        return session_id in self._loading
 
     def may_take(self, session_id: SessionId) -> bool:
         """Whether a session that nobody owns is to be taken without anyone asking here."""
@@ -463,58 +470,21 @@ class Worker:
         self._drop(actor)
         self.served.let_go.add(actor.session_id)
         self.executors.pop(actor.session_id, None)
-        self._unreleased.add(actor.session_id)
+        self._releases.let_go(actor.session_id)
         if self.closing:
             return  # the end of the worker's life releases it
         # The next claim raises the epoch: what the store still holds back of this one is fenced.
         # Where a recovery has failed, the run in the row is still that of a process which died.
         if not actor.recovering:
-            self.tasks.spawn(self._release(actor.session_id), f"release {actor.session_id}")
+            self.tasks.spawn(
+                self._releases.release(actor.session_id), f"release {actor.session_id}"
+            )
         if self.factory is not None:
             self.claim_again(actor.session_id)
 
     def uncharge(self, run_id: RunId) -> None:
         """A run that the store may still have in progress ended here, by no crash. [FIN-6]"""
         self._uncharged.add(run_id)
-
-    async def _release(self, session_id: SessionId) -> None:
-        """Let whoever wants a session claim it. Where that fails it is tried again: else a live
-        worker, from whom nobody may take it, would own it and not run it.
-        """
-        self._to_release.discard(session_id)
-        try:
-            await self.store.release(session_id, self.worker_id)
-            self._unreleased.discard(session_id)
-        except TurnkeeperError as error:
-            self.report(f"session {session_id!r} was not released: {error}")
-            self._to_release.add(session_id)
-            self._release_later(session_id)
-        else:
-            self.served.let_go.discard(session_id)  # its row says so now
-
-    def _release_later(self, session_id: SessionId) -> None:
-        def again() -> None:
-            if session_id not in self._to_release or self.closing:
-                return
-            if session_id in self._loading:
-                self._release_later(session_id)
-            else:
-                self.tasks.spawn(self._release(session_id), f"release {session_id} again")
-
-        when = self.monotonic() + self.config.backoff_first_seconds
-        self.environment.clock.call_at(when, again)
-
-    async def _release_uncharged(self, session_id: SessionId) -> None:
-        """Release what was let go, so that its next owner does not think that this one crashed;
-        unless the run in its row is that of an earlier owner, who did.
-        """
-        try:
-            row = await self.store.load_session(session_id)
-        except TurnkeeperError as error:
-            self.report(f"session {session_id!r} was not released: {error}")
-            return
-        if row is not None and (row.run is None or row.run.run_id in self._uncharged):
-            await self._release(session_id)
 
     def claim_again(self, session_id: SessionId) -> None:
         """Claim a session that was let go, by itself, with a growing backoff. [FAIL-4]"""
@@ -575,7 +545,7 @@ class Worker:
 
         async def release() -> None:
             try:
-                await self._release(actor.session_id)
+                await self._releases.release(actor.session_id)
             finally:
                 self._drop(actor)
                 actor.leave("unregistered")
@@ -594,7 +564,7 @@ class Worker:
         """Open the store, begin this worker's life, and recover what is unfinished. [REC-12]"""
         await self.store.open()
         try:
-            await self._join()
+            await self._join(self.commit_retry_seconds)
         except BaseException:
             await self.store.close()
             raise
@@ -603,8 +573,20 @@ class Worker:
             recovery = self._recover_at_start(self.config.backoff_first_seconds)
             self.tasks.spawn(recovery, "recover")
 
-    async def _join(self) -> None:
-        await self.store.join(self.worker_id, self.config.lease_seconds, self._lost)
+    async def _join(self, seconds: float = inf) -> None:
+        """Begin this worker's life. A store that cannot be written is asked again for so long: the
+        file may be locked, also by a process that was stopped in the middle of a commit.
+        """
+        until = self.monotonic() + seconds
+        while not self.closing:
+            try:
+                await self.store.join(self.worker_id, self.config.lease_seconds, self._lost)
+                break
+            except TurnkeeperError as error:
+                if self.monotonic() >= until:
+                    raise
+                self.report(f"worker {self.worker_id} cannot join: {error}")
+                await self.pause(self.config.poll_seconds)
 
     def _lost(self) -> None:
         """Somebody has declared this worker dead, as one that slept past its lease. [PROC-8]
@@ -614,16 +596,7 @@ class Worker:
         self.report(f"worker {self.worker_id} was declared dead: it lets go of all its sessions")
         for actor in tuple(self.actors.values()):
             actor.let_go("its worker was declared dead", taken=True)
-        self.tasks.spawn(self._join_again(), "join again")
-
-    async def _join_again(self) -> None:
-        while not self.closing:
-            try:
-                await self._join()
-                break
-            except TurnkeeperError as error:
-                self.report(f"worker {self.worker_id} cannot join again: {error}")
-                await self.pause(self.config.backoff_first_seconds)
+        self.tasks.spawn(self._join(), "join again")
 
     async def _recover_at_start(self, delay: float) -> None:
         """Recover what is unfinished; a store that cannot be read is asked again. [REC-12]"""
@@ -682,8 +655,7 @@ class Worker:
         self.live.close()
         self.lookout.end()
         await self.tasks.cancel(self.config.interrupt_grace_seconds)
-        for session_id in sorted(self._unreleased):
-            await self._release_uncharged(session_id)
+        await self._releases.release_rest()
         try:
             await self.store.leave(self.worker_id)
         finally:
