@@ -62,7 +62,7 @@ class Process:
         """Begin a new life."""
         self.lives += 1
         errors = self._directory / f"errors-{self.life}"
-        command = [sys.executable, *self._command]
+        command = [sys.executable, "-X", "faulthandler", *self._command]
         with errors.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [self.life if word == "LIFE" else word for word in command],
