@@ -71,7 +71,6 @@ def test_examples_name_options_that_are_there() -> None:
         assert {option for option in used if option not in text} == set()
 
 
-@pytest.mark.timeout(180)
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the verbs, on one store with a worker beside it: each ends with 0. [CLI-9]"""
     store = tmp_path / "store.db"

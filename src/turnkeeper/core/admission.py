@@ -98,7 +98,7 @@ def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     record.priority = context.profile.priority(record.kind, item.priority)
     draft.add(record)
     _supersede(draft, record)
-    _settle(draft, record)
+    settle(draft, record)
     _act_when_busy(draft, record)
     return record
 
@@ -248,7 +248,7 @@ def adopt(draft: Draft, record: InputRecord) -> None:
     if newer is not None:
         draft.end(record, Ended(_S.SUPERSEDED, by=newer.input_id))
         return
-    _settle(draft, record)
+    settle(draft, record)
     _act_when_busy(draft, record)
 
 
@@ -302,7 +302,7 @@ def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
     return newer
 
 
-def _settle(draft: Draft, record: InputRecord) -> None:
+def settle(draft: Draft, record: InputRecord) -> None:
     """Queue an accepted input, or be done with it at once. [ADM-8]"""
     policy, item = record.policy, record.input
     if policy is None or item is None or policy.consume_point is not ConsumePoint.ON_ACCEPT:

@@ -5,6 +5,7 @@ from copy import copy
 
 from msgspec.structs import replace
 
+from turnkeeper.core.admission import settle
 from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState
@@ -42,7 +43,7 @@ def decide_requeue(
         updated_at_ms=context.now_ms,
     )
     draft.add(record)
-    draft.queue(record)
+    settle(draft, record)
     dead = copy(old)
     dead.requeued_as = new_id
     draft.dead_letters = (dead,)

@@ -14,13 +14,15 @@ from turnkeeper.core.ids import SessionId
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
-from turnkeeper.core.records import Delivery, RequestRecord
+from turnkeeper.core.records import Delivery, InputRecord, RequestRecord
 from turnkeeper.core.requests import Operation, pack_operation, unpack_answer
 from turnkeeper.core.validity import check_input, refusal
 from turnkeeper.errors import (
     CommitFailed,
     DuplicateKey,
     Fenced,
+    NotReady,
+    Overloaded,
     RequestExpired,
     RuntimeClosed,
     SessionNotFound,
@@ -82,12 +84,24 @@ async def admit(
     worker: "Worker", session_id: SessionId, item: Input
 ) -> tuple[Accepted | Deduplicated, Completion]:
     """Admit an input, and give a handle on the outcome of the one that counts. [COMP-5]"""
-    outcome, completion = await accept_with_completion(worker, session_id, item, create=True)
+    try:
+        outcome, completion = await accept_with_completion(worker, session_id, item, create=True)
+    except (NotReady, Overloaded):
+        # Who was referred elsewhere may have been admitted all the same, before the refusal.
+        if await _stored(worker, session_id, item) is None:
+            raise
+        outcome = Accepted(item.id, None, InputLifecycleState.ACCEPTED)
+        completion = await intake.handle(worker, session_id, item.id)
     assert not isinstance(outcome, Rejected), "an invalid input raises"
     if completion is None:
         assert isinstance(outcome, Deduplicated), "what is accepted comes with its handle"
         completion = await intake.handle(worker, session_id, outcome.existing_id)
     return outcome, completion
+
+
+async def _stored(worker: "Worker", session_id: SessionId, item: Input) -> InputRecord | None:
+    """The input that is stored under this one's own id, if it is."""
+    return await worker.store.find_input(session_id, input_id=item.id)
 
 
 async def accept_with_completion(

@@ -71,7 +71,7 @@ HEADERS: dict[str, tuple[float, tuple[Value, ...]]] = {
     "expires": (0.12, (0.05, 1.0, 10.0, 30.0)),
     "durability": (0.1, ("ephemeral",)),
     "hidden": (0.06, (True,)),
-    "when_busy": (0.05, ("reject",)),
+    "when_busy": (0.15, ("reject", "steer", "steer", "interrupt", "rollback")),
     "patience": (0.08, (0.0, 0.01, 0.5)),
     "waiters": (0.3, (2,)),
 }

@@ -35,7 +35,7 @@ class Verdict:
 
 
 def judge(life: Life) -> Verdict:
-    """Live a life, and check it. What the runtime reports to its operator is not shown."""
+    """Live a life, and check it. Its reports to an operator are not shown."""
     logger = logging.getLogger("turnkeeper")
     disabled, logger.disabled = logger.disabled, True
     try:
@@ -88,9 +88,8 @@ def _event(event: dict[str, Any]) -> str:
     inner = event["event"]
     shown = [_short(inner[name]) for name in ("input_id", "run_id") if inner[name] is not None]
     shown += [f"{name}={_short(value)}" for name, value in inner["detail"].items()]
-    return (
-        f"  {event['sequence']:>4}  {event['time'][11:23]}  {inner['code']:<22} {' '.join(shown)}"
-    )
+    when = f"{event['sequence']:>4}  {event['time'][11:23]}"
+    return f"  {when}  {inner['code']:<22} {' '.join(shown)}"
 
 
 _ID_LENGTH = 36

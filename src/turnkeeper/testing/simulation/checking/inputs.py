@@ -285,9 +285,17 @@ def _has_cause(evidence: Evidence, session: Session, record: Fact, reason: str) 
             return any(event["run_id"] in turn for event in begun)
         case "retry_budget_exceeded":
             return True  # `turns.budgets` looks into it
+        case "rolled_back" | "cancelled" if _cut_short(session, reason):
+            return True
         case _:
             verbs = REASON_VERBS.get(reason, ())
             return evidence.asked_for(session.name, *verbs)
+
+
+def _cut_short(session: Session, reason: str) -> bool:
+    """Whether an input came that cuts the running turn short."""
+    asked = {"rollback"} if reason == "rolled_back" else {"interrupt", "rollback"}
+    return any(record["input"]["when_busy"] in asked for record in session.inputs.values())
 
 
 def _of_turn(session: Session, run: Run, record: Fact) -> bool:

@@ -258,6 +258,7 @@ def _plain(record: Fact) -> bool:
     body = record["input"]
     return (
         record["kind"] == "prompt"
+        and body["when_busy"] in ("queue", "reject")
         and body["not_before"] is None
         and body["expires_at"] is None
         and body["causation_id"] is None
