@@ -24,7 +24,7 @@ from turnkeeper import (
 from turnkeeper.config import PAGE_DEFAULT
 from turnkeeper.core.records import Claim, InputRecord
 from turnkeeper.environment import SystemClock
-from turnkeeper.errors import CommitFailed
+from turnkeeper.errors import CommitFailed, StoreError
 from turnkeeper.store import Store
 from turnkeeper.stores.sqlite import SqliteStore
 from turnkeeper.testing import FakeExecutor, Fault, FaultyStore, Hang, fail_nth
@@ -252,3 +252,28 @@ async def test_nobody_takes_itself_for_dead(tmp_path: Path) -> None:
     await store.beat("sleeper")
     assert (await store.news("other")).dead == []
     await store.close()
+
+
+async def test_a_worker_that_begins_anew_strands_nothing(stores: Stores) -> None:
+    """Also where it has joined again before anybody looked: what it let go of is found. [PROC-8]"""
+    hang = Hang("too late")
+    async with Runtime(stores(), agent=lambda _sid: FakeExecutor(hang), config=FAST) as sleeper:
+        handle = await sleeper.submit("ada", "hello")
+        await soon(hang.started.wait())
+        worker = sleeper.worker
+        departed = worker.worker_id
+        worker._lost()
+        store = worker.store
+
+        async def joined() -> bool:
+            try:
+                await store.beat(worker.worker_id)
+            except StoreError:
+                return False
+            return worker.worker_id != departed
+
+        await until(joined)
+        hang.release()
+        async with Runtime(stores(), agent=lambda _sid: FakeExecutor(), config=FAST):
+            again = await sleeper.handle("ada", handle.input_id)
+            assert isinstance(await outcome(again), Completed)

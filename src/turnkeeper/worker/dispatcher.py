@@ -591,12 +591,20 @@ class Worker:
     def _lost(self) -> None:
         """Somebody has declared this worker dead, as one that slept past its lease. [PROC-8]
 
-        What it owned may be another's: its runs end, and it begins anew.
+        Its runs end, and it begins anew under another name: what it let go of has no live owner.
         """
         self.report(f"worker {self.worker_id} was declared dead: it lets go of all its sessions")
         for actor in tuple(self.actors.values()):
             actor.let_go("its worker was declared dead", taken=True)
-        self.tasks.spawn(self._join(), "join again")
+        departed, self.worker_id = self.worker_id, self.environment.new_id()
+        self.tasks.spawn(self._begin_anew(departed), "join again")
+
+    async def _begin_anew(self, departed: str) -> None:
+        await self._join()
+        try:
+            await self.store.leave(departed)
+        except TurnkeeperError as error:
+            self.report(f"worker {departed} could not be signed off: {error}")
 
     async def _recover_at_start(self, delay: float) -> None:
         """Recover what is unfinished; a store that cannot be read is asked again. [REC-12]"""
