@@ -119,8 +119,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "superseding reaches across kinds",
         "core/admission.py",
-        "X",
-        "            older.input",
+        "            other.kind is not record.kind\n            or other.input is None",
+        "            other.input is None",
     ),
     Defect(
         "a duplicate always seems to match",
@@ -131,8 +131,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "priority is forgotten in memory",
         "core/session.py",
-        "        insort(session.queue, queue_entry(record))",
-        "        session.queue.append(queue_entry(record))",
+        "            insort(queue, entry)",
+        "            queue.append(entry)",
     ),
     Defect(
         "a second new place in one commit is the first",
@@ -149,13 +149,13 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "an intent is never concluded",
         "core/operations.py",
-        "    if intent is None or row.run is not None:\n        return None\n    row.intent = None",
-        "    if intent is None or row.run is not None:\n        return None",
+        "    row = draft.row\n    row.intent = None\n    if intent is Intent.RESPAWN",
+        "    row = draft.row\n    if intent is Intent.RESPAWN",
     ),
     Defect(
         "a dead letter's successor begins anew",
         "core/dead_letters.py",
-        "        turn_id=old.turn_id,\n",
+        "        turn_id=old.turn_id if starts_run(old) else None,\n",
         "",
     ),
     Defect(
@@ -168,23 +168,28 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "acknowledged before the commit",
         "worker/actor.py",
-        "        hand_in(self.services.store, self.session_id, decision.commit, in_flight)",
-        "        hand_in(self.services.store, self.session_id, decision.commit, in_flight)\n"
-        "        if command.requests is not None:\n            command.done(decision)",
+        "        hand_in(services.store, self.session_id, commit, in_flight)",
+        "        hand_in(services.store, self.session_id, commit, in_flight)\n"
+        "        if command.requests is not None:\n"
+        "            command.done(decision)",
     ),
     Defect(
         "the run starts before its staging is durable",
         "worker/actor.py",
-        "        if decision.start is not None:\n            self.services.start_decided(",
-        "        if decision.start is not None and self.run is None and self.executor:\n"
-        "            self.run = Run(self, decision.start, self.executor)\n"
+        "        if start is not None and start.suspicion:\n"
+        "            services.slots.begun(start)\n"
+        "        hand_in",
+        "        if start is not None and self.run is None and executor is not None:\n"
+        "            self.run = Run(self, start, executor)\n"
         "            self.run.begin()\n"
-        "        if decision.start is not None:\n            self.services.start_decided(",
+        "        if start is not None and start.suspicion:\n"
+        "            services.slots.begun(start)\n"
+        "        hand_in",
     ),
     Defect(
         "waiters of a coalesced input are forgotten",
         "worker/actor.py",
-        "            self.completions.setdefault(record.ended.by, []).extend(waiting)\n",
+        "            self.completions.setdefault(ended.by, []).extend(waiting)\n",
         "",
     ),
     Defect(
@@ -195,9 +200,9 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     Defect(
         "a place given back wakes nobody",
-        "worker/dispatcher.py",
-        "        self.slots.release(actor)\n        self._serve_line()",
-        "        self.slots.release(actor)",
+        "worker/slots.py",
+        "        self._free += 1\n        self._serve_line()",
+        "        self._free += 1",
     ),
     Defect(
         "a session that was let go is not claimed again",
@@ -208,14 +213,14 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "letting go is charged as a crash",
         "worker/dispatcher.py",
-        "charge = run is None or run.run_id not in self._uncharged",
-        "charge = True",
+        "claim.owner_before is None or run.run_id in self._uncharged",
+        "claim.owner_before is None and run.run_id in self._uncharged",
     ),
     Defect(
         "suspects run beside each other",
         "worker/slots.py",
-        "        if self._isolated:\n            return 0",
-        "        if self._isolated:\n            return UNSUSPECTED",
+        "self.suspicion_limit = 0 if self._isolated else 1",
+        "self.suspicion_limit = 1_000 if self._isolated else 1",
     ),
     Defect(
         "a lost answer is taken for a failure",
@@ -288,8 +293,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "SQLite: crashes are not stored",
         "stores/sqlite_rows.py",
-        "        record.recovery_count,\n        pack_rest(record),",
-        "        0,\n        pack_rest(record),",
+        "        record.recovery_count,\n        None if plain",
+        "        0,\n        None if plain",
     ),
     Defect(
         "SQLite: that a step has ended is not stored",
@@ -300,8 +305,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "SQLite: a claim does not raise the epoch",
         "stores/sqlite_ownership.py",
-        "SET worker = ?, epoch = epoch + 1 WHERE",
-        "SET worker = ?, epoch = epoch + 0 WHERE",
+        "worker = ?, epoch = epoch + 1, owner_seal",
+        "worker = ?, epoch = epoch + 0, owner_seal",
     ),
     Defect(
         "SQLite: answered before the transaction is durable",

@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 
-from turnkeeper.testing.simulation.campaign import campaign
+from turnkeeper.testing.simulation.campaign import CHUNK, campaign
 from turnkeeper.testing.simulation.verdicts import judge_seed, report, shortened
 
 
@@ -40,6 +40,7 @@ def _many(arguments: argparse.Namespace) -> int:
         arguments.seeds,
         processes=arguments.processes,
         store=arguments.store,
+        chunk=5 if arguments.stop else CHUNK,
     ):
         done, findings = progress.done, progress.findings
         if findings and arguments.stop:

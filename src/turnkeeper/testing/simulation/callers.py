@@ -41,7 +41,7 @@ def made_input(process: Process, action: Action) -> Input:
     """The input that a submission's facts describe."""
     facts = action.facts
     now = from_ms(process.clock.now_ms())
-    text = f"{facts['label']}|{facts['script']}"
+    text = str(facts.get("text", f"{facts['label']}|{facts.get('script')}"))
     header: dict[str, Any] = {"id": process.environment.new_id(), "timestamp": now}
     renamed = {"key": "idempotency_key", "supersedes": "supersession_key"}
     for name in ("key", "supersedes", "priority", "durability", "when_busy"):
@@ -110,7 +110,7 @@ class Callers:
             return {"skipped": True}
         facts = dict(first.facts)
         if not action.facts["same"]:
-            facts["script"] = "ok,ok"
+            facts["text" if "text" in facts else "script"] = "ok,ok"
         item = made_input(self._process, Action(verb="submit", session=first.session, facts=facts))
         self.offered = item.id
         outcome, completion = await self._runtime.accept_input_with_completion(first.session, item)
@@ -120,7 +120,7 @@ class Callers:
             return {
                 "duplicate_of": outcome.existing_id,  # type: ignore[union-attr]
                 "matches": outcome.payload_matches,  # type: ignore[union-attr]
-                "same": facts["script"] == first.facts["script"],
+                "same": facts == first.facts,
             }
         return {"input": item.id, "own": item.id}
 

@@ -33,14 +33,19 @@ class Progress:
 
 
 def campaign(
-    first: int, count: int, *, processes: int | None = None, store: str | None = None
+    first: int,
+    count: int,
+    *,
+    processes: int | None = None,
+    store: str | None = None,
+    chunk: int = CHUNK,
 ) -> Iterator[Progress]:
     """Live the lives of `count` seeds from `first` on, and tell the progress after each piece.
 
     Whoever has heard enough stops listening: the rest is not begun.
     """
     pieces = [
-        (start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)
+        (start, min(start + chunk, first + count)) for start in range(first, first + count, chunk)
     ]
     progress = Progress()
     workers = processes or os.cpu_count() or 1

@@ -58,10 +58,17 @@ KINDS = {
 }
 
 
-def generate(seed: int, store: str | None = None) -> Life:
-    """The life of this seed; `store` puts it on another store than the seed's own."""
+FOR_AGENTS = ("submit", "again", "handle", "interrupt", "pause", "resume", "respawn", "requeue")
+"""What callers of a user's agent do."""
+
+
+def generate(seed: int, store: str | None = None, texts: tuple[str, ...] = ()) -> Life:
+    """The life of this seed; `store` puts it on another store than the seed's own.
+
+    `texts`: what callers say to a user's agent; without any, each prompt is a script.
+    """
     random = Random(f"turnkeeper life {seed}")
-    return _Author(random, seed, store).life()
+    return _Author(random, seed, store, texts).life()
 
 
 HEADERS: dict[str, tuple[float, tuple[Value, ...]]] = {
@@ -79,12 +86,15 @@ HEADERS: dict[str, tuple[float, tuple[Value, ...]]] = {
 
 
 class _Author:
-    def __init__(self, random: Random, seed: int, store: str | None) -> None:
+    def __init__(
+        self, random: Random, seed: int, store: str | None, texts: tuple[str, ...]
+    ) -> None:
+        self._texts = texts
         self._random = random
         self._seed = seed
         own = random.choice(["memory", "sqlite"])
         self._store = own if store is None else store
-        self._by_hand = random.random() < 0.12
+        self._by_hand = not texts and random.random() < 0.12
         self._processes = ("p0", "p1", "p2")[: random.choice([1, 1, 1, 2, 2, 3])]
         self._sessions = tuple(f"s{i}" for i in range(random.choice([1, 1, 2, 2, 3])))
         self._labels: list[tuple[str, str]] = []
@@ -139,10 +149,14 @@ class _Author:
     def _next(self) -> list[Action]:
         random = self._random
         weights: dict[str, float] = dict(CALLS)
+        if self._texts:
+            weights = {verb: CALLS[verb] for verb in FOR_AGENTS} | {"unregister": 4, "register": 4}
         if self._by_hand:
             weights |= BY_HAND
         if not self._tame:
-            weights |= FAULTS
+            # A user's agent is the one to be tried, by what cuts its runs short.
+            more = 3 if self._texts else 1
+            weights |= {fault: weight * more for fault, weight in FAULTS.items()}
         verb = _pick(random, weights)
         process = random.choice(self._processes)
         when: dict[str, Any] = {
@@ -213,6 +227,9 @@ class _Author:
         random = self._random
         label = f"L{len(self._labels)}"
         self._labels.append((label, session))
+        if self._texts:
+            text: dict[str, Value] = {"label": label, "text": random.choice(self._texts)}
+            return text | ({"key": f"key-{label}"} if random.random() < 0.45 else {})
         facts: dict[str, Value] = {"label": label}
         kind = "prompt" if plain else _pick(random, KINDS)
         if kind != "prompt":

@@ -153,6 +153,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.step_count += 1
         handle._run()
 
+    def run_in_executor(self, *_arguments: Any) -> Any:  # type: ignore[override]
+        """Refuse: a thread's work takes real time, and a life has none."""
+        raise RuntimeError(
+            "no real I/O in a simulation: time is virtual, so give the agent a fake model and tools"
+        )
+
     # -- the end -----------------------------------------------------------------------------------
 
     def bury(self) -> None:

@@ -31,12 +31,27 @@ def shrink(life: Life, still_breaks: Callable[[Life], bool], lives: int = 400) -
         budget.left -= 1
         return still_breaks(candidate)
 
+    for simpler in _worlds(life):
+        if breaks(simpler):
+            life = simpler
+            break
     before = None
     while before != life and budget.left > 0:
         before = life
         life = _fewer(life, breaks)
         life = _plainer(life, breaks)
     return life
+
+
+def _worlds(life: Life) -> Iterator[Life]:
+    """Smaller worlds for the same actions, the smallest first."""
+    place, session = life.processes[0], life.sessions[0]
+    alone = [replace(action, process=place) for action in life.actions]
+    narrow = [replace(action, session=session if action.session else "") for action in alone]
+    in_one_process = replace(life, processes=(place,), actions=tuple(alone), shuffled=False)
+    yield replace(in_one_process, sessions=(session,), actions=tuple(narrow))
+    yield in_one_process
+    yield replace(life, shuffled=False)
 
 
 def _fewer(life: Life, breaks: Callable[[Life], bool]) -> Life:
@@ -69,7 +84,7 @@ def _plainer(life: Life, breaks: Callable[[Life], bool]) -> Life:
 def _forms(action: Action) -> Iterator[Action]:
     """Plainer forms of an action, the plainest first."""
     for name in action.facts:
-        if name not in ("label", "script"):
+        if name not in ("label", "script", "text"):
             facts = {key: value for key, value in action.facts.items() if key != name}
             if action.verb in ("submit", "one_turn"):
                 yield replace(action, facts=facts)

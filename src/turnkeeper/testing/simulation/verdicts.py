@@ -34,15 +34,24 @@ class Verdict:
         return hashlib.sha256(msgspec.msgpack.encode(everything)).hexdigest()
 
 
-def judge(life: Life) -> Verdict:
-    """Live a life, and check it. Its reports to an operator are not shown."""
+def judge(life: Life, agent: object | None = None) -> Verdict:
+    """Live a life, with a user's agent if there is one, and check it.
+
+    What the runtime reports to its operator meanwhile is not shown.
+    """
     logger = logging.getLogger("turnkeeper")
     disabled, logger.disabled = logger.disabled, True
     try:
-        history = live(life)
+        history = live(life, agent)
     finally:
         logger.disabled = disabled
-    evidence = Evidence(history.facts, history.rows, life.config, coalesce=life.coalesce)
+    evidence = Evidence(
+        history.facts,
+        history.rows,
+        life.config,
+        coalesce=life.coalesce,
+        scripted=agent is None,
+    )
     return Verdict(life, history, check(evidence, history.trouble))
 
 
@@ -51,16 +60,16 @@ def judge_seed(seed: int, store: str | None = None) -> Verdict:
     return judge(generate(seed, store))
 
 
-def shortened(verdict: Verdict, lives: int = 400) -> Verdict:
+def shortened(verdict: Verdict, lives: int = 400, agent: object | None = None) -> Verdict:
     """The shortest life that breaks the same guarantee, as far as `lives` tries find it."""
     if not verdict.violations:
         return verdict
     guarantee = verdict.violations[0].guarantee
 
     def still_breaks(life: Life) -> bool:
-        return any(found.guarantee == guarantee for found in judge(life).violations)
+        return any(found.guarantee == guarantee for found in judge(life, agent).violations)
 
-    return judge(shrink(verdict.life, still_breaks, lives))
+    return judge(shrink(verdict.life, still_breaks, lives), agent)
 
 
 def report(verdict: Verdict) -> str:

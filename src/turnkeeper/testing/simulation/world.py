@@ -12,10 +12,11 @@ from turnkeeper.config import Config
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.policy import KindProfile, Profile, QueueMode
 from turnkeeper.errors import TurnkeeperError
-from turnkeeper.executor import Capabilities
+from turnkeeper.executor import Capabilities, as_factory, as_turn_executor
 from turnkeeper.runtime import Runtime
 from turnkeeper.testing.faulty import Fault
 from turnkeeper.testing.simulation.actions import Action, Life
+from turnkeeper.testing.simulation.agents import WatchedAgent
 from turnkeeper.testing.simulation.callers import INSIDE, Callers
 from turnkeeper.testing.simulation.disks import Disk, MemoryDisk, SqliteDisk
 from turnkeeper.testing.simulation.faults import FaultedStore
@@ -26,7 +27,7 @@ from turnkeeper.testing.simulation.rows import rows_of
 from turnkeeper.testing.simulation.scripts import ScriptedAgent
 from turnkeeper.worker.completion import Completion
 
-PATIENCE_SECONDS = 6_000.0
+PATIENCE_SECONDS = 3_000.0
 """Virtual time in which all work finishes once faults have stopped."""
 QUIET_SECONDS = 250.0
 """Within it something is committed, where work is left: no wait of a life is as long."""
@@ -40,9 +41,11 @@ WORLD_VERBS = {
 class World(Ledger):
     """One life while it is lived."""
 
-    def __init__(self, life: Life, loop: SimulatedLoop) -> None:
+    def __init__(self, life: Life, loop: SimulatedLoop, agent: object | None = None) -> None:
         super().__init__(loop.time)
         self.life = life
+        self._agents = None if agent is None else as_factory(agent)
+        """A user's own agents, in the place of scripted ones."""
         self._loop = loop
         self._random = Random(f"world {life.seed}")
         random = Random(f"disk {life.seed}")
@@ -114,8 +117,10 @@ class World(Ledger):
             return
         process.alive = True
 
-    def agent_of(self, process: Process, _session: str) -> Any:
+    def agent_of(self, process: Process, session: str) -> Any:
         """The executor of a session in `process`."""
+        if self._agents is not None:
+            return WatchedAgent(process.id, self, as_turn_executor(self._agents(session)))
         capabilities = Capabilities(
             steer=self.life.steer,  # type: ignore[arg-type]
             snapshot="per_step",
@@ -344,10 +349,10 @@ class World(Ledger):
         self._disk.remove()
 
 
-def live(life: Life) -> History:
-    """Live a life, and return what happened in it."""
+def live(life: Life, agent: object | None = None) -> History:
+    """Live a life, with a user's agent if there is one, and return what happened in it."""
     loop = SimulatedLoop(Random(f"schedule {life.seed}"), shuffled=life.shuffled)
-    world = World(life, loop)
+    world = World(life, loop, agent)
     try:
         loop.run_until_complete(world.live())
     except Exception as error:  # noqa: BLE001 - a life that cannot be ended convicts the product

@@ -4,7 +4,7 @@
 docs/explanation/guarantees.md.
 """
 
-from turnkeeper.testing.simulation.checking import inputs, sessions, turns
+from turnkeeper.testing.simulation.checking import agents, inputs, sessions, turns
 from turnkeeper.testing.simulation.checking.evidence import Evidence, Violation
 
 RULES = (*inputs.RULES, *turns.RULES, *sessions.RULES)
@@ -13,6 +13,6 @@ RULES = (*inputs.RULES, *turns.RULES, *sessions.RULES)
 def check(evidence: Evidence, trouble: list[str]) -> list[Violation]:
     """Every guarantee that this life broke; `trouble` is what broke out of the runtime itself."""
     found = [Violation("no trouble", "the runtime", text) for text in trouble]
-    for rule in RULES:
+    for rule in RULES if evidence.scripted else (*agents.RULES, *RULES):
         found += rule(evidence)
     return found

@@ -80,10 +80,13 @@ class Evidence:
         config: dict[str, Any],
         *,
         coalesce: bool = False,
+        scripted: bool = True,
     ) -> None:
         self.facts = facts
         self.config = config
         self.coalesce = coalesce
+        self.scripted = scripted
+        """Whether agents played scripts, whose every word is known, or a user's agent ran."""
         self.sessions = {name: _session(name, found) for name, found in rows.items()}
         self.by_kind: dict[str, list[tuple[int, Fact]]] = defaultdict(list)
         for place, fact in enumerate(facts):
@@ -178,6 +181,11 @@ def _session(name: str, found: Fact) -> Session:
         if input_id is not None:
             session.history[input_id].append(event)
     return session
+
+
+def given_text(facts: Fact) -> str:
+    """What a submission's facts have its input say."""
+    return str(facts.get("text", f"{facts['label']}|{facts.get('script')}"))
 
 
 def text_of(record: Fact) -> str:

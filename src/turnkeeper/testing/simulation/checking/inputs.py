@@ -11,6 +11,7 @@ from turnkeeper.testing.simulation.checking.evidence import (
     Run,
     Session,
     Violation,
+    given_text,
     short,
     text_of,
 )
@@ -71,7 +72,7 @@ def acknowledged(evidence: Evidence) -> Iterator[Violation]:
 def _as_given(asked: Fact, record: Fact) -> Iterator[Violation]:
     facts, body = asked["facts"], record["input"]
     wanted = {
-        "text": f"{facts['label']}|{facts['script']}",
+        "text": given_text(facts),
         "kind": KIND_OF.get(facts.get("kind", "prompt"), facts.get("kind", "prompt")),
         "key": facts.get("key"),
         "supersession key": facts.get("supersedes"),
@@ -150,8 +151,7 @@ def _matches(evidence: Evidence, asked: Fact, record: Fact, answer: Fact) -> boo
     """Whether a repeated submission said what the stored one says."""
     for first, _ in evidence.calls("submit"):
         if first["facts"].get("label") == asked["facts"]["label"]:
-            given = f"{first['facts']['label']}|{first['facts']['script']}"
-            stored_is_first = text_of(record) == given
+            stored_is_first = text_of(record) == given_text(first["facts"])
             return stored_is_first == bool(answer["same"])
     return bool(answer["same"])
 

@@ -68,10 +68,11 @@ def transcript(evidence: Evidence) -> Iterator[Violation]:
             if stored["message"]["role"] == "assistant"
         )
         for content, count in said.items():
-            if count > 1:
+            if count > 1 and evidence.scripted:
                 yield Violation("effects once", f"{session.name} {content}", f"{count} times there")
-        yield from _outputs(evidence, session)
-        yield from _checkpoints(evidence, session, said)
+        if evidence.scripted:
+            yield from _outputs(evidence, session)
+            yield from _checkpoints(evidence, session, said)
         yield from _user_messages(evidence, session)
         yield from _unfinished(session)
 

@@ -1,0 +1,78 @@
+"""Convicts every planted defect: each is applied to a copy of the package, which is then simulated.
+
+The last line is the verdict; the exit code is 0 only if each was found within 2,000 seeds.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from defects import DEFECTS, PACKAGE, Defect
+
+SEEDS = 2_000
+AT_ONCE = 2
+"""One for each core."""
+
+
+@contextmanager
+def planted(defect: Defect) -> Iterator[Path]:
+    """A directory with a copy of the package that has the defect."""
+    with tempfile.TemporaryDirectory(prefix="turnkeeper-defect-") as directory:
+        copy = Path(directory) / PACKAGE.name
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / defect.file
+        file.write_text(defect.applied(file.read_text("utf-8")), "utf-8")
+        yield Path(directory)
+
+
+def found(defect: Defect, seeds: int = SEEDS) -> str | None:
+    """What the simulation says of the defect, or None if it finds nothing."""
+    command = [sys.executable, "-m", "turnkeeper.testing.simulation", "--stop"]
+    command += ["--seeds", str(seeds), "--processes", "1"]
+    with planted(defect) as directory:
+        ended = subprocess.run(
+            command,
+            env={"PYTHONPATH": str(directory), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    verdict = [line for line in ended.stdout.splitlines() if line.startswith("simulate:")]
+    if not verdict:
+        return f"the package did not even run: {ended.stderr.strip().splitlines()[-1:]}"
+    return verdict[0].removeprefix("simulate: FAILED: ") if ended.returncode else None
+
+
+def main(names: list[str]) -> int:
+    chosen = [defect for defect in DEFECTS if not names or any(n in defect.name for n in names)]
+    missed = []
+    begun = time.monotonic()
+
+    def convict(defect: Defect) -> tuple[Defect, str | None, float]:
+        before = time.monotonic()
+        return defect, found(defect), time.monotonic() - before
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for number, (defect, verdict, seconds) in enumerate(pool.map(convict, chosen), 1):
+            said = "MISSED" if verdict is None else f"convicted: {verdict}"
+            print(
+                f"[{number}/{len(chosen)}] {defect.name} ({seconds:.0f} s)\n    {said}", flush=True
+            )
+            if verdict is None:
+                missed.append(defect.name)
+    minutes = (time.monotonic() - begun) / 60
+    if missed:
+        print(f"simulate-defects: FAILED: {len(missed)} of {len(chosen)} missed: {missed}")
+        return 1
+    print(f"simulate-defects: passed: {len(chosen)} convicted in {minutes:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
