@@ -406,7 +406,8 @@ class Runtime:
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         row = await self._row(session_id)
-        if not worker.serves(row) and session_id not in worker.served.standby:
+        leaving = actor is not None and actor.unregistering is not None
+        if leaving or not (worker.serves(row) or session_id in worker.served.standby):
             raise SessionNotFound(session_id)
         return runtime_state(row)
 

@@ -348,7 +348,9 @@ class Worker:
 
     def serves(self, row: SessionRow) -> bool:
         """Whether a session is registered here: owned, and not let go since. [FAIL-4]"""
-        return row.worker_id == self.worker_id and row.session_id not in self.served.let_go
+        name = row.session_id
+        owned = row.worker_id == self.worker_id and name not in self.served.let_go
+        return owned and self.served.includes(name)
 
     async def _load_notices(self, session: ActiveSession) -> None:
         """The notices that no committed run was handed."""
