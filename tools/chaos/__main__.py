@@ -13,7 +13,7 @@ from tools.chaos.judge import Counts, findings, gather
 from turnkeeper import SqliteStore, verify
 
 DIRECTORY = Path("build/chaos")
-FULL = Scale(workers=4, callers=3, sessions=12, kills=150, stops=40, cuts=18, seconds=420.0)
+FULL = Scale(workers=4, callers=3, sessions=12, kills=80, stops=30, cuts=8, seconds=420.0)
 
 
 def show(text: str) -> None:
