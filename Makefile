@@ -8,7 +8,8 @@ INSTALLED := $(VENV)/.installed
 TYPED := src/turnkeeper $(patsubst %/,%,$(sort $(dir $(wildcard examples/*.py benchmarks/*.py tools/*.py))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check format bench chaos demo clean
+.PHONY: help setup test test-all check format bench chaos simulate \
+	simulate-defects demo clean
 
 define verdict
 	&& echo "$(1): passed" || { echo "$(1): FAILED"; exit 1; }
@@ -22,6 +23,8 @@ help:
 	@echo "make format    put the source in the one format"
 	@echo "make bench     the benchmarks, beside their floor"
 	@echo "make chaos     workers and callers killed, stopped and continued; some six minutes"
+	@echo "make simulate  10,000 lives with crashes, faults and races, each checked; some ten minutes"
+	@echo "make simulate-defects   what the simulation must find, planted and found"
 	@echo "make demo      several sessions on a real model, killed in the middle of a turn"
 	@echo "make clean     remove $(VENV) and every cache"
 
@@ -60,6 +63,13 @@ bench: $(INSTALLED)
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tools.chaos $(CHAOS) $(call verdict,chaos)
+
+# Both print their own verdict.
+simulate: $(INSTALLED)
+	@$(BIN)/python -m turnkeeper.testing.simulation --seeds $(or $(SEEDS),10000)
+
+simulate-defects: $(INSTALLED)
+	@cd tests && ../$(BIN)/python simulate_defects.py
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m examples.demo $(call verdict,demo)

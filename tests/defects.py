@@ -56,7 +56,7 @@ DEFECTS: tuple[Defect, ...] = (
         "_boundary(draft, members, Boundary.RUN_START, final=not draft.row.open_turn)",
     ),
     Defect(
-        "a continuation writes the user's messages again",
+        "a message that the executor wrote itself is written again",
         "core/turns.py",
         "if not includes_input and may_be_written(record)",
         "if may_be_written(record)",

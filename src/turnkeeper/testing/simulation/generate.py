@@ -62,6 +62,10 @@ FOR_AGENTS = ("submit", "again", "handle", "interrupt", "pause", "resume", "resp
 """What callers of a user's agent do."""
 
 
+FOR_AGENTS_CONFIG = {"run_time_limit_seconds": 200.0, "max_failures": 3, "max_crashes": 50}
+"""So that an agent is given up for its own failures, and not for faults around it."""
+
+
 def generate(seed: int, store: str | None = None, texts: tuple[str, ...] = ()) -> Life:
     """The life of this seed; `store` puts it on another store than the seed's own.
 
@@ -95,7 +99,9 @@ class _Author:
         own = random.choice(["memory", "sqlite"])
         self._store = own if store is None else store
         self._by_hand = not texts and random.random() < 0.12
-        self._processes = ("p0", "p1", "p2")[: random.choice([1, 1, 1, 2, 2, 3])]
+        # A report about a user's agent is read by a person: its lives are small.
+        counts = [1, 1, 1, 1, 1, 2] if texts else [1, 1, 1, 2, 2, 3]
+        self._processes = ("p0", "p1", "p2")[: random.choice(counts)]
         self._sessions = tuple(f"s{i}" for i in range(random.choice([1, 1, 2, 2, 3])))
         self._labels: list[tuple[str, str]] = []
         """Of each label made so far its session."""
@@ -117,7 +123,7 @@ class _Author:
             sessions=self._sessions,
             steer=random.choice(["at_border", "at_border", "none"]),
             cancel=random.choice(["graceful", "immediate"]),
-            config=self._config(),
+            config=self._config() | (FOR_AGENTS_CONFIG if self._texts else {}),
             coalesce=random.random() < 0.15,
             actions=tuple(actions),
         )

@@ -93,6 +93,8 @@ def _forms(action: Action) -> Iterator[Action]:
         yield replace(action, facts={**action.facts, "script": shorter})
     if action.after_steps:
         yield replace(action, after_steps=0)
+    if action.after_seconds:
+        yield replace(action, after_seconds=0.0)
 
 
 def _scripts(script: str) -> Iterator[str]:

@@ -117,29 +117,23 @@ def _checkpoints(evidence: Evidence, session: Session, said: Counter[str]) -> It
 
 
 def _user_messages(evidence: Evidence, session: Session) -> Iterator[Violation]:
-    """Each input that was applied stands there once, unless it is hidden."""
+    """Each input that was applied stands there once, unless it is hidden or its run wrote it."""
     written = Counter(
         stored["input_id"] for stored in session.messages if stored["input_id"] is not None
     )
-    checkpoints = [fact for _, fact in evidence.by_kind["checkpointing"]]
-    including = {fact["run"] for fact in checkpoints if fact["includes_input"]}
+    including = _boundaries_with_input(evidence, session)
     for input_id, record in session.inputs.items():
-        applied = any(e["event"]["code"] == "input.applied" for e in session.history[input_id])
+        boundary = _applied_by(session, input_id)
         policy = record["policy"] or {}
         at_once = policy.get("consume_point") == "on_accept" and record["state"] == "consumed"
         shown = (
             policy.get("record_transcript", True)
             and (record["input"]["visibility"]["transcript_eligible"])
         )
+        applied = boundary is not None and boundary not in including
         expected = int((applied or at_once) and shown)
-        found = written[input_id]
-        included = any(
-            stored["run"] in including
-            and input_id in (stored.get("receipt") or {}).get("contributing_input_ids", ())
-            for stored in session.receipts
-        )
-        if found != expected and not (included and found < expected):
-            text = f"it is {record['state']}, and {found} times in the transcript"
+        if written[input_id] != expected:
+            text = f"it is {record['state']}, and {written[input_id]} times in the transcript"
             yield Violation("effects once", f"{session.name} {short(input_id)}", text)
     for stored in session.messages:
         record_of = session.inputs.get(stored["input_id"] or "")
@@ -147,6 +141,29 @@ def _user_messages(evidence: Evidence, session: Session) -> Iterator[Violation]:
         if record_of is not None and text_of(record_of) not in content:
             text = f"message {stored['number']} is not what its input says"
             yield Violation("effects once", session.name, text)
+
+
+def _boundaries_with_input(evidence: Evidence, session: Session) -> set[tuple[str, int]]:
+    """The boundaries, by run and sequence, whose executor said that it wrote the input itself."""
+    there = {stored["message"]["content"] for stored in session.messages}
+    count: Counter[str] = Counter()
+    including = set()
+    for _, fact in evidence.by_kind["checkpointing"]:
+        if fact["session"] == session.name and fact["said"] in there:
+            if fact["includes_input"]:
+                including.add((fact["run"], count[fact["run"]]))
+            count[fact["run"]] += 1
+    return including
+
+
+def _applied_by(session: Session, input_id: str) -> tuple[str, int] | None:
+    """The boundary, by run and sequence, that applied an input."""
+    for event in session.history[input_id]:
+        if event["event"]["code"] == "input.applied":
+            for later in session.events[event["sequence"] :]:
+                if later["event"]["code"] == "run.boundary_applied":
+                    return later["event"]["run_id"], later["event"]["detail"]["sequence"]
+    return None
 
 
 def _unfinished(session: Session) -> Iterator[Violation]:

@@ -1,0 +1,173 @@
+"""What the simulation found in the product, each as the shortest life that showed it.
+
+A life is plain data; each is lived again by the tests, on both stores.
+"""
+
+from dataclasses import dataclass
+
+from turnkeeper.testing.simulation.actions import Action, Life, Value
+
+SETTINGS = {
+    "max_running": 1,
+    "max_failures": 3,
+    "max_crashes": 0,
+    "run_time_limit_seconds": 6.0,
+    "backoff_first_seconds": 0.5,
+    "backoff_max_seconds": 1.0,
+    "interrupt_grace_seconds": 0.5,
+    "unregister_grace_seconds": 0.5,
+    "close_drain_seconds": 0.5,
+    "commit_retry_seconds": 1.0,
+    "passivation_seconds": 60.0,
+    "poll_seconds": 2.0,
+    "lease_seconds": 2.0,
+    "request_age_seconds": 30.0,
+    "queue_per_session": 1_000,
+    "on_failure": "continue",
+    "on_zombie": "continue",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One finding: its seed when it was found, what was wrong, and the life."""
+
+    seed: int
+    what: str
+    processes: tuple[str, ...]
+    actions: tuple[Action, ...]
+    by_hand: bool = False
+
+    def life(self, store: str, **settings: object) -> Life:
+        return Life(
+            seed=self.seed,
+            store=store,
+            by_hand=self.by_hand,
+            processes=self.processes,
+            sessions=("s0",),
+            config=SETTINGS | settings,
+            actions=self.actions,
+        )
+
+
+def does(verb: str, after: float = 0.0, process: str = "p0", **facts: Value) -> Action:
+    """One action on the session."""
+    return Action(after_seconds=after, verb=verb, process=process, session="s0", facts=facts)
+
+
+ONE = ("p0",)
+TWO = ("p0", "p1")
+
+FOUND = (
+    Found(
+        733,
+        "a detach while a staging is being written left the run without an executor, for ever",
+        ONE,
+        (does("start"), does("attach", 1.0), does("submit", 0.5, label="L0", script="ok")),
+        by_hand=True,
+    ),
+    Found(
+        111,
+        "an input whose session was let go and whose process closed was charged with a crash",
+        ONE,
+        (
+            does("start"),
+            does("outage", 1.0, fault="after", seconds=12.0),
+            does("submit", label="L0", script="ok", not_before=2.0),
+            does("close", 3.0, drain=0.0),
+        ),
+    ),
+    Found(
+        373,
+        "a caller was told that its session is not here, though its input was stored",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", script="ok"),
+            does("freeze", 0.5, seconds=5.0),
+            does("submit", label="L1", script="ok"),
+        ),
+    ),
+    Found(
+        1090,
+        "a destroy did not see what another process had put in, which then waited for ever",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("submit", 3.0, "p1", label="L0", script="work:1.0,ok"),
+            does("submit", 0.2, label="L1", script="ok"),
+            does("destroy", 0.2, "p1"),
+        ),
+    ),
+    Found(
+        93,
+        "progress whose turn lost the input that started it was run alone",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", kind="progress", script="hang"),
+            does("submit", 0.1, label="L1", script="ok"),
+            does("cancel", 0.1, label="L1"),
+        ),
+    ),
+    Found(
+        148,
+        "a dead letter of a kind that is done at its admission was queued for ever",
+        TWO,
+        (
+            does("start", process="p1"),
+            does("submit", 0.1, "p1", label="L0", script="ok"),
+            does("start", 1.0),
+            does("submit", 0.1, label="L1", kind="notice", script="ok", expires=0.05),
+            does("requeue", 3.0, label="L1", twice=True, told=True),
+        ),
+    ),
+    Found(
+        926,
+        "a registration that met an operation whose session was let go was never answered",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", script="hang"),
+            does("respawn", 0.1),
+            does("register", 0.05),
+            does("fault", 0.1, fault="lose", times=5, held=30.0),
+        ),
+    ),
+    Found(
+        2986,
+        "an input that another process put in superseded a newer one",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("submit", 3.0, "p1", label="L0", script="work:1.0,ok"),
+            does("submit", 0.1, label="L1", script="ok", supersedes="a"),
+            does("submit", 0.3, "p1", label="L2", script="ok", supersedes="a"),
+        ),
+    ),
+    Found(
+        863,
+        "the inputs of an open turn changed their order over a crash",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", script="work:0.3,ok"),
+            does("submit", 0.1, label="L1", script="cp,hang;ok"),
+            does("submit", 0.05, label="L2", kind="progress", script="ok"),
+            does("crash", 1.5),
+            does("start", 0.1),
+        ),
+    ),
+    Found(
+        0,
+        "a run that failed after the time to drain was tried again",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", script="work:1.0,fail;ok"),
+            does("retire", 0.1, drain=0.2),
+        ),
+    ),
+)
