@@ -1,6 +1,8 @@
 """Rules that were found broken once, by reading and by random stress; each test names its rule."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Awaitable
 from datetime import timedelta
 
@@ -217,3 +219,31 @@ async def test_an_executor_that_raises_a_refusal_of_the_store_is_charged(
         outcome = await soon(handle.wait())
         assert getattr(outcome, "reason", None) == "retry_budget_exceeded"
         assert len(fake.turns) == 4
+
+
+_DECODED_BY_MANY_AT_FIRST = """
+import sys, threading
+from turnkeeper.core.bodies import decode_body, encode_body
+from turnkeeper.core.inputs import PromptInput
+
+sys.setswitchinterval(1e-6)
+item = PromptInput("hello", idempotency_key="k")
+stored = encode_body(item)
+together = threading.Barrier(4)
+
+def decode():
+    together.wait()
+    decode_body(stored, item.id, "k")
+
+threads = [threading.Thread(target=decode) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_inputs_may_be_decoded_by_several_threads() -> None:
+    """Msgspec makes what it knows of a class at first use; two threads there crashed a process."""
+    for _ in range(8):
+        subprocess.run([sys.executable, "-c", _DECODED_BY_MANY_AT_FIRST], check=True)

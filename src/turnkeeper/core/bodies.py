@@ -72,6 +72,9 @@ def encode_body(item: Input) -> bytes:
 
 _body_decoder = msgspec.msgpack.Decoder(tuple[bytes, int, dict[str, Any]])
 _own_decoder = msgspec.msgpack.Decoder(list[Any])
+_DECODERS = tuple(msgspec.msgpack.Decoder(cls) for cls in CLASSES)
+"""Made for what their making leaves with each class. msgspec would do that at the first `convert`,
+and two threads that come there at once crash the process."""
 
 
 def decode_body(body: bytes, input_id: InputId, key: str | None) -> Input:
