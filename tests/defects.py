@@ -112,7 +112,7 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     Defect(
         "an expired input is run",
-        "core/staging.py",
+        "core/gathering.py",
         "    return is_due(record, now_ms) and not is_expired(record, now_ms)",
         "    return is_due(record, now_ms)",
     ),
