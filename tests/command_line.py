@@ -130,6 +130,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._mine, text.encode())
 
+    def type_until_heard(self, text: str) -> None:
+        """Type until a new line begins: readline may miss a signal just behind its prompt."""
+        seen, end = len(self.text), time.monotonic() + PATIENCE_SECONDS
+        while "\n" not in self.text[seen:] and time.monotonic() < end:
+            self.type(text)
+            while "\n" not in self.text[seen:] and select.select([self._mine], [], [], 2.0)[0]:
+                self._more(end)
+
     def end(self) -> int:
         """Wait for its end; gives the exit code."""
         end = time.monotonic() + PATIENCE_SECONDS

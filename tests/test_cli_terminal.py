@@ -147,7 +147,7 @@ def test_ctrl_c_leaves_a_chat_at_its_prompt(store: Path) -> None:
     """And twice in a turn: what was asked is given up, and nothing is left behind. [CLI-7]"""
     terminal = Terminal("chat", "ada", "--agent", "orders:clerk")
     terminal.expect("> ")
-    terminal.type("\x03")
+    terminal.type_until_heard("\x03")
     assert terminal.end() == Exit.DONE
     assert "Traceback" not in terminal.text
     assert call("sessions", "--json").document["sessions"][0]["state"] == "idle"

@@ -280,6 +280,8 @@ class Runtime:
             return actor.unregistering is None
         if session_id in worker.served.standby:
             return True
+        if session_id in worker.served.let_go:
+            return False
         row = await worker.store.load_session(session_id)
         return row is not None and worker.serves(row)
 
@@ -405,8 +407,10 @@ class Runtime:
         actor = self._in_memory(session_id)
         if actor is not None and not actor.gone and actor.unregistering is None:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
-        row = await self._row(session_id)
         leaving = actor is not None and actor.unregistering is not None
+        # Asked before the row is read, which may be that of before the release.
+        leaving = leaving or session_id in worker.served.let_go
+        row = await self._row(session_id)
         if leaving or not (worker.serves(row) or session_id in worker.served.standby):
             raise SessionNotFound(session_id)
         return runtime_state(row)

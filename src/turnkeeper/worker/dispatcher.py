@@ -240,6 +240,8 @@ class Worker:
         self, session_id: SessionId, *, create: bool, owned: bool
     ) -> SessionActor | None:
         if owned:
+            if session_id in self.served.let_go:  # the row may be read as of before the release
+                return None
             row = await self.store.load_session(session_id)
             if row is None or not self.serves(row):
                 return None
