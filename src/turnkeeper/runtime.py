@@ -409,7 +409,7 @@ class Runtime:
             return RuntimeState.RECOVERING if actor.recovering else actor.state
         leaving = actor is not None and actor.unregistering is not None
         # Asked before the row is read, which may be that of before the release.
-        leaving = leaving or session_id in worker.served.let_go
+        leaving = leaving or check_session_id(session_id) in worker.served.let_go
         row = await self._row(session_id)
         if leaving or not (worker.serves(row) or session_id in worker.served.standby):
             raise SessionNotFound(session_id)

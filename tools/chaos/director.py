@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.chaos.judge import IN_A_TURN, Counts, between, count, gather
-from tools.chaos.log import Log, read
+from tools.chaos.judge import IN_A_TURN, IN_AN_ACCEPT, Counts, count, gather
+from tools.chaos.log import Doing, Log
 
 LEASE_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 """How long the processes may take to end in good order."""
+AIM_SECONDS = 2.0
+"""How long to wait for a caller that is in the middle of an accept, which takes milliseconds."""
 
 
 class Scale(NamedTuple):
@@ -138,6 +140,8 @@ class Director:
         self._show = show
         self._dice = random.Random(seed)
         self._began = time.monotonic()
+        self._in_a_turn = Doing(directory / "runs", IN_A_TURN)
+        self._in_an_accept = Doing(directory / "calls", IN_AN_ACCEPT)
         log = Log(directory / "deeds", "director")
         lease = str(LEASE_SECONDS)
         there = str(directory)
@@ -200,9 +204,9 @@ class Director:
     def _do_one_thing(self) -> None:
         chance = self._dice.random()
         if chance < 0.15:
-            self._dice.choice(self._callers).kill()
+            self._aim_at_a_caller().kill()
             return
-        in_a_turn = between(list(read(self._directory / "runs")), IN_A_TURN)
+        in_a_turn = self._in_a_turn.lives()
         awake = [process for process in self._workers if process.continues_at is None]
         busy = [process for process in awake if process.life in in_a_turn]
         if chance < 0.45 and len(awake) > 1:
@@ -210,6 +214,17 @@ class Director:
             stopped.stop(LEASE_SECONDS * self._dice.uniform(1.2, 3.0))
         else:
             self._dice.choice(busy or self._workers).kill()
+
+    def _aim_at_a_caller(self) -> Process:
+        """One in the middle of an accept, if there is one before long."""
+        deadline = time.monotonic() + AIM_SECONDS
+        while time.monotonic() < deadline:
+            accepting = self._in_an_accept.lives()
+            aimed = [process for process in self._callers if process.life in accepting]
+            if aimed:
+                return self._dice.choice(aimed)
+            time.sleep(0.001)
+        return self._dice.choice(self._callers)
 
     def _counted(self) -> Counts:
         if not (self._directory / "chaos.db").exists():

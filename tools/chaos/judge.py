@@ -265,35 +265,26 @@ def _said(lines: Sequence[Line], what: str) -> Iterator[Line]:
 def count(evidence: Evidence) -> Counts:
     """How often the damage hit something."""
     return Counts(
-        kills=sum(1 for line in _said(evidence.deeds, "killed") if _was_running(evidence, line)),
-        stops=sum(1 for line in _said(evidence.deeds, "stopped") if _was_running(evidence, line)),
-        cuts=sum(1 for line in _said(evidence.deeds, "killed") if _was_accepting(evidence, line)),
+        kills=_hits(evidence.deeds, "killed", evidence.runs, IN_A_TURN),
+        stops=_hits(evidence.deeds, "stopped", evidence.runs, IN_A_TURN),
+        cuts=_hits(evidence.deeds, "killed", evidence.calls, IN_AN_ACCEPT),
         inputs=len(acknowledged(evidence)),
         runs=sum(map(len, runs_of(evidence).values())),
     )
 
 
 IN_A_TURN = {"begin": 1, "end": -1, "broken": -1}
+"""A worker has called an executor, which has not ended."""
 IN_AN_ACCEPT = {"sends": 1, "has": -1}
+"""A caller has sent something, and has no answer yet."""
 
 
-def _was_running(evidence: Evidence, deed: Line) -> bool:
-    """Whether a worker was in the middle of a turn when this was done to it."""
-    return _was_between(evidence.runs, deed, IN_A_TURN)
-
-
-def _was_accepting(evidence: Evidence, deed: Line) -> bool:
-    """Whether a caller had sent something and had no answer yet."""
-    return _was_between(evidence.calls, deed, IN_AN_ACCEPT)
-
-
-def _was_between(lines: Sequence[Line], deed: Line, steps: dict[str, int]) -> bool:
-    return deed.words[0] in between([line for line in lines if line.at_ns < deed.at_ns], steps)
-
-
-def between(lines: Sequence[Line], steps: dict[str, int]) -> set[str]:
-    """The lives that have begun something and not ended it."""
-    begun: dict[str, int] = defaultdict(int)
-    for line in lines:
+def _hits(deeds: Sequence[Line], deed: str, lines: Sequence[Line], steps: dict[str, int]) -> int:
+    """How many of these deeds were done to a life that was in the middle of something."""
+    begun: Counter[str] = Counter()
+    hits = 0
+    for line in sorted((*lines, *deeds), key=lambda line: line.at_ns):
+        if line.what == deed:
+            hits += begun[line.words[0]] > 0
         begun[line.who] += steps.get(line.what, 0)
-    return {life for life, number in begun.items() if number > 0}
+    return hits

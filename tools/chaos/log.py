@@ -6,7 +6,8 @@ time is the machine's monotonic clock, the same for all processes.
 
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +42,43 @@ def _word(word: object) -> str:
 
 def read(path: Path) -> Iterator[Line]:
     """All lines so far; a last one that is not finished is left out."""
-    if not path.exists():
-        return
-    text = path.read_text("utf-8")
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        at, who, what, *words = line.split("\t")
-        yield Line(int(at), who, what, tuple(words))
+    return iter(Reader(path).news())
+
+
+class Reader:
+    """Reads a file of lines while it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def news(self) -> list[Line]:
+        """The lines since the last time; one that is not finished comes the next time."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [_line(line) for line in whole.decode().split("\n")[:-1]]
+
+
+def _line(text: str) -> Line:
+    at, who, what, *words = text.split("\t")
+    return Line(int(at), who, what, tuple(words))
+
+
+class Doing:
+    """The lives that are in the middle of something, by a file of lines that grows."""
+
+    def __init__(self, path: Path, steps: Mapping[str, int]) -> None:
+        self._reader = Reader(path)
+        self._steps = steps
+        self._begun: Counter[str] = Counter()
+
+    def lives(self) -> set[str]:
+        """Those that have begun it and not ended it."""
+        for line in self._reader.news():
+            self._begun[line.who] += self._steps.get(line.what, 0)
+        return {life for life, number in self._begun.items() if number > 0}
