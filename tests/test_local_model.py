@@ -14,7 +14,6 @@ import pytest
 from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.runs import Boundary, Fence, Message, StagedInput
 from turnkeeper.errors import NonRetryable, Overloaded, TurnkeeperError
-from turnkeeper.executor import Turn
 from turnkeeper.executors import local
 from turnkeeper.executors.local import (
     LocalModel,
@@ -23,6 +22,7 @@ from turnkeeper.executors.local import (
     PromptTooLong,
     local_agent,
 )
+from turnkeeper.turn import Turn
 
 Chat = Sequence[Mapping[str, str]]
 

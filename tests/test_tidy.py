@@ -31,7 +31,7 @@ TASK_MAKERS = {
 """Files that may make a task, and why."""
 
 INNER = {"core", "errors", "config", "environment"}
-CONTRACTS = {"store", "executor"}
+CONTRACTS = {"store", "executor", "turn"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
@@ -40,9 +40,10 @@ LAYERS: dict[str, set[str]] = {
     "core": INNER,
     # Ring 2: the contracts and what implements them.
     "store": INNER,
-    "executor": INNER,
+    "turn": INNER,
+    "executor": INNER | {"turn"},
     "stores": INNER | {"store", "stores"},
-    "executors": INNER | {"executor", "executors"},
+    "executors": INNER | {"executor", "turn", "executors"},
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
     "worker": INNER | CONTRACTS | {"worker"},
     # On top.
@@ -56,7 +57,7 @@ LAYERS: dict[str, set[str]] = {
     "wire": INNER,
     "keys": INNER,
     "server": INNER | CONTRACTS | {"worker", "runtime", "wire", "keys", "server"},
-    "client": INNER | {"executor", "worker", "wire", "client"},
+    "client": INNER | {"turn", "worker", "wire", "client"},
     "cli": INNER
     | CONTRACTS
     | {

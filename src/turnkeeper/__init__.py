@@ -4,7 +4,8 @@ The layout, from the inside out; imports point inward only:
 
     core/       pure: what a session is, and what may happen to it
     store.py    the contract of a store; implementations in stores/
-    executor.py the contract of an executor, `Turn`, `@agent`; executors of others in executors/
+    executor.py the contract of an executor, `@agent`; executors of others in executors/
+    turn.py     what an executor is handed: `Turn`
     worker/     the asyncio shell that carries out what the core decides
     verify.py   proves or refutes what is in a store, through its contract
     runtime.py  `Runtime` and `Session`, what programs use
@@ -115,12 +116,13 @@ from turnkeeper.errors import (
     ValidationFailed,
     WouldDeadlock,
 )
-from turnkeeper.executor import NOT_DONE, Capabilities, Executor, Turn, TurnExecutor, agent
+from turnkeeper.executor import Capabilities, Executor, TurnExecutor, agent
 from turnkeeper.runtime import Runtime
 from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.turn import NOT_DONE, Turn
 from turnkeeper.verify import VerifyProgress, repair, verify
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.health import Health

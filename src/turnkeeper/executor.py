@@ -1,32 +1,25 @@
-"""RING 2: the contract of an executor, what it is handed (`Turn`), and `@agent`, the short way.
+"""RING 2: the contract of an executor, and `@agent`, the short way to one.
 
 Two shapes are taken. `Executor` is small: `apply` one primitive, obey `control`. `TurnExecutor`
 is full: it gets a `Turn`, through which it streams, commits checkpoints and runs durable steps.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from typing import Any, Literal, Protocol, overload, runtime_checkable
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol, overload, runtime_checkable
 
 from msgspec import Struct
 
-from turnkeeper.config import PAGE_MAX
 from turnkeeper.core.ids import RunId, SessionId
-from turnkeeper.core.inputs import Input, append_text
 from turnkeeper.core.runs import (
-    EMPTY_HEAD,
     ApplyOutput,
-    Fence,
     Message,
     RunControlCommand,
     RunPrimitive,
     RunResult,
-    StagedInput,
-    Steered,
-    TranscriptHead,
-    settle_notices,
 )
 from turnkeeper.errors import ValidationFailed
+from turnkeeper.turn import Turn
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -61,7 +54,7 @@ class TurnExecutor(Protocol):
         """What it can do; read at each run."""
         ...
 
-    async def run(self, turn: "Turn") -> ApplyOutput:
+    async def run(self, turn: Turn) -> ApplyOutput:
         """Make one attempt at a turn; what this raises is a failure of the attempt."""
         ...
 
@@ -75,202 +68,6 @@ class SharedExecutor:
 
     It may be given as `Runtime(agent=...)` itself, where others need a factory.
     """
-
-
-class TurnHost(Protocol):
-    """What a `Turn` asks of the worker that runs it."""
-
-    def emit(self, delta: Any) -> None:
-        """Stream one delta."""
-        ...
-
-    async def checkpoint(
-        self, appends: Sequence[Message], snapshot: bytes | None, *, includes_input: bool
-    ) -> Steered:
-        """Commit a boundary inside the run."""
-        ...
-
-    async def once(
-        self,
-        key: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        idempotent: bool,
-        reconcile: Callable[..., Any] | None,
-    ) -> Any:
-        """Take a durable step."""
-        ...
-
-    async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
-        """Read a page of the transcript that ends before a number, each with its own."""
-        ...
-
-
-class Turn:
-    """One run of a turn, as its executor sees it.
-
-    After the run was given up, every method raises `RunEnded`.
-    """
-
-    __slots__ = ("_host", "fence", "head", "primitive", "snapshot")
-
-    def __init__(
-        self,
-        host: TurnHost,
-        primitive: StagedInput,
-        fence: Fence,
-        snapshot: bytes | None,
-        head: TranscriptHead = EMPTY_HEAD,
-    ) -> None:
-        self._host = host
-        self.primitive = primitive
-        """What is to be done: inputs, their user messages, notices."""
-        self.fence = fence
-        """Epoch and run id, for another system to check before it lets this run act."""
-        self.snapshot = snapshot
-        """The session's newest snapshot, as an earlier output or checkpoint gave it."""
-        self.head = head
-        """Where the transcript ended when this run began."""
-
-    @property
-    def session_id(self) -> SessionId:
-        """The session that this turn belongs to."""
-        return self.primitive.session_id
-
-    @property
-    def run_id(self) -> RunId:
-        """This attempt."""
-        return self.fence.run_id
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The inputs that this turn answers."""
-        return self.primitive.inputs
-
-    @property
-    def text(self) -> str:
-        """What the inputs say, joined by empty lines."""
-        return "\n\n".join(append_text(item) for item in self.primitive.inputs)
-
-    def history(self, last: int | None = None) -> "History":
-        """The committed transcript: `await` it for a list, or iterate over it for pages.
-
-        `last`: only that many of the newest messages, 1 or more. Nothing is read before it is
-        asked for. Notices that lie between an assistant message and the `tool` messages that
-        answer it come after those. [RUN-6]
-        """
-        return History(self._host, last)
-
-    async def messages(self, after: int = 0) -> list[Message]:
-        """The messages past number `after` up to `head`, each as and where it is stored. [RUN-17]
-
-        Raises `RunEnded` after the run was given up.
-        """
-        pages: list[list[tuple[int, Message]]] = []
-        before = self.head.count + 1
-        while before > after + 1:
-            page = await self._host.read_messages(before, min(before - 1 - after, PAGE_MAX))
-            if not page:
-                break
-            pages.append(page)
-            before = page[0][0]
-        return [message for page in reversed(pages) for _, message in page]
-
-    def emit(self, delta: Any) -> None:
-        """Stream `delta` to whoever follows the session live. [EVT-5]
-
-        It is text, any JSON value, or one of the typed pieces: `TextDelta`, `ReasoningDelta`,
-        `ToolCall`, `ToolResult`.
-
-        Raises `RunEnded` after the run was given up.
-        """
-        self._host.emit(delta)
-
-    async def checkpoint(
-        self,
-        appends: Sequence[Message] = (),
-        *,
-        snapshot: bytes | None = None,
-        includes_input: bool = False,
-    ) -> Steered:
-        """Commit a boundary inside the run, and take what was steered meanwhile. [OPEN-1]
-
-        Once this returns, the turn's inputs, `appends` and `snapshot` are in the transcript for
-        good; only a continuation of this turn may follow, even after a crash.
-
-        Raises `RunEnded` after the run was given up, `ValidationFailed` for messages or a
-        snapshot over a limit, and `CommitFailed` if the store does not take it.
-        """
-        return await self._host.checkpoint(appends, snapshot, includes_input=includes_input)
-
-    async def once(
-        self,
-        key: str,
-        fn: Callable[..., Any],
-        *args: Any,
-        idempotent: bool = False,
-        reconcile: Callable[..., Any] | None = None,
-    ) -> Any:
-        """Call `fn(*args)` once in the life of this turn, over all its attempts. [STEP-1]
-
-        That it begins is committed before `fn` is called, then its result; a later run of the turn
-        gets the recorded result. `key`: 1 to 200 characters, unique in the turn. Arguments and
-        result have a form in MessagePack.
-
-        Where an earlier run began the step and nobody knows whether it ended: `reconcile(*args)`
-        is asked for the result (or `NOT_DONE`), or `fn` is called again if `idempotent`, else
-        `OutcomeUnknown` is raised and the turn's inputs wait for a person as dead letters.
-
-        Raises `StepMismatch` if the key was recorded with other arguments, `RunEnded` after the
-        run was given up, `CommitFailed` if the store does not take it.
-        """
-        return await self._host.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
-
-
-class NotDone:
-    """The type of `NOT_DONE`."""
-
-    def __repr__(self) -> str:
-        return "NOT_DONE"
-
-
-NOT_DONE = NotDone()
-"""Said of a step by its `reconcile` function or by an operator: it has not happened."""
-
-_PAGE = 100
-
-
-class History:
-    """A transcript: reads what it is asked for, newest page first, and gives it oldest first."""
-
-    __slots__ = ("_host", "_last")
-
-    def __init__(self, host: TurnHost, last: int | None) -> None:
-        if last is not None and last < 1:
-            raise ValidationFailed(f"history(last=...) takes 1 or more, not {last}")
-        self._host = host
-        self._last = last
-
-    def __await__(self) -> Generator[Any, None, list[Message]]:
-        return self._read().__await__()
-
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        for message in await self._read():
-            yield message
-
-    async def _read(self) -> list[Message]:
-        left = self._last
-        before: int | None = None
-        pages: list[list[tuple[int, Message]]] = []
-        while left is None or left > 0:
-            page = await self._host.read_messages(before, min(left or _PAGE, _PAGE))
-            if not page:
-                break
-            pages.append(page)
-            before = page[0][0]
-            left = None if left is None else left - len(page)
-        return settle_notices([message for page in reversed(pages) for _, message in page])
 
 
 Answer = str | RunResult | ApplyOutput | None

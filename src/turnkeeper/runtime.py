@@ -58,11 +58,12 @@ from turnkeeper.core.session import closing_state, runtime_state
 from turnkeeper.core.validity import check_input
 from turnkeeper.environment import Environment, system_environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, ValidationFailed
-from turnkeeper.executor import NOT_DONE, as_factory, as_turn_executor
+from turnkeeper.executor import as_factory, as_turn_executor
 from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.turn import NOT_DONE
 from turnkeeper.worker import inside, intake, operating, outside, reading
 from turnkeeper.worker.actor import SessionActor
 from turnkeeper.worker.completion import Completion

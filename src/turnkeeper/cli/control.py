@@ -11,7 +11,7 @@ from turnkeeper.cli.place import DEFAULTS, Shared, client
 from turnkeeper.cli.reading import SessionName, known_input
 from turnkeeper.core.outcomes import CancelEffect, InterruptEffect
 from turnkeeper.errors import ValidationFailed
-from turnkeeper.executor import NOT_DONE
+from turnkeeper.turn import NOT_DONE
 
 InputName = Annotated[str, Parameter(name="ID", help="The input's id, or its key.")]
 

@@ -33,7 +33,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
 from turnkeeper.environment import Environment, from_ms, system_environment
 from turnkeeper.errors import ServiceError, ValidationFailed
-from turnkeeper.executor import NOT_DONE
+from turnkeeper.turn import NOT_DONE
 from turnkeeper.wire import (
     WAIT_MAX_SECONDS,
     InputPage,

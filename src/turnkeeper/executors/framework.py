@@ -10,9 +10,10 @@ from typing import Generic, TypeVar
 from turnkeeper.config import TurnLimits
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executor import Capabilities, SharedExecutor, Turn
+from turnkeeper.executor import Capabilities, SharedExecutor
 from turnkeeper.executors.transcripts import Codec, Histories
 from turnkeeper.executors.work import Stop, Work, inside
+from turnkeeper.turn import Turn
 
 Item = TypeVar("Item")
 

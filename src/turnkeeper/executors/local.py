@@ -19,7 +19,8 @@ from typing import Any
 
 from turnkeeper.core.runs import Message
 from turnkeeper.errors import NonRetryable, Overloaded, TurnkeeperError
-from turnkeeper.executor import FunctionExecutor, Turn, agent
+from turnkeeper.executor import FunctionExecutor, agent
+from turnkeeper.turn import Turn
 
 CONTEXT_TOKENS = 2_048
 """Prompt and answer together."""

@@ -21,11 +21,11 @@ from turnkeeper.config import TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable, TurnkeeperError
-from turnkeeper.executor import Turn
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Prompt, StepRule, Stop, Work, current_work
+from turnkeeper.turn import Turn
 
 try:
     from agents import (

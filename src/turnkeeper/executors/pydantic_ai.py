@@ -17,7 +17,6 @@ from turnkeeper.config import TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executor import Turn
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.pydantic_messages import (
     PydanticCodec,
@@ -26,6 +25,7 @@ from turnkeeper.executors.pydantic_messages import (
     words_of,
 )
 from turnkeeper.executors.work import Prompt, StepRule, Stop, Work
+from turnkeeper.turn import Turn
 
 try:
     from pydantic import TypeAdapter

@@ -13,8 +13,8 @@ from msgspec import Struct
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.runs import EMPTY_DIGEST, Message, Role, next_digest
 from turnkeeper.errors import NonRetryable, StoreError
-from turnkeeper.executor import Turn
 from turnkeeper.executors.safety import Call, View
+from turnkeeper.turn import Turn
 
 WARM_BYTES = 32_000_000
 """Encoded size of the histories that one executor keeps decoded, of all its sessions together."""

@@ -28,9 +28,9 @@ from turnkeeper.core.runs import (
     Steered,
 )
 from turnkeeper.errors import TurnLimitExceeded
-from turnkeeper.executor import Turn
 from turnkeeper.executors.safety import UNANSWERED, Call, Order, View, settle
 from turnkeeper.executors.transcripts import Codec, Entry
+from turnkeeper.turn import Turn
 
 Item = TypeVar("Item")
 

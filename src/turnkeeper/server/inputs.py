@@ -24,9 +24,9 @@ from turnkeeper.core.outcomes import (
     input_state,
 )
 from turnkeeper.core.records import InputRecord
-from turnkeeper.executor import NOT_DONE
 from turnkeeper.server.calls import Call, answer
 from turnkeeper.server.problems import Refused
+from turnkeeper.turn import NOT_DONE
 from turnkeeper.wire import (
     PAGE,
     WAIT_MAX_SECONDS,

@@ -19,7 +19,8 @@ from turnkeeper.core.runs import (
     Steered,
     StopRuntimeExecutor,
 )
-from turnkeeper.executor import Answer, Capabilities, Turn, as_output
+from turnkeeper.executor import Answer, Capabilities, as_output
+from turnkeeper.turn import Turn
 
 Behaviour = Answer | BaseException | Callable[[Turn], Any]
 """What one run does: it returns an answer, raises an exception, or does as a function does."""

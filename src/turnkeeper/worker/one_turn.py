@@ -6,7 +6,8 @@ from typing import Any
 
 from turnkeeper.core.ids import RunId
 from turnkeeper.core.runs import ApplyOutput, RunControlCommand, RunPrimitive
-from turnkeeper.executor import Capabilities, Turn
+from turnkeeper.executor import Capabilities
+from turnkeeper.turn import Turn
 
 Operation = Callable[[RunId, RunPrimitive], Awaitable[tuple[Any, ApplyOutput]]]
 

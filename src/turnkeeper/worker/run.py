@@ -29,7 +29,8 @@ from turnkeeper.errors import (
     StoreError,
     TurnkeeperError,
 )
-from turnkeeper.executor import Turn, TurnExecutor
+from turnkeeper.executor import TurnExecutor
+from turnkeeper.turn import Turn
 from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
 from turnkeeper.worker.tasks import start

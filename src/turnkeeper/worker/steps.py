@@ -15,7 +15,7 @@ from turnkeeper import config
 from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.records import StepRecord
 from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
-from turnkeeper.executor import NOT_DONE
+from turnkeeper.turn import NOT_DONE
 
 if TYPE_CHECKING:
     from turnkeeper.worker.run import Run

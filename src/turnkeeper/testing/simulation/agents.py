@@ -8,7 +8,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.runs import ApplyOutput, RunControlCommand
-from turnkeeper.executor import Capabilities, Turn, TurnExecutor
+from turnkeeper.executor import Capabilities, TurnExecutor
+from turnkeeper.turn import Turn
 
 if TYPE_CHECKING:
     from turnkeeper.testing.simulation.ledger import Ledger

@@ -26,9 +26,9 @@ from turnkeeper.core.inputs import (
 )
 from turnkeeper.core.runs import ApplyOutput, Message, RunResult
 from turnkeeper.environment import from_ms
-from turnkeeper.executor import NOT_DONE
 from turnkeeper.testing.simulation.actions import Action
 from turnkeeper.testing.simulation.processes import Process
+from turnkeeper.turn import NOT_DONE
 
 if TYPE_CHECKING:
     from turnkeeper.runtime import Runtime

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from turnkeeper.core.runs import ApplyOutput, Message, RunControlCommand, RunResult
 from turnkeeper.errors import NonRetryable, RunEnded
-from turnkeeper.executor import NOT_DONE, Capabilities, Turn
+from turnkeeper.executor import Capabilities
+from turnkeeper.turn import NOT_DONE, Turn
 
 END_WORDS = ("ok", "none", "fail", "fatal", "exit", "bad", "hang", "late", "stubborn")
 """How an attempt may end."""
