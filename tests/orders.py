@@ -3,11 +3,16 @@
 import asyncio
 from pathlib import Path
 
-from turnkeeper import NonRetryable, Turn, agent
+from turnkeeper import NonRetryable, TextDelta, ToolCall, ToolResult, Turn, agent
 
 
 def charge() -> None:
     raise ConnectionError("nobody knows whether the card was charged")
+
+
+async def made(path: str) -> None:
+    while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  another process makes it
+        await asyncio.sleep(0.01)
 
 
 @agent
@@ -16,11 +21,17 @@ async def clerk(turn: Turn) -> str:
         case ["hold"]:
             await asyncio.Event().wait()
         case ["hold", "until", path]:
-            while not Path(path).exists():  # noqa: ASYNC110, ASYNC240  another process makes it
-                await asyncio.sleep(0.01)
+            await made(path)
         case ["say", "and", "hold"]:
             turn.emit("so far ")
             await asyncio.Event().wait()
+        case ["look", "up", "until", path]:
+            turn.emit(TextDelta("Let me see."))
+            turn.emit(ToolCall("c", "lookup", '{"q": "tickets"}'))
+            turn.emit(ToolResult("c", "lookup", "none\nleft " + "x" * 200))
+            await made(path)
+            turn.emit(TextDelta("None left."))
+            return "None left."
         case ["fail"]:
             raise NonRetryable("no such tickets")
         case ["charge"]:

@@ -5,12 +5,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bridges import ChatServer
 from command_line import (
     COMMAND,
     HERE,
@@ -491,6 +494,71 @@ def test_chat_needs_an_agent(store: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shared_model.cache_clear()
     fails(call("chat", "ada", stdin="x"), Exit.NOT_READY, "pip install", "--agent")
     assert store.exists()
+
+
+@contextmanager
+def chat_server() -> Iterator[ChatServer]:
+    """A server that speaks the OpenAI protocol, on an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = ChatServer()
+    try:
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(PATIENCE_SECONDS)
+        yield server
+        asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(PATIENCE_SECONDS)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_chat_with_a_model_of_a_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is the environment's, the conversation the session's. [CLI-7] [ADP-1]"""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with chat_server() as server:
+        words = ("chat", "ada", "--model", "openai:qwen3", "--base-url", server.url)
+        assert call(*words, stdin="one\n") == Ended(0, "done one ->\n", "")
+        assert call(*words, stdin="two\n").out == "done two ->\n"
+    assert [request["model"] for request in server.requests] == ["qwen3", "qwen3"]
+    told = [(m["role"], m["content"]) for m in server.requests[1]["messages"]]
+    assert told == [("user", "one"), ("assistant", "done one ->"), ("user", "two")]
+    assert all("authorization: bearer secret" in head.lower() for head in server.headers)
+    assert store.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--model", "openai:x", "--agent", "orders:clerk"), Exit.USAGE, "either"),
+        (("--model", "openai:"), Exit.USAGE, "openai:NAME"),
+        (("--model", "qwen3"), Exit.USAGE, "openai:NAME"),
+        (("--base-url", "http://localhost"), Exit.USAGE, "--model"),
+        (("--model", "openai:x", "--base-url", "localhost"), Exit.USAGE, "localhost"),
+        (("--model", "openai:x"), Exit.NOT_READY, "OPENAI_API_KEY"),
+    ],
+)
+def test_chat_names_one_model(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: Exit,
+    said: str,
+) -> None:
+    """What cannot be meant is refused, before anything is said. [CLI-3]"""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    fails(call("chat", "ada", *words, stdin="x"), code, said)
+    assert not store.exists() or call("inputs", "ada", "--json").code != 0
+
+
+def test_chat_with_a_model_needs_its_extra(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how to get it. [CLI-3]"""
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    monkeypatch.delitem(sys.modules, "turnkeeper.executors.openai_chat")
+    monkeypatch.delattr("turnkeeper.executors.openai_chat")
+    words = ("--model", "openai:x", "--base-url", "http://localhost:1/v1")
+    fails(call("chat", "ada", *words, stdin="x"), Exit.NOT_READY, "turnkeeper[openai]")
+    assert store.parent.exists()
 
 
 def test_chat_beside_a_worker_is_a_client(served: Path) -> None:

@@ -143,6 +143,25 @@ def test_a_chat_streams_and_is_interrupted(store: Path) -> None:
     assert store.exists()
 
 
+def test_a_chat_shows_what_an_adapter_streams(store: Path) -> None:
+    """Words as they come, a line for each tool that is called and each that answers. [CLI-7]"""
+    terminal = Terminal("chat", "ada", "--agent", "orders:clerk", columns=200)
+    terminal.expect("> ")
+    go = store.parent / "go"
+    terminal.type(f"look up until {go}\n")
+    terminal.expect("Let me see.\n")
+    terminal.expect('[lookup {"q": "tickets"}]')
+    terminal.expect("[lookup: none left xx")
+    terminal.expect("x…]")
+    go.touch()
+    terminal.expect("None left.\n")
+    terminal.expect("> ")
+    terminal.type("\x04")
+    assert terminal.end() == Exit.DONE
+    assert terminal.text.count("None left.") == 1
+    assert store.exists()
+
+
 def test_ctrl_c_leaves_a_chat_at_its_prompt(store: Path) -> None:
     """And twice in a turn: what was asked is given up, and nothing is left behind. [CLI-7]"""
     terminal = Terminal("chat", "ada", "--agent", "orders:clerk")

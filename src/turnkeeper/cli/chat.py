@@ -14,25 +14,24 @@ from typing import Annotated, Any, Self, TypeVar
 
 from cyclopts import Parameter
 
-from turnkeeper.cli.agents import load_agent
-from turnkeeper.cli.exits import INTERRUPTED, Exit, Failure
+from turnkeeper.cli.agents import Choice, agent_for
+from turnkeeper.cli.exits import INTERRUPTED, Exit
 from turnkeeper.cli.output import log_in_lines, note, say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, name_of, store_of
-from turnkeeper.cli.plain import plain
+from turnkeeper.cli.plain import one_line, plain
 from turnkeeper.cli.submitting import words_of
+from turnkeeper.core.deltas import TextDelta, ToolCall, ToolResult
 from turnkeeper.core.ids import RunId
 from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.lifecycle import Phase
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
 from turnkeeper.errors import Overloaded, ValidationFailed
-from turnkeeper.executor import as_factory
-from turnkeeper.executors.local import LocalModelMissing, local_agent
 from turnkeeper.runtime import Runtime
 from turnkeeper.worker.live import Delta, Lagged
 
 T = TypeVar("T")
-ANSWER_TOKENS = 256
-"""The longest answer of the local model."""
+TOLD = 100
+"""Characters of a tool's arguments or answer that are shown."""
 
 
 def chat(
@@ -43,14 +42,28 @@ def chat(
         str | None,
         Parameter(help="MODULE:AGENT instead of the local model.", metavar="MODULE:AGENT"),
     ] = None,
+    model: Annotated[
+        str | None,
+        Parameter(
+            help="openai:NAME, a model behind the OpenAI protocol. Its key is read from "
+            "OPENAI_API_KEY.",
+            metavar="openai:NAME",
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        Parameter(help="The server of that model, instead of OpenAI's own.", metavar="URL"),
+    ] = None,
     shared: Shared = DEFAULTS,
 ) -> int:
     """Talk to a session."""
     log_in_lines()
+    choice = Choice(agent, model, base_url)
+    choice.check()
     with _Loop() as loop:
         talk = _Talk(session, shared)
         try:
-            loop.call(talk.open(agent))
+            loop.call(talk.open(choice))
             loop.begin(talk.stream())
             return _converse(loop, talk)
         finally:
@@ -121,7 +134,7 @@ class _Talk:
         self._shown = ""
         """What was streamed of that run."""
 
-    async def open(self, agent: str | None) -> None:
+    async def open(self, choice: Choice) -> None:
         """Serve the session, unless a live worker elsewhere does."""
         await self._runtime.__aenter__()
         owner = await self._owner()
@@ -129,9 +142,9 @@ class _Talk:
         if row is not None and row.phase is Phase.STOPPED and owner is None:
             note(f"session {self._session_id!r} was stopped; it is opened again")
         if owner is None:
-            await self._session.attach(self._executor(agent))
-        elif agent is not None:
-            note(f"worker {owner} serves this session: its agent answers, and not {agent}")
+            await self._session.attach(agent_for(choice, self._session_id))
+        elif choice.name is not None:
+            note(f"worker {owner} serves this session: its agent answers, and not {choice.name}")
         if sys.stdin.isatty():
             await self._greet(owner)
 
@@ -146,15 +159,6 @@ class _Talk:
                 return row.worker_id
             after = page[-1].worker_id
         return None
-
-    def _executor(self, agent: str | None) -> object:
-        if agent is not None:
-            return as_factory(load_agent(agent))(self._session_id)
-        try:
-            return local_agent(max_tokens=ANSWER_TOKENS)
-        except LocalModelMissing as error:
-            text = f"{error}; or name an agent of yours: --agent MODULE:AGENT"
-            raise Failure(text, Exit.NOT_READY) from error
 
     async def _greet(self, owner: str | None) -> None:
         who = "answered here" if owner is None else f"served by worker {owner}, answers come whole"
@@ -211,9 +215,24 @@ class _Talk:
                 self._show_delta(item.data)
 
     def _show_delta(self, data: Any) -> None:
-        if isinstance(data, str) and self._streams:
-            self._shown += data
-            _show(data)
+        """Show the words, and on a line of its own each tool that is called or has answered."""
+        if not self._streams:
+            return
+        match data:
+            case str(words) | TextDelta(text=words):
+                self._shown += words
+                _show(words)
+            case ToolCall(name=name, arguments=told):
+                self._tell(f"[{name} {_short(told)}]")
+            case ToolResult(name=name, content=told):
+                self._tell(f"[{name or 'tool'}: {_short(told)}]")
+
+    def _tell(self, line: str) -> None:
+        """A line between pieces of the answer: what comes behind it is another response."""
+        if self._shown:
+            _show("\n")
+        self._shown = ""
+        note(line)
 
     async def _is_ours(self, run_id: RunId) -> bool:
         """Whether a run answers the input in hand; its deltas are told from others' by that."""
@@ -237,6 +256,11 @@ class _Talk:
 def _show(piece: str) -> None:
     sys.stdout.write(plain(piece))
     sys.stdout.flush()
+
+
+def _short(told: str) -> str:
+    line = one_line(told)
+    return line if len(line) <= TOLD else f"{line[:TOLD]}…"
 
 
 class _Loop:

@@ -67,12 +67,14 @@ VERBS = (
         _SERVE,
         "chat:chat",
         "Talk to a session, and see the answer as it is made.",
-        "The agent is the small local model, unless you name one of yours. Ctrl-C interrupts the "
+        "The agent is the small local model, unless you name one of yours, or a model on a server "
+        "that speaks the OpenAI protocol. Ctrl-C interrupts the "
         "turn in progress, and leaves at the prompt; so does Ctrl-D. Lines that are piped in are "
         "a turn each. A session that another worker serves is answered by that one's agent, each "
         "answer at once.",
         (
             "turnkeeper chat ada --agent orders:clerk",
+            "turnkeeper chat ada --model openai:qwen3 --base-url http://localhost:8080/v1",
             "echo 'two tickets' | turnkeeper chat ada --agent orders:clerk",
         ),
     ),
