@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,7 +59,9 @@ def main(names: list[str]) -> int:
         return defect, found(defect), time.monotonic() - before
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for number, (defect, verdict, seconds) in enumerate(pool.map(convict, chosen), 1):
+        convicting = [pool.submit(convict, defect) for defect in chosen]
+        for number, ended in enumerate(as_completed(convicting), 1):
+            defect, verdict, seconds = ended.result()
             said = "MISSED" if verdict is None else f"convicted: {verdict}"
             print(
                 f"[{number}/{len(chosen)}] {defect.name} ({seconds:.0f} s)\n    {said}", flush=True

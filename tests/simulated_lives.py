@@ -37,12 +37,14 @@ class Found:
     processes: tuple[str, ...]
     actions: tuple[Action, ...]
     by_hand: bool = False
+    profile: str = ""
 
     def life(self, store: str, **settings: object) -> Life:
         return Life(
             seed=self.seed,
             store=store,
             by_hand=self.by_hand,
+            profile=self.profile,
             processes=self.processes,
             sessions=("s0",),
             config=SETTINGS | settings,
@@ -169,5 +171,16 @@ FOUND = (
             does("submit", 0.1, label="L0", script="work:1.0,fail;ok"),
             does("retire", 0.1, drain=0.2),
         ),
+    ),
+    Found(
+        35,
+        "a dead letter's successor of a debounced kind was looked at without an end",
+        ONE,
+        (
+            does("start"),
+            does("submit", 0.1, label="L0", script="ok", expires=0.05),
+            does("requeue", 3.0, label="L0", twice=False, told=False),
+        ),
+        profile="debounce",
     ),
 )

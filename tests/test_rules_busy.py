@@ -320,6 +320,19 @@ async def test_debouncing_has_an_end(
             assert isinstance(await outcome(handle), Completed)
 
 
+async def test_a_dead_letter_that_is_asked_for_again_waits_for_nobody(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Its successor runs at once, though its kind is debounced. [POL-6]"""
+    profile = Profile({Kind.PROMPT: KindProfile(debounce_seconds=30.0)})
+    async with running(store, environment, FakeExecutor(), profile=profile) as runtime:
+        session = runtime.session("ada")
+        handle = await session.submit("one")
+        await session.cancel(handle.input_id)
+        successor = await session.requeue(handle.input_id)
+        assert isinstance(await outcome(await session.handle(successor.input_id)), Completed)
+
+
 async def test_a_debounced_input_outlives_a_restart(
     open_store: Store, environment: ManualEnvironment, new_environment: Any
 ) -> None:

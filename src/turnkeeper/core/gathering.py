@@ -52,17 +52,21 @@ def is_quiet(
 ) -> bool:
     """Whether none of an input's kind has come for its window, or the first has waited for ten.
 
-    [POL-6]
+    An input that waits for its like has a time, at which somebody looks: one without waits for
+    nobody. [POL-6]
     """
     window_ms = profile.debounce_ms(record.kind)
-    if not window_ms or record.attempt_count or record.lane == STEERED_LANE:
+    if not window_ms or not _gathers(record) or record.lane == STEERED_LANE:
         return True
-    like = [
-        r for r in queued if r.kind is record.kind and r.lane == record.lane and not r.attempt_count
-    ]
+    like = [r for r in queued if r.kind is record.kind and r.lane == record.lane and _gathers(r)]
     newest = max(r.created_at_ms for r in like) + window_ms
     latest = min(r.created_at_ms for r in like) + window_ms * DEBOUNCE_WINDOWS
     return min(newest, latest) <= now_ms
+
+
+def _gathers(record: InputRecord) -> bool:
+    """Whether an input may wait for its like: it is new, and was not asked for again."""
+    return record.due_at_ms is not None and not record.attempt_count
 
 
 # -- coalescing -----------------------------------------------------------------------------------

@@ -48,8 +48,8 @@ class Life(Struct, frozen=True, kw_only=True):
     cancel: str = "graceful"
     config: dict[str, Any] = {}
     """Settings of `turnkeeper.Config`."""
-    coalesce: bool = False
-    """Whether the profile lets prompts coalesce."""
+    profile: str = ""
+    """What the profile has of prompts: `coalesce`, `batch`, `debounce`, or no profile."""
     actions: tuple[Action, ...] = ()
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Life(Struct, frozen=True, kw_only=True):
             f"seed {self.seed}: {self.store}, processes {', '.join(self.processes)}, "
             f"{'shuffled' if self.shuffled else 'in order'}"
             f"{', executors by hand' if self.by_hand else ''}"
-            f"{', prompts coalesce' if self.coalesce else ''}, steer {self.steer}, "
+            f"{f', prompts {self.profile}' if self.profile else ''}, steer {self.steer}, "
             f"cancel {self.cancel}\n  {settings}"
         )
         return "\n".join([head, *map(str, self.actions)])

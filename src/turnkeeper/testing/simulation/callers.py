@@ -26,6 +26,7 @@ from turnkeeper.core.inputs import (
 )
 from turnkeeper.core.runs import ApplyOutput, Message, RunResult
 from turnkeeper.environment import from_ms
+from turnkeeper.errors import EventsPruned
 from turnkeeper.testing.simulation.actions import Action
 from turnkeeper.testing.simulation.processes import Process
 from turnkeeper.turn import NOT_DONE
@@ -271,18 +272,31 @@ class Callers:
     # -- reading -----------------------------------------------------------------------------------
 
     async def follow(self, action: Action) -> Told:
-        """Follow a session's events to the end of this Runtime."""
+        """Follow a session's events to the end of this Runtime, past those that were pruned."""
+        after = 0
+        while True:
+            try:
+                await self._follow(action.session, after)
+            except EventsPruned as pruned:
+                after = pruned.first - 1
+            else:
+                return {}
+
+    async def _follow(self, session: str, after: int) -> None:
         follower = self._world.new_follower()
-        async for envelope in self._runtime.events(action.session):
+        facts = {"process": self._process.id, "session": session, "follower": follower}
+        self._world.note("follows", after=after, **facts)
+        async for envelope in self._runtime.events(session, after=after):
             self._world.note(
-                "followed",
-                process=self._process.id,
-                session=action.session,
-                follower=follower,
-                sequence=envelope.sequence,
-                code=envelope.event.code,
+                "followed", sequence=envelope.sequence, code=envelope.event.code, **facts
             )
-        return {}
+
+    async def prune(self, action: Action) -> Told:
+        """Of the whole store, as an operator does beside live work."""
+        before_ms = self._process.clock.now_ms() - round(float(action.facts["age"] or 0) * 1_000)
+        self._world.note("prunes", process=self._process.id, before_ms=before_ms)
+        report = await self._runtime.worker.store.prune(before_ms)
+        return {"events": report.events, "bodies": report.bodies}
 
     async def read(self, action: Action) -> Told:
         state = await self._runtime.session_state(action.session)

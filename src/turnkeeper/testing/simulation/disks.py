@@ -1,8 +1,7 @@
 """What outlives a process: one store under all of a life's processes, in memory or in a file.
 
-The SQLite disk runs the real engine, real SQL on a real file, but inline: a group of works is
-applied in the step in which its virtual time comes, and its answers come a virtual moment later.
-A process that dies takes its connections and locks with it, and what it had not written.
+A process that dies takes its connections and locks with it, and what it had not written. What
+somebody prunes is kept for the checker.
 """
 
 import asyncio
@@ -10,29 +9,22 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-import apsw
-
-from turnkeeper.errors import Fenced
-from turnkeeper.store import Answer, Store
-from turnkeeper.stores import sqlite_inbox as inbox
-from turnkeeper.stores import sqlite_ownership as ownership
+from turnkeeper.core.events import EventEnvelope
+from turnkeeper.core.outcomes import PruneReport
+from turnkeeper.core.records import SessionRow
+from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.stores.sqlite import SqliteStore
-from turnkeeper.stores.sqlite_commit import commit as make_commit
-from turnkeeper.stores.sqlite_database import connect_reader, reading
+from turnkeeper.stores.memory_session import MemorySession
 from turnkeeper.stores.sqlite_engine import Engine
-from turnkeeper.stores.sqlite_reads import Reader
-
-T = TypeVar("T")
+from turnkeeper.testing.simulation.inline import LATENCIES_SECONDS, InlineSqliteStore
+from turnkeeper.testing.simulation.rows import PAGE, Kept
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory made in it is nobody else's
-
-LATENCIES_SECONDS = (0.0, 0.0, 0.0, 0.001, 0.004, 0.02)
-"""What a group of writes, or one read, may take; the first ones take no time but a step."""
 
 
 class Disk(Protocol):
@@ -50,8 +42,16 @@ class Disk(Protocol):
         """The worker has shown no sign of life for longer than its lease."""
         ...
 
-    def break_write(self, store: Store, after_statements: int) -> bool:
-        """Let the disk be full once, so many statements from now; False where it cannot be."""
+    def break_write(
+        self, store: Store, after_statements: int, died: Callable[[], None] | None = None
+    ) -> bool:
+        """Let the disk be full once, so many statements from now, or, with `died`, the process end
+        there; False where that cannot be.
+        """
+        ...
+
+    def heal(self, store: Store) -> None:
+        """No write that is still to break breaks any more."""
         ...
 
     def remove(self) -> None:
@@ -62,9 +62,9 @@ class Disk(Protocol):
 class MemoryDisk:
     """One `MemoryStore`, which all processes share as they would a database."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, kept: Kept) -> None:
         self._random = random
-        self._store = _LateMemory(random)
+        self._store = _LateMemory(random, kept)
 
     def store(self, now_ms: Callable[[], int]) -> Store:  # noqa: ARG002 - memory stores no time
         return self._store
@@ -77,19 +77,43 @@ class MemoryDisk:
         if worker_id is not None:
             self._store.declare_dead(worker_id)
 
-    def break_write(self, store: Store, after_statements: int) -> bool:  # noqa: ARG002
+    def break_write(
+        self,
+        store: Store,  # noqa: ARG002
+        after_statements: int,  # noqa: ARG002
+        died: Callable[[], None] | None = None,  # noqa: ARG002
+    ) -> bool:
         return False
+
+    def heal(self, store: Store) -> None:
+        """Nothing was to break."""
 
     def remove(self) -> None:
         """Nothing is left behind."""
 
 
+class _KeptSession(MemorySession):
+    """A session that tells what it held before it is pruned."""
+
+    def __init__(self, kept: Kept, row: SessionRow) -> None:
+        super().__init__(row)
+        self._kept = kept
+
+    def prune(self, before_ms: int) -> PruneReport:
+        def events(after: int) -> list[EventEnvelope]:
+            return self.events(max(after, self._pruned), PAGE)
+
+        self._kept.keep(self.row.session_id, events, self.inputs(0, PAGE, active=False))
+        return super().prune(before_ms)
+
+
 class _LateMemory(MemoryStore):
     """A `MemoryStore` whose answers take a virtual moment."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, kept: Kept) -> None:
         super().__init__()
         self._random = random
+        self.session_class = partial(_KeptSession, kept)  # type: ignore[assignment]
 
     async def close(self) -> None:
         """A process that died never closed it: the rows stay, and so does the store."""
@@ -151,15 +175,16 @@ def _empty_file() -> bytes:
 class SqliteDisk:
     """One file, in memory where the machine has a place for that."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, kept: Kept) -> None:
         self._random = random
+        self._kept = kept
         place = str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None
         self._directory = Path(tempfile.mkdtemp(prefix="turnkeeper-", dir=place))
         self.path = self._directory / "life.db"
         self.path.write_bytes(_empty_file())
 
     def store(self, now_ms: Callable[[], int]) -> Store:
-        return InlineSqliteStore(self.path, self._random, now_ms)
+        return InlineSqliteStore(self.path, self._random, now_ms, self._kept)
 
     def crash(self, store: Store, worker_id: str | None) -> None:  # noqa: ARG002 - its locks die
         assert isinstance(store, InlineSqliteStore)
@@ -168,182 +193,19 @@ class SqliteDisk:
     def expire(self, worker_id: str | None) -> None:
         """Nothing: its sign in the file has grown old."""
 
-    def break_write(self, store: Store, after_statements: int) -> bool:
+    def break_write(
+        self, store: Store, after_statements: int, died: Callable[[], None] | None = None
+    ) -> bool:
         assert isinstance(store, InlineSqliteStore)
-        return store.break_write(after_statements)
+        if store.inline is None:
+            return False
+        store.inline.break_write(after_statements, died)
+        return True
+
+    def heal(self, store: Store) -> None:
+        assert isinstance(store, InlineSqliteStore)
+        if store.inline is not None:
+            store.inline.heal()
 
     def remove(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
-
-
-class InlineSqliteStore(SqliteStore):
-    """The SQLite store without its threads: works are done in the event loop, in virtual time."""
-
-    def __init__(self, path: Path, random: Random, now_ms: Callable[[], int]) -> None:
-        super().__init__(path, now_ms=now_ms)
-        self._random = random
-        self._inline: _Inline | None = None
-
-    async def open(self) -> None:
-        if self._inline is None:
-            self._inline = _Inline(self.path, self._random, self._hints, self._now_ms)
-            self._open = self._inline  # type: ignore[assignment]
-        self._users += 1
-
-    async def close(self) -> None:
-        self._users -= 1
-        inline = self._inline
-        if not self._users and inline is not None:
-            self._inline = self._open = None
-            await inline.finish()
-
-    def crash(self) -> None:
-        """Drop what was not written, and all locks, as the end of a process does."""
-        if self._inline is not None:
-            self._inline.engine.lives.forget_after_fork()
-            self._inline.drop()
-            self._inline = self._open = None
-
-    def break_write(self, after_statements: int) -> bool:
-        """Have SQLite find the disk full, so many statements from now."""
-        if self._inline is not None:
-            self._inline.break_write(after_statements)
-        return self._inline is not None
-
-
-_HINTED = (make_commit, inbox.deliver)
-
-
-class _InlineHearts:
-    """Life signs as `stores.sqlite_hearts` gives them, by timers that only the process's death or
-    its standing still can stop.
-    """
-
-    def __init__(self, engine: Engine, now_ms: Callable[[], int]) -> None:
-        self._engine = engine
-        self._now_ms = now_ms
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-
-    def begin(self, worker_id: str, lease_seconds: float, lost: Callable[[], None] | None) -> None:
-        """Renew the worker's sign each third of its lease."""
-        self.end(worker_id)
-        loop = asyncio.get_running_loop()
-
-        def live() -> None:
-            (outcome,) = self._engine.apply([(ownership.beat, (worker_id, self._now_ms()))])
-            if isinstance(outcome, Fenced):
-                self.end(worker_id)
-                if lost is not None:
-                    loop.call_soon(lost)
-            else:
-                self._timers[worker_id] = loop.call_later(lease_seconds / 3, live)
-
-        self._timers[worker_id] = loop.call_later(lease_seconds / 3, live)
-
-    def end(self, worker_id: str) -> None:
-        """No further sign of this worker."""
-        timer = self._timers.pop(worker_id, None)
-        if timer is not None:
-            timer.cancel()
-
-    def end_all(self) -> None:
-        """No further sign of anyone."""
-        for worker_id in tuple(self._timers):
-            self.end(worker_id)
-
-
-class _Inline:
-    """What `stores.sqlite` does with threads, done with virtual time."""
-
-    def __init__(
-        self, path: Path, random: Random, hints: dict[object, Any], now_ms: Callable[[], int]
-    ) -> None:
-        self.engine = Engine(path)
-        self.loop = asyncio.get_running_loop()
-        self.hearts = _InlineHearts(self.engine, now_ms)
-        self.waiting: list[tuple[Answer[Any], Any]] = []
-        self._reader = Reader(connect_reader(path))
-        self._random = random
-        self._hints = hints
-        self._busy = False
-        self._reads = 0
-        self._path = path
-
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Answer[T]:
-        """Hand in one work, for the next group."""
-        answer: Answer[T] = Answer()
-        if not self.waiting:
-            self.loop.call_soon(self.hand_over)
-        self.waiting.append((answer, (function, arguments)))
-        return answer
-
-    def hand_over(self) -> None:
-        """Let what waits be written as one group, once the group before it was."""
-        if self.waiting and not self._busy:
-            self._busy = True
-            self._later(self._write)
-
-    def _later(self, callback: Callable[..., None], *arguments: Any) -> None:
-        loop = asyncio.get_running_loop()
-        seconds = self._random.choice(LATENCIES_SECONDS)
-        if seconds:
-            loop.call_later(seconds, callback, *arguments)
-        else:
-            loop.call_soon(callback, *arguments)
-
-    def _write(self) -> None:
-        group, self.waiting = self.waiting, []
-        outcomes = self.engine.apply([work for _, work in group])
-        self._later(self._settle, group, outcomes)
-
-    def _settle(self, group: list[tuple[Answer[Any], Any]], outcomes: list[Any]) -> None:
-        for (answer, _), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                answer.settle(None, outcome)
-            else:
-                answer.settle(outcome)
-        for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
-            if function in _HINTED and not isinstance(outcome, Exception):
-                for hint in tuple(self._hints.values()):
-                    hint(arguments[0])
-        self._busy = False
-        self.hand_over()
-
-    async def read(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Do one reading transaction, a virtual moment from now."""
-        self._reads += 1
-        try:
-            await asyncio.sleep(self._random.choice(LATENCIES_SECONDS))
-            return self._reader.run(function, *arguments)
-        finally:
-            self._reads -= 1
-
-    def break_write(self, after_statements: int) -> None:
-        """Raise SQLite's "disk is full" from one of the next statements."""
-        database = self.engine.database
-        execute = database.execute
-        left = after_statements
-
-        def failing(statement: str, parameters: tuple[Any, ...] = ()) -> Any:
-            nonlocal left
-            left -= 1
-            if left <= 0:
-                database.execute = execute
-                raise apsw.FullError("FullError: database or disk is full")
-            return execute(statement, parameters)
-
-        database.execute = failing
-
-    async def finish(self) -> None:
-        """Do what was handed in, and close in good order."""
-        self.hearts.end_all()
-        while self._busy or self._reads or self.waiting:
-            await asyncio.sleep(0.001)
-        self._reader.connection.close()
-        with reading(str(self._path)):
-            self.engine.close()
-
-    def drop(self) -> None:
-        """Close without a word; SQLite undoes what was not committed."""
-        self._reader.connection.close(force=True)
-        self.engine.database.close()

@@ -108,6 +108,34 @@ class FaultedStore(FaultyStore):
         self._read()
         return await super().due(*arguments, **named)
 
+    async def load_sessions(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_sessions(*arguments, **named)
+
+    async def load_snapshot(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_snapshot(*arguments, **named)
+
+    async def load_receipt(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_receipt(*arguments, **named)
+
+    async def load_history(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_history(*arguments, **named)
+
+    async def load_events(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_events(*arguments, **named)
+
+    async def versions(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().versions(*arguments, **named)
+
+    async def prune(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().prune(*arguments, **named)
+
     def claim(
         self, session_id: str, worker_id: str, *, create: bool, at_ms: int
     ) -> Awaitable[Claim | None]:

@@ -26,6 +26,7 @@ CALLS = {
     "requeue": 5,
     "follow": 1.5,
     "read": 2,
+    "prune": 1.5,
 }
 """What callers do, and how often."""
 
@@ -57,6 +58,9 @@ KINDS = {
     "projected": 2,
 }
 
+
+PROFILES = ("coalesce", "batch", "debounce")
+"""What a life's profile may do with prompts that come quickly."""
 
 FOR_AGENTS = ("submit", "again", "handle", "interrupt", "pause", "resume", "respawn", "requeue")
 """What callers of a user's agent do."""
@@ -124,7 +128,7 @@ class _Author:
             steer=random.choice(["at_border", "at_border", "none"]),
             cancel=random.choice(["graceful", "immediate"]),
             config=self._config() | (FOR_AGENTS_CONFIG if self._texts else {}),
-            coalesce=random.random() < 0.15,
+            profile=random.choice(PROFILES) if random.random() < 0.35 else "",
             actions=tuple(actions),
         )
 
@@ -180,10 +184,13 @@ class _Author:
         random = self._random
         facts: dict[str, Value] = {}
         match verb:
-            case "crash" | "close":
+            case "crash":
                 self._up[process] = False
-                if verb == "close":
-                    facts = {"drain": random.choice([0.0, 0.2, 2.0])}
+                if random.random() < 0.25:
+                    facts = {"in_write": random.randint(1, 12)}
+            case "close":
+                self._up[process] = False
+                facts = {"drain": random.choice([0.0, 0.2, 2.0])}
             case "fault":
                 facts = {
                     "fault": random.choice(["before", "after", "stall", "lose"]),
@@ -225,6 +232,8 @@ class _Author:
                 facts = {"requeue": random.random() < 0.4, "named": random.random() < 0.3}
             case "retire":
                 facts = {"drain": random.choice([None, None, 0.0, 2.0])}
+            case "prune":
+                facts = {"age": random.choice([0.0, 0.0, 1.0, 5.0])}
         return Action(verb=verb, process=process, session=session, facts=facts, **when)
 
     # -- inputs ------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def judge(life: Life, agent: object | None = None) -> Verdict:
         history.facts,
         history.rows,
         life.config,
-        coalesce=life.coalesce,
+        profile=life.profile,
         scripted=agent is None,
     )
     return Verdict(life, history, check(evidence, history.trouble))

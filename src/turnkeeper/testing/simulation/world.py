@@ -23,7 +23,7 @@ from turnkeeper.testing.simulation.faults import FaultedStore
 from turnkeeper.testing.simulation.ledger import History, Ledger
 from turnkeeper.testing.simulation.loop import SimulatedLoop
 from turnkeeper.testing.simulation.processes import Process
-from turnkeeper.testing.simulation.rows import rows_of
+from turnkeeper.testing.simulation.rows import Kept, rows_of
 from turnkeeper.testing.simulation.scripts import ScriptedAgent
 from turnkeeper.worker.completion import Completion
 
@@ -31,6 +31,14 @@ PATIENCE_SECONDS = 3_000.0
 """Virtual time in which all work finishes once faults have stopped."""
 QUIET_SECONDS = 250.0
 """Within it something is committed, where work is left: no wait of a life is as long."""
+
+PROFILES: dict[str, dict[Kind, KindProfile]] = {
+    "": {},
+    "coalesce": {Kind.PROMPT: KindProfile(queue_mode=QueueMode.COALESCE)},
+    "batch": {Kind.PROMPT: KindProfile(batching=True)},
+    "debounce": {Kind.PROMPT: KindProfile(debounce_seconds=1.0)},
+}
+"""What may be done with prompts that come quickly."""
 
 WORLD_VERBS = {
     "start", "crash", "close", "fault", "outage", "break_reads", "break_write", "freeze", "jump",
@@ -49,7 +57,9 @@ class World(Ledger):
         self._loop = loop
         self._random = Random(f"world {life.seed}")
         random = Random(f"disk {life.seed}")
-        self._disk: Disk = MemoryDisk(random) if life.store == "memory" else SqliteDisk(random)
+        self._kept = Kept()
+        make = MemoryDisk if life.store == "memory" else SqliteDisk
+        self._disk: Disk = make(random, self._kept)
         self._processes: dict[str, Process] = {}
         """Of each place the process that lives, or lived last, there."""
         self._lives: dict[str, int] = {}
@@ -93,14 +103,11 @@ class World(Ledger):
         process = Process(self._loop, place, life, self.life.seed)
         process.store = FaultedStore(self._disk.store(process.clock.now_ms), process.context)
         self._processes[place] = process
-        profile = Profile()
-        if self.life.coalesce:
-            profile = Profile(kinds={Kind.PROMPT: KindProfile(queue_mode=QueueMode.COALESCE)})
         process.runtime = Runtime(
             process.store,
             agent=(lambda session: self.agent_of(process, session)) if factory else None,
             config=Config(**self.life.config),
-            profile=profile,
+            profile=Profile(kinds=PROFILES[self.life.profile]),
             environment=process.environment,
         )
         self.note("started", process=process.id)
@@ -128,6 +135,17 @@ class World(Ledger):
         )
         return ScriptedAgent(process.id, self, capabilities)
 
+    def _die(self, process: Process, in_write: int | None) -> None:
+        """Crash now, or in the middle of one of the next transactions."""
+        assert process.store is not None
+
+        def die() -> None:
+            if process.runtime is not None:
+                self._crash(process)
+
+        if in_write is None or not self._disk.break_write(process.store.inner, in_write, die):
+            die()
+
     def _crash(self, process: Process) -> None:
         self.note("crashed", process=process.id)
         process.alive = False
@@ -154,7 +172,7 @@ class World(Ledger):
         self.note("harmed", process=process.id, verb=action.verb)
         match action.verb:
             case "crash":
-                self._crash(process)
+                self._die(process, facts.get("in_write"))
             case "close":
                 process.alive = False
                 process.spawn(self._close(process, facts["drain"]))
@@ -271,6 +289,7 @@ class World(Ledger):
             self._loop.thaw(process.id)
             if process.runtime is not None and process.store is not None:
                 process.store.restore()
+                self._disk.heal(process.store.inner)
         await asyncio.sleep(12.0)  # longer than any grace: what was asked for has been done
         for place in self.life.processes:
             await self._revive(place)
@@ -283,7 +302,9 @@ class World(Ledger):
                 await self._in(process, self._close(process, None))
         await asyncio.sleep(1.0)
         self.note("all_closed")
-        self.history.rows = await rows_of(self._disk.store(lambda: 0), self.life.sessions)
+        self.history.rows = await rows_of(
+            self._disk.store(lambda: 0), self.life.sessions, self._kept
+        )
 
     async def _revive(self, place: str) -> None:
         """See that a process with an agent lives here."""

@@ -4,10 +4,25 @@
 docs/explanation/guarantees.md.
 """
 
-from turnkeeper.testing.simulation.checking import agents, inputs, sessions, turns
+from turnkeeper.testing.simulation.checking import (
+    agents,
+    inputs,
+    order,
+    sessions,
+    successors,
+    transcripts,
+    turns,
+)
 from turnkeeper.testing.simulation.checking.evidence import Evidence, Violation
 
-RULES = (*inputs.RULES, *turns.RULES, *sessions.RULES)
+RULES = (
+    *inputs.RULES,
+    *successors.RULES,
+    *turns.RULES,
+    *transcripts.RULES,
+    *order.RULES,
+    *sessions.RULES,
+)
 
 
 def check(evidence: Evidence, trouble: list[str]) -> list[Violation]:

@@ -6,6 +6,7 @@ says again, in its own words, what must hold.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 Fact = dict[str, Any]
@@ -63,6 +64,11 @@ class Session:
     row: Fact
     inputs: dict[str, Fact]
     events: list[Fact]
+    """All that there ever were, in order, those that were pruned as they were before."""
+    gone: list[Fact]
+    """Those of them that were pruned."""
+    kept: dict[int, Fact]
+    """Of each event that was there when somebody began to prune what it was then."""
     messages: list[Fact]
     receipts: list[Fact]
     steps: list[Fact]
@@ -79,12 +85,13 @@ class Evidence:
         rows: dict[str, Fact],
         config: dict[str, Any],
         *,
-        coalesce: bool = False,
+        profile: str = "",
         scripted: bool = True,
     ) -> None:
         self.facts = facts
         self.config = config
-        self.coalesce = coalesce
+        self.profile = profile
+        """What was done with prompts that came quickly: `coalesce`, `batch`, `debounce`."""
         self.scripted = scripted
         """Whether agents played scripts, whose every word is known, or a user's agent ran."""
         self.sessions = {name: _session(name, found) for name, found in rows.items()}
@@ -167,11 +174,15 @@ class Evidence:
 
 
 def _session(name: str, found: Fact) -> Session:
+    first = found["first_event"]
+    gone = [event for event in found["kept_events"] if event["sequence"] < first]
     session = Session(
         name=name,
         row=found["row"],
         inputs={record["input_id"]: record for record in found["inputs"]},
-        events=found["events"],
+        events=gone + found["events"],
+        gone=gone,
+        kept={event["sequence"]: event for event in found["kept_events"]},
         messages=found["messages"],
         receipts=found["receipts"],
         steps=found["steps"],
@@ -200,3 +211,8 @@ def text_of(record: Fact) -> str:
 def short(input_id: str | None) -> str:
     """An id's end, which tells it from the others of one life."""
     return "none" if input_id is None else f"…{input_id[-8:]}"
+
+
+def moment(text: str) -> datetime:
+    """The time of an event, or in a header."""
+    return datetime.fromisoformat(text)

@@ -206,6 +206,19 @@ def outcomes(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("one outcome", f"{session.name} {short(fact['input'])}", text)
 
 
+def values(evidence: Evidence) -> Iterator[Violation]:
+    """A caller whose own function was the turn is given what is stored as its result."""
+    for asked, told in evidence.calls("one_turn"):
+        answer = {} if told is None else told["told"]
+        record = evidence.input(asked["session"], answer.get("input") or "")
+        if record is None:
+            continue
+        expected = _expected(evidence.sessions[asked["session"]], record["input_id"])
+        if answer["value"] not in [outcome["result"] for outcome in expected]:
+            text = f"its caller was given {answer['value']!r}; stored is {expected}"
+            yield Violation("one outcome", f"{asked['session']} {short(answer['input'])}", text)
+
+
 def _expected(session: Session, input_id: str) -> list[Fact]:
     """The outcomes that may be told of an input: its own, and of a requeued one its successor's."""
     record = session.inputs.get(input_id)
@@ -304,51 +317,26 @@ def _of_turn(session: Session, run: Run, record: Fact) -> bool:
     return any(other["turn_id"] == record["turn_id"] for other in found)
 
 
-def superseding(evidence: Evidence) -> Iterator[Violation]:
-    """A superseded input names a later one of its own scope."""
-    for session, record in evidence.all_inputs():
-        if record["state"] != "superseded":
-            continue
-        subject = f"{session.name} {short(record['input_id'])}"
-        other = session.inputs.get(record["ended"]["by"])
-        if other is None:
-            yield Violation("superseding", subject, "its successor is not stored")
-        elif (
-            other["kind"] != record["kind"]
-            or other["input"]["supersession_key"] != record["input"]["supersession_key"]
-            or other["number"] <= record["number"]
-        ):
-            yield Violation("superseding", subject, f"{short(other['input_id'])} is none of its")
-
-
-def coalescing(evidence: Evidence) -> Iterator[Violation]:
-    """A coalesced input names an aggregate that lists it."""
-    for session, record in evidence.all_inputs():
-        if record["state"] != "coalesced":
-            continue
-        other = session.inputs.get(record["ended"]["by"])
-        if other is None or record["input_id"] not in other["sources"]:
-            subject = f"{session.name} {short(record['input_id'])}"
-            yield Violation("coalescing", subject, "no aggregate lists it")
-
-
-def dead_letters(evidence: Evidence) -> Iterator[Violation]:
-    """A dead letter has one successor, whoever asked for it and how often."""
+def ephemeral(evidence: Evidence) -> Iterator[Violation]:
+    """An ephemeral input that waits does not outlive its owner, nor its executor."""
     for session in evidence.sessions.values():
-        successors: dict[str, list[str]] = defaultdict(list)
-        for record in session.inputs.values():
-            cause = record["input"]["causation_id"]
-            if cause in session.inputs and not record["sources"]:
-                successors[cause].append(record["input_id"])
-        for old, found in successors.items():
-            if len(found) > 1 or session.inputs[old]["requeued_as"] != found[0]:
-                text = f"its successors are {sorted(map(short, found))}"
-                yield Violation("dead letters", f"{session.name} {short(old)}", text)
-    for asked, told in evidence.calls("requeue"):
-        answer = {} if told is None else told["told"]
-        if "successors" in answer and len(set(answer["successors"])) > 1:
-            text = f"its requeueing was told as {sorted(map(short, answer['successors']))}"
-            yield Violation("dead letters", f"{asked['session']} {short(answer['old'])}", text)
+        waiting: set[str] = set()
+        outlived: set[str] = set()
+        for event in session.events:
+            code, input_id = event["event"]["code"], event["event"]["input_id"]
+            record = session.inputs.get(input_id or "")
+            if code in ("runtime.recovered", "topology.runtime_respawned"):
+                outlived |= waiting
+            elif record is None or not record["ephemeral"]:
+                continue
+            elif code == "input.staged" and input_id in outlived:
+                yield Violation(
+                    "ephemeral", f"{session.name} {short(input_id)}", "was run after it"
+                )
+            elif code in ("input.queued", "input.requeued", "input.staged"):
+                waiting.add(record["input_id"])
+            else:
+                waiting.discard(record["input_id"])
 
 
 RULES = (
@@ -357,9 +345,8 @@ RULES = (
     keys,
     life,
     outcomes,
+    values,
     handles,
     reasons,
-    superseding,
-    coalescing,
-    dead_letters,
+    ephemeral,
 )
