@@ -65,6 +65,8 @@ async def test_a_wait_is_bounded_and_leaves_with_its_caller() -> None:
     async with serving(desk.agent) as served:
         done = await served.submit("ada", "two tickets", Prefer="wait=100000")
         assert done.headers["Preference-Applied"] == "wait=300"
+        longer = await served.submit("ada", "more", Prefer="wait=99999999999")
+        assert longer.headers["Preference-Applied"] == "wait=300"
         with pytest.raises(httpx2.ReadTimeout):
             await served.http.post(
                 "/v1/sessions/bob/inputs",
@@ -117,6 +119,12 @@ async def test_a_key_and_a_session_may_have_any_character() -> None:
         assert (await served.http.get(sent.headers["Location"])).status_code == 200
         listed = (await served.get("/sessions")).json()["items"]
         assert [row["session_id"] for row in listed] == [session]
+        again = await served.http.post(
+            f"/v1{path}/inputs",
+            json={"input_type": "prompt", "text": "two"},
+            headers={b"Idempotency-Key": key.encode()},  # as a shell sends it
+        )
+        assert again.headers["Idempotent-Replayed"] == "true"
 
 
 async def test_an_input_is_found_by_id_and_by_key() -> None:
@@ -254,6 +262,7 @@ async def test_errors_are_problem_documents() -> None:
             (await served.get("/sessions?limit=1001"), 400),
             (await served.get("/sessions?limt=5"), 400),
             (await served.get("/sessions?limit=5&limit=6"), 400),
+            (await served.http.post("/v1/docs"), 405),
             (await served.http.delete("/v1/sessions/ada"), 405),
         ]
         for answer, status in cases:
@@ -264,7 +273,7 @@ async def test_errors_are_problem_documents() -> None:
             assert problem["type"] == f"urn:turnkeeper:problem:{problem['code']}"
             assert WORDS[problem["code"]].title == problem["title"]
             assert problem["detail"]
-        assert cases[-1][0].headers["Allow"] == "GET, PUT"
+        assert cases[-1][0].headers["Allow"] == "GET, HEAD, PUT"
         await served.submit("bob", "wait")
         full = await served.submit("bob", "one more")
         assert (full.status_code, full.json()["code"]) == (429, "overloaded")
@@ -285,11 +294,25 @@ async def test_too_many_requests_are_told_to_come_back() -> None:
     desk = Desk()
     async with serving(desk.agent, limits=Limits(requests=1)) as served:
         served.service.requests = 1
-        full = await served.get("/live")
+        full = await served.get("/sessions")
         assert (full.status_code, full.json()["code"]) == (429, "too_many_requests")
         assert full.headers["Retry-After"] == "1"
+        for place in ("/live", "/ready", "/metrics"):  # a busy server is not restarted for it
+            assert (await served.get(place)).status_code == 200
         served.service.requests = 0
-        assert (await served.get("/live")).status_code == 200
+        assert (await served.get("/sessions")).status_code == 200
+
+
+async def test_head_is_get_without_the_body() -> None:
+    """[SRV-13] For probes, and for everything else that can be got; a stream does not begin."""
+    desk = Desk()
+    async with serving(desk.agent) as served:
+        await served.submit("ada", "two tickets", Prefer="wait=20")
+        for place in ("/live", "/sessions", "/docs", "/sessions/ada/events"):
+            head = await served.http.head(f"/v1{place}")
+            assert (head.status_code, head.content) == (200, b"")
+        assert (await served.http.head("/v1/sessions/bob")).status_code == 404
+        assert served.service.feeds.streams == 0
 
 
 async def test_health_readiness_and_metrics(tmp_path: Path) -> None:

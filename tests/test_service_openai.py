@@ -303,6 +303,71 @@ async def test_keys_are_the_servers(tmp_path: Path) -> None:
             assert (await client.responses.create(model=MODEL, input="x")).status == "completed"
 
 
+async def test_a_turn_that_is_streamed_gets_the_drain() -> None:
+    """[SRV-14] [SRV-17] [SRV-18] Its stream ends with it: it is the answer to a request."""
+    gate = asyncio.Event()
+
+    @agent
+    async def clerk(turn: Turn) -> str:
+        turn.emit("one ")
+        await gate.wait()
+        turn.emit("two")
+        return "one two"
+
+    async with serving(clerk, drain_seconds=20) as served, official(served) as client:
+        chat = await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        response = await client.responses.create(model=MODEL, input="x", stream=True)
+        texts = [(await anext(chat)).choices[0].delta.content for _ in range(2)]
+        kinds = [(await anext(response)).type for _ in range(5)]
+        assert (texts[-1], kinds[-1]) == ("one ", "response.output_text.delta")
+        served.server.handle_exit(signal.SIGTERM, None)
+        await until(lambda: served.service.closing)
+        gate.set()
+        rest = [chunk async for chunk in chat]
+        assert [c.choices[0].delta.content for c in rest] == ["two", None]
+        assert rest[-1].choices[0].finish_reason == "stop"
+        assert [event async for event in response][-1].type == "response.completed"
+
+
+async def test_a_turn_that_outlives_the_drain_says_where_to_look(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """[SRV-14] [SRV-17] [SRV-18] And is not sent again where that would be another turn."""
+    store, desk = tmp_path / "store.db", Desk()
+    asked: Any = {"model": MODEL, "messages": [{"role": "user", "content": "wait"}]}
+    async with serving(desk.agent, store=store, drain_seconds=0.1) as served:
+        async with official(served) as once, once.with_options(max_retries=2) as client:
+            keyed = asyncio.create_task(
+                once.chat.completions.create(**asked, extra_headers={"Idempotency-Key": "k"})
+            )
+            bare = asyncio.create_task(client.chat.completions.create(**asked))
+            chat = await client.chat.completions.create(**asked, stream=True)
+            response = await client.responses.create(model=MODEL, input="wait", stream=True)
+            await until(lambda: len(desk.turns) == 4)
+            served.server.handle_exit(signal.SIGTERM, None)
+            events: list[Any] = [event async for event in response]
+            with pytest.raises(openai.APIError, match="its end will be at /v1/sessions/chat_"):
+                [chunk async for chunk in chat]
+            with pytest.raises(openai.InternalServerError, match="same Idempotency-Key"):
+                await keyed
+            with pytest.raises(openai.UnprocessableEntityError, match="its end will be at"):
+                await bare
+        assert (events[-1].type, events[-1].code) == ("error", "closing")
+        assert events[-1].sequence_number == events[-2].sequence_number
+    assert "ASGI" not in caplog.text
+    desk.gate.set()
+    async with serving(desk.agent, store=store) as served, official(served) as client:
+        await client.chat.completions.create(**asked, extra_headers={"Idempotency-Key": "k"})
+        listed = (await served.get("/sessions")).json()["items"]
+        assert len(listed) == 4
+        again = await client.responses.retrieve(
+            events[0].response.id, stream=True, starting_after=events[-1].sequence_number
+        )
+        assert [event async for event in again][-1].type == "response.completed"
+
+
 async def test_a_response_outlives_its_server(tmp_path: Path) -> None:
     """[SRV-17] It is retrieved, and its stream gone on with, at the next one on the same store."""
     store, desk = tmp_path / "store.db", Desk()

@@ -71,6 +71,9 @@ def test_every_operation_is_described() -> None:
     submit = document["paths"]["/v1/sessions/{session_id}/inputs"]["post"]
     body = submit["requestBody"]["content"]["application/json"]["schema"]
     assert len(body["discriminator"]["mapping"]) == 7
+    words = [s for s in document["components"]["schemas"].values() if "enum" in s]
+    assert words
+    assert {schema["type"] for schema in words} == {"string"}
 
 
 def test_the_reference_lists_every_operation_and_code() -> None:

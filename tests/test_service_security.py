@@ -1,16 +1,19 @@
 """Who is let in: keys and scopes, loopback, signatures, bounds; and what no log may have."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
 import logging
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2
 import pytest
-from service import ALL, Desk, Served, key_file, serving
+from service import ALL, Desk, Served, key_file, serving, until
 
 from turnkeeper import ExternalEventInput, ValidationFailed
 from turnkeeper.keys import KeyFileError, Scope, load_keys, make_key, revoke_key
@@ -102,6 +105,78 @@ async def test_a_revoked_key_is_good_no_more(tmp_path: Path) -> None:
         assert (await served.get("/sessions", headers=bearer(new))).status_code == 401
 
 
+def looks_at_its_keys(served: Served) -> None:
+    """As it does once a second."""
+    ring = served.service.guard._ring
+    assert ring is not None
+    ring._looked_at -= 10
+
+
+async def test_a_revoked_key_gets_nothing_more_out_of_what_it_began(tmp_path: Path) -> None:
+    """[SRV-9] A stream ends before its next item, a wait without its outcome; the work goes on."""
+    path, key = key_file(tmp_path)
+    desk = Desk()
+    async with serving(desk.agent, keys=path) as served:
+        await served.post("/sessions/ada/inputs", BODY | {"text": "wait"}, **bearer(key))
+        waiting = asyncio.create_task(
+            served.post(
+                "/sessions/bob/inputs", BODY | {"text": "wait"}, Prefer="wait=60", **bearer(key)
+            )
+        )
+        await until(lambda: len(desk.turns) == 2)
+        place = "/v1/sessions/ada/events"
+        async with served.http.stream("GET", place, headers=bearer(key)) as answer:
+            lines = answer.aiter_lines()
+            while "run.started" not in await anext(lines):
+                pass
+            await until(lambda: len(served.service.tasks) > 2)  # the wait is a long one
+            revoke_key(path, load_keys(path)[0].id, 1)
+            looks_at_its_keys(served)
+            desk.gate.set()
+            rest = [line async for line in lines]
+        assert "run.completed" not in "".join(rest)
+        refused = await waiting
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+        state = await served.runtime.session_state("bob")
+        assert (state.message_count, state.active_inputs) == (2, 0)
+
+
+async def test_a_silent_stream_of_a_revoked_key_ends(tmp_path: Path) -> None:
+    """[SRV-9] With its next ping, so that it holds no place."""
+    path, key = key_file(tmp_path)
+    desk = Desk()
+    async with serving(desk.agent, keys=path, limits=Limits(ping_seconds=0.05)) as served:
+        await served.runtime.register_session("ada")
+        place = "/v1/sessions/ada/events"
+        async with served.http.stream("GET", place, headers=bearer(key)) as answer:
+            lines = answer.aiter_lines()
+            while not (await anext(lines)).startswith(": ping"):
+                pass
+            revoke_key(path, load_keys(path)[0].id, 1)
+            looks_at_its_keys(served)
+            with contextlib.suppress(httpx2.TransportError):
+                [line async for line in lines]
+        await until(lambda: served.service.feeds.streams == 0)
+
+
+def test_changes_of_the_file_of_keys_do_not_undo_each_other(tmp_path: Path) -> None:
+    """[SRV-9] Many at once: each key is there, and each revocation stays."""
+    path = tmp_path / "keys.json"
+
+    def change(number: int) -> str:
+        key, record = make_key(path, f"n{number}", [Scope.READ], 0)
+        if number % 2:
+            revoke_key(path, record.id, 1)
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(change, range(40)))
+    found = load_keys(path)
+    assert {record.sha256 for record in found} == set(made)
+    assert all((record.revoked_at_ms == 1) is bool(int(record.name[1:]) % 2) for record in found)
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
 def test_the_file_of_keys_has_only_hashes(tmp_path: Path) -> None:
     """[SRV-9] It is its owner's alone, and one that others may write is not used."""
     path, key = key_file(tmp_path)
@@ -151,6 +226,11 @@ async def test_no_secret_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixt
         await served.post("/sessions/ada/inputs", BODY, **bearer(key))
         await served.post("/sessions/ada/inputs", BODY, **bearer("tk_guessed_secret"))
         await served.http.post("/v1/webhooks/hub", content=b"{}", headers=signed_by_github(b"{}"))
+        await served.get(
+            "/sessions/ada/events?follow=false", headers=bearer(key) | {"Last-Event-ID": "0"}
+        )
+        streamed = {"messages": [{"role": "user", "content": "two tickets"}], "stream": True}
+        await served.post("/chat/completions", streamed, **bearer(key))
         served.runtime.worker.store.load_sessions = None  # type: ignore[method-assign, assignment]
         assert (await served.get("/sessions", headers=bearer(key))).status_code == 500
     text = caplog.text + repr(hooks)
@@ -308,6 +388,17 @@ async def test_a_text_of_the_largest_size_fits_however_it_is_escaped() -> None:
         assert (await served.submit("ada", text + "x")).status_code == 422
 
 
+async def test_bodies_that_arrive_have_a_bound_together() -> None:
+    """[SRV-12] Past it the answer is 429; what has arrived counts no more."""
+    desk = Desk()
+    async with serving(desk.agent, limits=Limits(arriving_bytes=2_000)) as served:
+        assert (await served.submit("ada", "x" * 1_900)).status_code == 202
+        full = await served.submit("ada", "x" * 2_000)
+        assert (full.status_code, full.json()["code"]) == (429, "too_many_requests")
+        assert served.service.arriving_bytes == 0
+        assert (await served.submit("ada", "x" * 1_900)).status_code == 202
+
+
 async def test_headers_have_a_bound_in_size_and_in_time() -> None:
     """[SRV-12] Too many bytes are 431; headers and bodies that do not come are not waited for."""
     desk = Desk()
@@ -319,6 +410,10 @@ async def test_headers_have_a_bound_in_size_and_in_time() -> None:
         big = b"X-Big: " + b"x" * 3_000 + b"\r\n"
         assert (await raw(served, start + big + b"\r\n")).startswith(b"HTTP/1.1 431")
         assert (await raw(served, start + big)).startswith(b"HTTP/1.1 431")
+        for refused, code in ((start + big, "headers_too_large"), (b"?\r\n", "malformed_request")):
+            head, _, body = (await raw(served, refused)).partition(b"\r\n\r\n")
+            assert json.loads(body)["code"] == code
+            assert b"x-frame-options: DENY" in head
         assert await raw(served, b"") == b""
         assert await raw(served, start) == b""
         slow = (

@@ -4,10 +4,12 @@ A key is 256 random bits, so a plain SHA-256 of it is enough: there is nothing t
 """
 
 import base64
+import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -94,14 +96,15 @@ def make_key(
         raise ValidationFailed("a key needs a scope: submit, read or operate")
     if not 1 <= len(name) <= NAME_MAX_CHARACTERS or not is_unicode(name):
         raise ValidationFailed(f"a key's name has 1 to {NAME_MAX_CHARACTERS} characters")
-    known = load_keys(path) if path.exists() else ()
     key_id = random_bytes(_ID_BYTES).hex()
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
     key = f"{PREFIX}_{key_id}_{secret}"
     record = KeyRecord(
         id=key_id, name=name, scopes=granted, sha256=hash_of(key), created_at_ms=now_ms
     )
-    _write(path, (*known, record))
+    with _changing(path) as folder:
+        known = load_keys(path) if path.exists() else ()
+        _write(path, (*known, record), folder)
     return key, record
 
 
@@ -110,19 +113,34 @@ def revoke_key(path: Path, key_id: str, now_ms: int) -> KeyRecord:
 
     Doing it twice changes nothing. Raises `ValidationFailed` for an unknown id, or `KeyFileError`.
     """
-    known = load_keys(path)
-    found = next((record for record in known if record.id == key_id), None)
-    if found is None:
-        raise ValidationFailed(f"{path} has no key {key_id!r}")
-    if found.revoked_at_ms is not None:
-        return found
-    revoked = msgspec.structs.replace(found, revoked_at_ms=now_ms)
-    _write(path, tuple(revoked if record is found else record for record in known))
+    with _changing(path) as folder:
+        known = load_keys(path)
+        found = next((record for record in known if record.id == key_id), None)
+        if found is None:
+            raise ValidationFailed(f"{path} has no key {key_id!r}")
+        if found.revoked_at_ms is not None:
+            return found
+        revoked = msgspec.structs.replace(found, revoked_at_ms=now_ms)
+        _write(path, tuple(revoked if record is found else record for record in known), folder)
     return revoked
 
 
-def _write(path: Path, keys: tuple[KeyRecord, ...]) -> None:
-    """Replace the file in one step, readable by its owner alone."""
+@contextmanager
+def _changing(path: Path) -> Iterator[int]:
+    """One change at a time: of two at once, the second would undo the first. Gives the folder."""
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise KeyFileError(f"the file of keys cannot be written: {error}") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, keys: tuple[KeyRecord, ...], folder: int) -> None:
+    """Replace the file in one step, readable by its owner alone; on disk when this returns."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     content = msgspec.json.format(msgspec.json.encode(_File(keys=keys)), indent=2) + b"\n"
     try:
@@ -133,6 +151,7 @@ def _write(path: Path, keys: tuple[KeyRecord, ...]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)
+            os.fsync(folder)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise

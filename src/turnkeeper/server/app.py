@@ -53,12 +53,15 @@ class App:
     def __init__(self, service: Service) -> None:
         self.service = service
         by_path: dict[str, dict[str, Operation]] = {}
-        for operation in OPERATIONS:
-            by_path.setdefault(operation.path, {})[operation.method] = operation
-        routes = [Route(path, _Endpoint(service, found)) for path, found in by_path.items()]
-        pages = [Route(path, page) for path, page in PAGES.items()]
+        for operation in (*OPERATIONS, *PAGES):
+            operations = by_path.setdefault(operation.path, {})
+            operations[operation.method] = operation
+            if operation.method == "GET":
+                operations["HEAD"] = operation  # the server below leaves the body out
         self._router = Router(
-            [*routes, *pages], redirect_slashes=False, default=_Endpoint(service, {})
+            [Route(path, _Endpoint(service, found)) for path, found in by_path.items()],
+            redirect_slashes=False,
+            default=_Endpoint(service, {}),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,12 +144,13 @@ class _Endpoint:
                 raise Refused("not_found", "no operation has this path; see /v1/docs")
             allowed = ", ".join(sorted(self._operations))
             raise Refused("method_not_allowed", f"this path takes {allowed}")
-        if service.requests > service.limits.requests:
+        # How the server is can be asked at any time: who restarts it asks when it is busy.
+        if service.requests > service.limits.requests and operation.tag != "Server":
             raise Refused(
                 "too_many_requests", f"this server takes {service.limits.requests:,} at once"
             )
-        service.guard.check(request, operation)
         call = Call(service, operation, request)
+        service.guard.check(call)
         await call.read()
         return await operation.handler(call)
 

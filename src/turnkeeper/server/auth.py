@@ -7,10 +7,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from starlette.requests import Request
-
 from turnkeeper.keys import KeyFileError, KeyRecord, Scope, hash_of, load_keys
-from turnkeeper.server.calls import Operation
+from turnkeeper.server.calls import Call, Operation
 from turnkeeper.server.problems import Refused
 
 _log = logging.getLogger("turnkeeper.server")
@@ -76,33 +74,34 @@ class Guard:
         self._ring = ring
         self._host_names = host_names
 
-    def check(self, request: Request, operation: Operation) -> None:
-        """Raise `Refused` unless this request may do this."""
+    def check(self, call: Call) -> None:
+        """Raise `Refused` unless this request may do this, or may do so no more. [SRV-9]"""
+        operation = call.operation
         if operation.scopes is None:
             return
         if self._ring is None:
-            self._check_origin(request)
+            self._check_origin(call)
             return
-        record = self._ring.find(_key_of(request))
+        record = self._ring.find(_key_of(call))
         if record is None:
             raise Refused("unauthorized", "this key is unknown or was revoked")
         if operation.scopes.isdisjoint(record.scopes):
             raise Refused("forbidden", f"this needs a key with the scope {_words(operation)}")
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, call: Call) -> None:
         """Keep web pages out: they reach a loopback address by a name of theirs, or from it."""
-        host = request.headers.get("host", "")
+        host = call.header("Host") or ""
         if self._host_names is not None and _name_in(host) not in self._host_names:
             raise Refused(
                 "foreign_origin", "without keys the server answers to the names of this host alone"
             )
-        origin = request.headers.get("origin")
+        origin = call.header("Origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise Refused("foreign_origin", "a page of another origin may not use this server")
 
 
-def _key_of(request: Request) -> str:
-    given = request.headers.get("authorization")
+def _key_of(call: Call) -> str:
+    given = call.header("Authorization")
     if given is None:
         raise Refused("unauthorized", "send a key: Authorization: Bearer tk_...")
     scheme, _, key = given.partition(" ")

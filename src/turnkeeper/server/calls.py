@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from turnkeeper.keys import Scope
@@ -19,6 +19,10 @@ from turnkeeper.wire import encode
 
 if TYPE_CHECKING:
     from turnkeeper.server.service import Service
+
+
+ARRIVED = "turnkeeper.arrived"
+"""Where a request's scope has what tells whether all of its body is here."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -76,7 +80,7 @@ def json_reply(type_: Any, summary: str, *headers: str) -> Reply:
 class Call:
     """One request, read as its operation declares."""
 
-    __slots__ = ("body", "operation", "path", "query", "request", "service")
+    __slots__ = ("_headers", "body", "operation", "path", "query", "request", "service")
 
     def __init__(self, service: "Service", operation: Operation, request: Request) -> None:
         self.service = service
@@ -85,18 +89,26 @@ class Call:
         self.path: dict[str, str] = request.path_params
         self.query: Any = None
         self.body: Any = None
+        self._headers: dict[bytes, list[bytes]] = {}
+        for name, value in request.scope["headers"]:
+            self._headers.setdefault(name, []).append(value)
 
     def header(self, name: str) -> str | None:
         """A request header, or None. Raises `Refused` where it is given twice."""
-        values = self.request.headers.getlist(name)
+        values = self.headers(name)
         if len(values) > 1:
             raise Refused("malformed_request", f"the header {name} is given {len(values)} times")
         return values[0] if values else None
 
+    def headers(self, name: str) -> list[str]:
+        """Each value of a request header."""
+        return [_text(value) for value in self._headers.get(name.lower().encode(), ())]
+
     async def read(self) -> None:
         """Read query and body by their declared types, within the server's bounds."""
         operation = self.operation
-        pairs = parse_qsl(self.request.url.query, keep_blank_values=True)
+        asked = self.request.scope["query_string"]
+        pairs = parse_qsl(asked.decode("latin-1"), keep_blank_values=True) if asked else []
         self.query = read_query(pairs, operation.query)
         if operation.body is None and not operation.raw_body:
             return
@@ -121,26 +133,50 @@ class Call:
         """The request's body. Raises `Refused` past the bound of size or of time. [SRV-12]"""
         limits = self.service.limits
         limit = limits.body_bytes
-        told = self.request.headers.get("content-length", "0")
+        told = self.header("Content-Length") or "0"
         if told.isdigit() and int(told) > limit:
             raise _too_large(limit)
-        chunks: list[bytes] = []
-        size = 0
+        arrived = self.request.scope.get(ARRIVED)
+        if arrived is not None and arrived():  # as most do, with their headers: no timer for those
+            return await self._read_chunks(limit)
         try:
             async with asyncio.timeout(limits.body_seconds):
-                async for chunk in self.request.stream():
-                    size += len(chunk)
-                    if size > limit:
-                        raise _too_large(limit)
-                    chunks.append(chunk)
+                return await self._read_chunks(limit)
         except TimeoutError:
             raise Refused(
                 "request_timeout", f"the body did not arrive in {limits.body_seconds:g} s"
             ) from None
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def _read_chunks(self, limit: int) -> bytes:
+        service = self.service
+        body = bytearray()
+        try:
+            while True:
+                message = await self.request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                service.arriving_bytes += len(chunk)
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+                if service.arriving_bytes > service.limits.arriving_bytes:
+                    raise Refused("too_many_requests", "too many bodies are arriving at once")
+                if not message.get("more_body", False):
+                    return bytes(body)
+        finally:
+            service.arriving_bytes -= len(body)
 
 
 Handler = Callable[[Call], Awaitable[Response]]
+
+
+def _text(value: bytes) -> str:
+    """A header's value: UTF-8, as shells and most clients send what is not ASCII."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _too_large(limit: int) -> Refused:

@@ -1,21 +1,22 @@
 """One connection: uvicorn's protocol, with a bound on headers in bytes and in time. [SRV-12]
 
-Decides when a connection is refused before there is a request. The bounds of a request are in
-`calls`, those of a stream in `streaming`.
+Decides when a connection is refused before there is a request, and that an answer leaves in one
+piece. The bounds of a request are in `calls`, those of a stream in `streaming`.
 """
 
 import asyncio
+import functools
+from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from turnkeeper.server.app import STRICT_HEADERS
+from turnkeeper.server.calls import ARRIVED
 from turnkeeper.server.limits import Limits
+from turnkeeper.server.problems import Refused, headers_of, problem_of
 from turnkeeper.server.streaming import ABORT
-
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
-)
+from turnkeeper.wire import encode
 
 
 def bounded(limits: Limits) -> type[asyncio.Protocol]:
@@ -32,7 +33,7 @@ class _Bounded(HttpToolsProtocol):
     _in_head = True
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -42,21 +43,23 @@ class _Bounded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
         super().data_received(data)
         # What came with the end of the headers is the body's, and bounded there.
         if self._in_head and self._head_bytes > self.limits.header_bytes:
-            self._refuse()
+            self._refuse_headers()
+        elif self._in_head and self._head_bytes and self._head_timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         self._head_is_there()
         if size > self.limits.header_bytes:
-            self._refuse()
+            self._refuse_headers()
             return
         super().on_headers_complete()
-        cast("dict[str, Any]", self.scope)[ABORT] = self.transport.abort
+        scope = cast("dict[str, Any]", self.scope)
+        scope[ABORT] = self.transport.abort
+        scope[ARRIVED] = functools.partial(_has_arrived, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         if self.cycle is not None:  # else its headers were refused
@@ -77,7 +80,62 @@ class _Bounded(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _refuse(self) -> None:
+    def send_400_response(self, msg: str) -> None:
+        self._refuse("malformed_request", msg)
+
+    def _refuse_headers(self) -> None:
+        limit = self.limits.header_bytes
+        self._refuse("headers_too_large", f"line and headers have at most {limit:,} bytes")
+
+    def _refuse(self, code: str, detail: str) -> None:
         if not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
+            self.transport.write(_answer_of(Refused(code, detail)))
             self.transport.close()
+
+
+def _has_arrived(cycle: RequestResponseCycle) -> bool:
+    return not cycle.more_body
+
+
+def _answer_of(error: Refused) -> bytes:
+    """A problem as a whole answer, after which the connection is closed."""
+    problem = problem_of(error)
+    body = encode(problem)
+    lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}".encode()]
+    lines += [b"%s: %s" % header for header in STRICT_HEADERS]
+    lines += [f"{name}: {value}".encode() for name, value in headers_of(problem).items()]
+    lines += [b"content-length: %d" % len(body), b"connection: close"]
+    return b"\r\n".join([*lines, b"", body])
+
+
+class _Joined:
+    """A transport that sends two pieces in one, if the second follows in the same turn of the loop.
+
+    An answer is written as headers and body: two pieces would be two calls of the kernel, and wake
+    its reader twice.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        elif data:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()

@@ -8,7 +8,7 @@ events from the store by their numbers, so that none is missing.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 from sse_starlette import ServerSentEvent
@@ -32,6 +32,9 @@ from turnkeeper.worker.tasks import Tasks
 
 _log = logging.getLogger("turnkeeper.server")
 _SEPARATOR = "\n"
+
+Items = AsyncGenerator[bytes, None]
+"""Server-sent events as they come, until they are closed."""
 
 
 class _Feed:
@@ -158,7 +161,7 @@ class Reader:
             self._queue.append((sequence, item))
         self._news.set()
 
-    async def stored(self) -> AsyncIterator[bytes]:
+    async def stored(self) -> Items:
         """What is stored past its position, to the present end."""
         if not self._durable:
             return
@@ -171,7 +174,7 @@ class Reader:
             if len(page) < PAGE_DEFAULT:
                 return
 
-    async def items(self) -> AsyncIterator[bytes]:
+    async def items(self) -> Items:
         """Its stream, which goes on until the reader leaves or the server stops. [SRV-5]"""
         live = self._feeds.runtime.worker.live
         follower = live.join(self.session_id, self.wake)

@@ -5,6 +5,7 @@ Decides what a repeated key is answered with, and how long a request waits for a
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -12,7 +13,6 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from turnkeeper.config import PAGE_MAX
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import InputLifecycleState
@@ -25,6 +25,7 @@ from turnkeeper.core.outcomes import (
 )
 from turnkeeper.core.records import InputRecord
 from turnkeeper.server.calls import Call, answer
+from turnkeeper.server.pages import page_of
 from turnkeeper.server.problems import Refused
 from turnkeeper.turn import NOT_DONE
 from turnkeeper.wire import (
@@ -127,14 +128,13 @@ def href(session_id: SessionId, input_id: InputId) -> str:
 
 # -- waiting ---------------------------------------------------------------------------------------
 
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]+)\"?(?=$|[,;\s])", re.IGNORECASE)
 
 
 def wait_seconds(call: Call) -> int:
     """The seconds of `Prefer: wait=N`, at most 300; 0 without it. [SRV-2]"""
-    given = ", ".join(call.request.headers.getlist("Prefer"))
-    found = _WAIT.search(given)
-    return min(int(found[1]), WAIT_MAX_SECONDS) if found else 0
+    found = _WAIT.search(", ".join(call.headers("Prefer")))
+    return min(int(found[1][:9]), WAIT_MAX_SECONDS) if found else 0
 
 
 async def wait_for(call: Call, completion: Completion, seconds: float) -> CompletionOutcome | None:
@@ -164,6 +164,7 @@ async def _wait_longer(call: Call, completion: Completion, seconds: float) -> No
     finally:
         for task in both:
             task.cancel()
+    call.service.guard.check(call)  # a key may have been revoked since
 
 
 async def _hung_up(call: Call) -> None:
@@ -231,12 +232,10 @@ class InputsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 async def page(call: Call) -> Response:
     """A session's inputs, in the order of their admission."""
-    query = call.query
-    return await _page(
-        call,
-        lambda record: query.state is None or record.state is query.state,
-        active=query.active,
-    )
+    query: InputsQuery = call.query
+    state = query.state
+    wanted = None if state is None else lambda record: record.state is state
+    return await _page(call, wanted, active=query.active)
 
 
 class DeadLettersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,22 +253,20 @@ async def dead_letters(call: Call) -> Response:
     )
 
 
-async def _page(call: Call, wanted: Any, *, active: bool = False) -> Response:
-    """A page of the inputs that are wanted. One request looks at 1,000 at most."""
+async def _page(
+    call: Call, wanted: Callable[[InputRecord], bool] | None, *, active: bool = False
+) -> Response:
+    """A page of the inputs that are wanted."""
     runtime, session_id = call.service.runtime, call.path["session_id"]
     await runtime.session_state(session_id)
-    looked_at = await runtime.worker.store.load_inputs(
-        session_id, after=call.query.after, limit=PAGE_MAX, active=active
+    store = runtime.worker.store
+    chosen, following = await page_of(
+        lambda after, limit: store.load_inputs(session_id, after=after, limit=limit, active=active),
+        lambda record: record.number,
+        call.query.after,
+        call.query.limit,
+        wanted,
     )
-    limit = call.query.limit
-    chosen: list[InputRecord] = []
-    following = looked_at[-1].number if len(looked_at) == PAGE_MAX else None
-    for record in looked_at:
-        if wanted(record):
-            if len(chosen) == limit:
-                following = chosen[-1].number
-                break
-            chosen.append(record)
     return answer(InputPage(items=[input_state(r, ()) for r in chosen], next=following))
 
 

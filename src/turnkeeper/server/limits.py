@@ -14,8 +14,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     """In which a new connection sends its first request's headers, or a request under way its."""
     body_seconds: float = 30.0
     """In which a request's body arrives."""
+    arriving_bytes: int = 256_000_000
+    """Of all bodies that are arriving, together; past it the answer is 429."""
     requests: int = 10_000
-    """Requests in progress at once, streams included; one more is 429."""
+    """Requests in progress at once, streams included; one more is 429, but of how the server is."""
     streams: int = 5_000
     """Event streams at once; one more is 429."""
     stream_events: int = 256

@@ -145,6 +145,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # a malformed request is its sender's matter
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -35,6 +35,10 @@ class Metrics:
             ("decision",),
             registry=self.registry,
         )
+        self._decisions = {
+            decision: self._inputs.labels(decision)
+            for decision in ("accepted", "deduplicated", "conflict")
+        }
         self._gauges = {
             name: Gauge(f"turnkeeper_{name}", text, registry=self.registry)
             for name, text in _GAUGES.items()
@@ -57,7 +61,7 @@ class Metrics:
 
     def submitted(self, decision: str) -> None:
         """Count one submitted input: `accepted`, `deduplicated` or `conflict`."""
-        self._inputs.labels(decision).inc()
+        self._decisions[decision].inc()
 
     def text(self, health: Health, *, requests: int, streams: int) -> bytes:
         """Everything, in the text format."""

@@ -129,6 +129,9 @@ def document() -> bytes:
                 "title": "Turnkeeper",
                 "version": _version(),
                 "summary": "A durable inbox for each session of an AI agent, one turn at a time.",
+                "description": "An input is on disk before it is acknowledged, a repeated key is "
+                "accepted once, and a turn has either happened or not. Errors are problem "
+                "documents with a stable `code`.",
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
@@ -233,7 +236,9 @@ def _responses(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _of_every(operation: Operation) -> tuple[str, ...]:
     """The codes that any operation of this shape may answer with."""
-    codes = ["malformed_request", "too_many_requests"]
+    codes = ["malformed_request", "headers_too_large"]
+    if operation.tag != "Server":
+        codes.append("too_many_requests")
     if operation.scopes is not None:
         codes += ["unauthorized", "forbidden", "foreign_origin"]
     if operation.raw_body or operation.body is not None:
@@ -291,6 +296,9 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
 
 def _tighten(components: dict[str, Any]) -> None:
     inputs = [name for name, schema in components.items() if _is_input(schema)]
+    for schema in components.values():
+        if all(isinstance(word, str) for word in schema.get("enum", (None,))):
+            schema["type"] = "string"
     for (type_name, field), bounds in _TIGHTER.items():
         for name in inputs if type_name == "*Input" else [type_name]:
             components[name]["properties"][field].update(bounds)

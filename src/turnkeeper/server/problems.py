@@ -43,6 +43,7 @@ WORDS: dict[str, Word] = {
     "overloaded": Word(429, "A queue is full"),
     "too_many_requests": Word(429, "Too many requests at once"),
     "too_many_streams": Word(429, "Too many streams at once"),
+    "headers_too_large": Word(431, "The headers are too large"),
     "internal": Word(500, "A defect of this program"),
     "closing": Word(503, "The server is stopping"),
     "request_expired": Word(503, "The session's owner did not act in time"),

@@ -35,6 +35,8 @@ class Service:
         self.feeds = Feeds(runtime, self.tasks, self.limits)
         self.requests = 0
         """In progress."""
+        self.arriving_bytes = 0
+        """Of the bodies that are arriving."""
 
     def begin_close(self) -> None:
         """Take no new input, and end every stream. May be called more than once. [SRV-14]"""

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
-from turnkeeper.config import PAGE_MAX
 from turnkeeper.core.lifecycle import RuntimeState
 from turnkeeper.core.outcomes import SessionState
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.calls import Call, Handler, answer
+from turnkeeper.server.pages import page_of
 from turnkeeper.server.problems import Refused
 from turnkeeper.wire import PAGE, After, Limit, SessionPage, TranscriptPage
 
@@ -29,18 +29,22 @@ class SessionsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 async def page(call: Call) -> Response:
-    """Known sessions, in the order of their ids. One request looks at 1,000 at most."""
-    query = call.query
-    looked_at = await call.service.runtime.sessions(after=query.after, limit=PAGE_MAX)
-    chosen: list[SessionState] = []
-    following = looked_at[-1].session_id if len(looked_at) == PAGE_MAX else None
-    for session in looked_at:
-        if query.state not in (None, session.state) or (query.active and not session.active_inputs):
-            continue
-        if len(chosen) == query.limit:
-            following = chosen[-1].session_id
-            break
-        chosen.append(session)
+    """Known sessions, in the order of their ids."""
+    query: SessionsQuery = call.query
+    runtime = call.service.runtime
+
+    def wanted(session: SessionState) -> bool:
+        return query.state in (None, session.state) and bool(
+            session.active_inputs or not query.active
+        )
+
+    chosen, following = await page_of(
+        lambda after, limit: runtime.sessions(after=after, limit=limit),
+        lambda session: session.session_id,
+        query.after,
+        query.limit,
+        None if query.state is None and not query.active else wanted,
+    )
     return answer(SessionPage(items=chosen, next=following))
 
 

@@ -3,27 +3,30 @@
 Decides when a stream is cut off. What is in it is `feeds`'.
 """
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from turnkeeper.errors import TurnkeeperError
 from turnkeeper.server.calls import Call
-from turnkeeper.server.feeds import Feeds, Reader, check_start
+from turnkeeper.server.feeds import Feeds, Items, Reader, check_start
 from turnkeeper.server.problems import Refused
 
 _log = logging.getLogger("turnkeeper.server")
+logging.getLogger("sse_starlette").setLevel(logging.INFO)
+"""Below it, it logs what is sent. [SRV-10]"""
 
 ABORT = "turnkeeper.abort"
 """Where a request's scope has what cuts its connection off."""
 CLOSING_SECONDS = 5.0
-"""What a stream gets to end by itself when the server stops."""
+"""What a stream of events gets to end by itself when the server stops."""
 NUMBER_MAX = 2**53
 
 
@@ -67,27 +70,38 @@ def _last_event_id(call: Call) -> int | None:
     return int(given)
 
 
-def stream(call: Call, items: AsyncIterator[bytes]) -> Response:
-    """A stream of `items`, each a server-sent event. Raises `Refused` past the bound."""
+def stream(call: Call, items: Items, closing_seconds: float = CLOSING_SECONDS) -> Response:
+    """A stream of `items`, each a server-sent event. Raises `Refused` past the bound.
+
+    `closing_seconds`: what it gets to end by itself when the server stops.
+    """
     feeds = call.service.feeds
     feeds.take_place()
+
+    def ping() -> ServerSentEvent:
+        call.service.guard.check(call)
+        return ServerSentEvent(comment="ping", sep="\n")
+
     return _Stream(
         feeds,
-        content=_ending_well(items),
+        content=_ending_well(call, items),
         sep="\n",
         ping=feeds.limits.ping_seconds,
+        ping_message_factory=ping,
         send_timeout=feeds.limits.send_seconds,
         headers={"Cache-Control": "no-store"},
-        shutdown_grace_period=CLOSING_SECONDS,
+        shutdown_grace_period=closing_seconds,
     )
 
 
-async def _ending_well(items: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _ending_well(call: Call, items: Items) -> AsyncIterator[bytes]:
     """The items; what goes wrong ends the stream, whose reader asks again and is told then."""
     try:
-        async for item in items:
-            yield item
-    except TurnkeeperError as error:
+        async with contextlib.aclosing(items):
+            async for item in items:
+                call.service.guard.check(call)  # a key may have been revoked since
+                yield item
+    except (TurnkeeperError, Refused) as error:
         _log.info("a stream ended: %s", error)
     except Exception:  # noqa: BLE001 - its status is sent: all that is left is to end it
         _log.exception("a stream failed")
@@ -103,10 +117,12 @@ class _Stream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            _log.info("a stream was cut off: its reader takes nothing")
+        except (SendTimeoutError, Refused) as error:
+            _log.info("a stream was cut off: %s", error or "its reader takes nothing")
             abort = scope.get(ABORT)
             if abort is not None:
                 abort()
+                while (await receive())["type"] != "http.disconnect":
+                    pass  # the server below is to know of it before this returns
         finally:
             self._feeds.give_place()

@@ -6,11 +6,10 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from turnkeeper.server import openapi
-from turnkeeper.server.calls import Call
+from turnkeeper.server.calls import Call, Operation, Reply
 
 _PAGE = """\
 <!doctype html>
@@ -46,11 +45,11 @@ def _script() -> bytes:
     return (files("turnkeeper.server") / "static" / "rapidoc-min.js.gz").read_bytes()
 
 
-async def _page(_request: Request) -> Response:
+async def _page(_call: Call) -> Response:
     return Response(_PAGE, media_type="text/html", headers={"Content-Security-Policy": _POLICY})
 
 
-async def _rapidoc(request: Request) -> Response:
+async def _rapidoc(call: Call) -> Response:
     packed = _script()
     digest = base64.urlsafe_b64encode(hashlib.sha256(packed).digest())[:16].decode()
     headers = {
@@ -58,12 +57,24 @@ async def _rapidoc(request: Request) -> Response:
         "ETag": f'"{digest}"',
         "Vary": "Accept-Encoding",
     }
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if "gzip" in ", ".join(call.headers("Accept-Encoding")):
         headers["Content-Encoding"] = "gzip"
     else:
         packed = gzip.decompress(packed)
     return Response(packed, media_type="text/javascript", headers=headers)
 
 
-PAGES = {"/v1/docs": _page, "/v1/docs/rapidoc.js": _rapidoc}
-"""The viewer: RapiDoc, from this package."""
+PAGES = tuple(
+    Operation(
+        method="GET",
+        path=path,
+        name="showDocs",
+        summary="The viewer.",
+        tag="Server",
+        handler=handler,
+        scopes=None,
+        replies={200: Reply(summary="A page.", media="text/html")},
+    )
+    for path, handler in (("/v1/docs", _page), ("/v1/docs/rapidoc.js", _rapidoc))
+)
+"""The viewer: RapiDoc, from this package. It is for people, and no part of the description."""

@@ -1,6 +1,6 @@
 """`/v1/chat/completions`: one turn of the session that a header names, else of one of its own."""
 
-from collections.abc import AsyncIterator
+import contextlib
 
 import msgspec
 from sse_starlette import ServerSentEvent
@@ -10,8 +10,9 @@ from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, Completi
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import SUBMIT, Call, Operation, Reply, answer
+from turnkeeper.server.feeds import Items
 from turnkeeper.server.openai import following, prompts
-from turnkeeper.server.openai.responses import PATIENCE_SECONDS
+from turnkeeper.server.openai.following import PATIENCE_SECONDS
 from turnkeeper.server.openai.shapes import (
     ChatChoice,
     ChatChunk,
@@ -36,9 +37,9 @@ async def create(call: Call) -> Response:
     told = {"model": asked.model, "messages": messages, "metadata": asked.metadata}
     _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
     if asked.stream:
-        return stream(call, _chunks(call, completion))
+        return stream(call, _chunks(call, completion), PATIENCE_SECONDS)
     outcome = await inputs.wait_for(call, completion, PATIENCE_SECONDS)
-    result = _result(completion, outcome)
+    result = _result(call, completion, outcome)
     message = ChatMessage(content=prompts.text_of(result))
     return answer(
         ChatCompletion(
@@ -60,7 +61,7 @@ def _usage(result: RunResult) -> ChatUsage:
     return ChatUsage(prompt_tokens=sent, completion_tokens=made, total_tokens=sent + made)
 
 
-def _result(completion: Completion, outcome: CompletionOutcome | None) -> RunResult:
+def _result(call: Call, completion: Completion, outcome: CompletionOutcome | None) -> RunResult:
     """What the turn came to. Raises `Refused` for any other end."""
     match outcome:
         case Completed():
@@ -68,16 +69,23 @@ def _result(completion: Completion, outcome: CompletionOutcome | None) -> RunRes
         case CompletedWithoutResult():
             return RunResult()
         case None:
-            raise Refused(
-                "closing",
-                f"input {completion.input_id} goes on at who serves its session next; "
-                "send it again with the same Idempotency-Key",
-            )
+            raise _left(call, completion)
         case _:
             raise Refused("not_completed", f"input {completion.input_id} ended: {outcome}")
 
 
-async def _chunks(call: Call, completion: Completion) -> AsyncIterator[bytes]:
+def _left(call: Call, completion: Completion) -> Refused:
+    """What is said where this server will not see the end.
+
+    Clients send a 503 again by themselves, which without a key would be another turn.
+    """
+    where = inputs.href(completion.session_id, completion.input_id)
+    if inputs.idempotency_key(call) is None:
+        return Refused("not_completed", f"its turn goes on, and its end will be at {where}")
+    return Refused("closing", "its turn goes on: send it again with the same Idempotency-Key")
+
+
+async def _chunks(call: Call, completion: Completion) -> Items:
     asked: ChatRequest = call.body
     created = call.service.now_ms() // 1_000
 
@@ -89,11 +97,12 @@ async def _chunks(call: Call, completion: Completion) -> AsyncIterator[bytes]:
 
     yield chunk(ChatDelta(role="assistant", content=""))
     shown = ""
-    async for piece in following.pieces(call.service, completion):
-        shown += piece.text
-        yield chunk(ChatDelta(content=piece.text))
+    async with contextlib.aclosing(following.pieces(call.service, completion)) as pieces:
+        async for piece in pieces:
+            shown += piece.text
+            yield chunk(ChatDelta(content=piece.text))
     try:
-        result = _result(completion, following.ended(completion))
+        result = _result(call, completion, following.ended(completion))
     except Refused as error:
         problem = problem_of(error)
         yield _encoded(

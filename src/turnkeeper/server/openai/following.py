@@ -5,7 +5,7 @@ nothing is shown but the end, which has the whole text.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +16,9 @@ from turnkeeper.server.service import Service
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.live import Delta
 
+PATIENCE_SECONDS = 3_600
+"""How long a turn's end is waited for, where it is not in the background."""
+
 
 class Piece(Struct, frozen=True):
     """A piece of text; `number` counts from 1 within the attempt."""
@@ -25,10 +28,10 @@ class Piece(Struct, frozen=True):
     text: str
 
 
-async def pieces(service: Service, completion: Completion) -> AsyncIterator[Piece]:
+async def pieces(service: Service, completion: Completion) -> AsyncGenerator[Piece, None]:
     """The pieces from now on, and those that the run's replay buffer has, until the input ends.
 
-    It also ends when the server stops.
+    It also ends when the server lets go of the input: with the drain, when it stops.
     """
     live = service.runtime.worker.live
     news = asyncio.Event()
@@ -43,7 +46,7 @@ async def pieces(service: Service, completion: Completion) -> AsyncIterator[Piec
             while (item := follower.take()) is not None:
                 if isinstance(item, Delta) and (piece := await shown.piece(item)) is not None:
                     yield piece
-            if over or service.closing:
+            if over:
                 return
             await news.wait()
     finally:

@@ -4,7 +4,8 @@ Every number in a stream follows from what is stored and from the run's own coun
 can be gone on with anywhere, also on another server: deltas as long as the run lasts, the end ever.
 """
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 import msgspec
@@ -24,7 +25,9 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
+from turnkeeper.server.feeds import Items
 from turnkeeper.server.openai import following, prompts
+from turnkeeper.server.openai.following import PATIENCE_SECONDS
 from turnkeeper.server.openai.shapes import (
     MODEL,
     ConversationRef,
@@ -40,8 +43,6 @@ from turnkeeper.server.problems import Refused
 from turnkeeper.server.streaming import stream
 from turnkeeper.worker.completion import Completion
 
-PATIENCE_SECONDS = 3_600
-"""How long a response that is not in the background is waited for."""
 CANCEL_SECONDS = 15
 """How long a cancellation is waited for: the graces of an interrupt, and some."""
 ATTEMPT = 1_000_000
@@ -84,7 +85,7 @@ async def create(call: Call) -> Response:
     }
     _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
     if asked.stream:
-        return stream(call, _stream(call, completion, -1))
+        return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
     return answer(await _response(call, completion))
@@ -107,7 +108,8 @@ async def retrieve(call: Call) -> Response:
     if call.query.stream:
         call.service.check_open()
         after = call.query.starting_after
-        return stream(call, _stream(call, completion, -1 if after is None else after))
+        after = -1 if after is None else after
+        return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
     return answer(await _response(call, completion))
 
 
@@ -193,14 +195,30 @@ def _usage(result: RunResult | None) -> ResponseUsage:
 # -- the stream ------------------------------------------------------------------------------------
 
 
-async def _stream(call: Call, completion: Completion, after: int) -> AsyncIterator[bytes]:
-    """The events past number `after`."""
-    async for event in _events(call, completion, after):
-        if event.sequence_number > after:
-            yield encoded(event)
+async def _stream(call: Call, completion: Completion, after: int) -> Items:
+    """The events past number `after`; at last an error where the server stops before the end."""
+    last = after
+    async with contextlib.aclosing(_events(call, completion, after)) as events:
+        async for event in events:
+            if event.sequence_number > after:
+                yield encoded(event)
+                last = event.sequence_number
+    if following.ended(completion) is None:
+        # Its number is that of the last event: whoever goes on past it misses nothing.
+        yield encoded(
+            ResponseEvent(
+                type="error",
+                sequence_number=max(last, 0),
+                code="closing",
+                message="the server is stopping, and the turn goes on: retrieve the response, "
+                f"or its stream with starting_after={last}",
+            )
+        )
 
 
-async def _events(call: Call, completion: Completion, after: int) -> AsyncIterator[ResponseEvent]:
+async def _events(
+    call: Call, completion: Completion, after: int
+) -> AsyncGenerator[ResponseEvent, None]:
     begun = await _response(call, completion)
     item_id = _message_id(completion)
     place: dict[str, Any] = {"item_id": item_id, "output_index": 0, "content_index": 0}
@@ -214,19 +232,18 @@ async def _events(call: Call, completion: Completion, after: int) -> AsyncIterat
         type="response.content_part.added", sequence_number=3, part=OutputText(text=""), **place
     )
     shown = ""
-    last = 0
-    async for piece in following.pieces(call.service, completion):
-        last = piece.attempt * ATTEMPT + min(piece.number, ATTEMPT - 2)
-        shown += piece.text
-        yield ResponseEvent(
-            type="response.output_text.delta",
-            sequence_number=last,
-            delta=piece.text,
-            logprobs=[],
-            **place,
-        )
+    async with contextlib.aclosing(following.pieces(call.service, completion)) as pieces:
+        async for piece in pieces:
+            shown += piece.text
+            yield ResponseEvent(
+                type="response.output_text.delta",
+                sequence_number=piece.attempt * ATTEMPT + min(piece.number, ATTEMPT - 2),
+                delta=piece.text,
+                logprobs=[],
+                **place,
+            )
     if following.ended(completion) is None:
-        return  # the server stops: the stream goes on where the response is asked for again
+        return
     response = await _response(call, completion)
     if response.output:
         text = response.output[0].content[0].text

@@ -211,3 +211,7 @@ class ResponseEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     delta: str | None = None
     text: str | None = None
     logprobs: list[Any] | None = field(default=None)
+    code: str | None = None
+    """Of an error."""
+    message: str | None = None
+    """Of an error."""
