@@ -119,6 +119,29 @@ async def test_a_drain_has_a_bound(
         assert await ada.state() == "retired"
 
 
+async def test_a_drain_that_nobody_served_in_time_is_over(
+    store: Store,
+    environment: ManualEnvironment,
+    new_environment: NewEnvironment,
+) -> None:
+    """Who claims the session after its time to drain starts nothing of it any more. [OPS-1]"""
+    hang = Hang()
+    async with running(store, environment, FakeExecutor(hang)) as runtime:
+        ada = runtime.session("ada")
+        handles = [await ada.submit("first"), await ada.submit("second")]
+        await soon(hang.started.wait())
+        await ada.retire(drain_timeout=5.0)
+        await runtime.close(drain_seconds=0.0)
+    environment.clock.advance(6.0)
+    fake = FakeExecutor()
+    async with running(store, new_environment(), fake) as runtime:
+        for handle in handles:
+            again = await runtime.handle("ada", handle.input_id)
+            assert await outcome(again) == RuntimeTerminated("retired")
+        assert await runtime.session("ada").state() == "retired"
+        assert fake.calls == []
+
+
 async def test_retire_without_an_executor_abandons(
     store: Store, environment: ManualEnvironment
 ) -> None:

@@ -37,6 +37,7 @@ def start_next(draft: Draft) -> None:
         or row.paused
         or row.intent is not None
         or row.phase not in (Phase.OPEN, Phase.RETIRED)
+        or (row.drain_until_ms is not None and row.drain_until_ms <= draft.context.now_ms)
     ):
         return
     if row.open_turn is not None:
