@@ -1,5 +1,6 @@
 """The verb `verify`: its verdict, what it says of each finding, and repairs after a backup."""
 
+import sys
 from pathlib import Path
 
 import apsw
@@ -32,7 +33,8 @@ def test_a_sound_store_is_said_to_be_sound(store: Path) -> None:
     assert (ended.code, ended.err) == (Exit.DONE, "")
     assert ended.out.startswith("sound: 2 sessions, 4 inputs, ")
     document = call("verify", "--json").document
-    assert set(document) == {"sound", "checked", "findings", "further", "repair"}
+    further = {"further", "further_pending"}
+    assert set(document) == {"sound", "checked", "findings", "repair", *further}
     assert (document["sound"], document["findings"], document["repair"]) == (True, [], None)
 
 
@@ -47,6 +49,17 @@ def test_what_does_not_hold_is_named(store: Path) -> None:
     document = call("verify", "--json").document
     assert not document["sound"]
     assert all(set(finding) == FINDING for finding in document["findings"])
+
+
+def test_what_a_crash_left_is_counted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As no damage, and what is not named all the same. [CLI-2] [VER-1] [VER-5]"""
+    leave_behind(store, "running-eva", "running-joe")
+    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "PENDING_MAX", 1)
+    ended = call("verify")
+    assert ended.code == Exit.DONE
+    assert ended.out.count("stale_owner") == 1
+    assert "and 1 further ones that the next claims put in order" in ended.out
+    assert call("verify", "--json").document["further_pending"] == 1
 
 
 def test_a_repair_begins_with_a_backup(store: Path, tmp_path: Path) -> None:

@@ -205,6 +205,31 @@ async def test_findings_are_bounded(tmp_path: Path, environment: ManualEnvironme
     assert not report.is_sound
 
 
+async def test_many_crashes_are_no_damage(
+    tmp_path: Path, environment: ManualEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs a killed worker leaves, they refute nothing and hide no damage. [VER-1]"""
+    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "FINDINGS_MAX", 5)
+    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "PENDING_MAX", 3)
+    store = SqliteStore(tmp_path / "turns.db")
+    await store.open()
+    async with serving(store, FakeExecutor(then=Hang()), environment) as runtime:
+        await asyncio.gather(*[runtime.session(f"s{n}").submit("go") for n in range(8)])
+        store._opened().engine.lives.end_all()  # as the death of its process does
+        report = await verify(store)
+        assert report.is_sound
+        assert (len(report.findings), report.further, report.further_pending) == (3, 0, 5)
+        change(store.path, "UPDATE input SET attempt_count = 7 WHERE session > 6")
+        report = await verify(store)
+        assert not report.is_sound
+        assert [f.code for f in report.findings if not f.is_pending] == [
+            FindingCode.DAMAGED_ROW,
+            FindingCode.DAMAGED_ROW,
+        ]
+        assert (report.further, report.further_pending) == (2, 5)
+    await store.close()
+
+
 # -- repairs ---------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,8 @@ class Inspection(Protocol):
         """What the store finds wrong with itself, below what the other pages can show: changed
         bits, rows that belong to no session, indexes that disagree with their tables. One bounded
         part of the search, and where the next one begins; None at the end.
+
+        Raises `CommitFailed` where somebody else keeps locked what must be looked at.
         """
         ...
 

@@ -14,6 +14,7 @@ from turnkeeper.core.audit import Audit
 from turnkeeper.core.records import CommitRecord, InputRecord, SessionRecord, StoredMessage
 from turnkeeper.core.verdict import (
     FINDINGS_MAX,
+    PENDING_MAX,
     Checked,
     Damage,
     Finding,
@@ -21,7 +22,7 @@ from turnkeeper.core.verdict import (
     RepairReport,
     VerifyReport,
 )
-from turnkeeper.errors import StoreError, ValidationFailed
+from turnkeeper.errors import CommitFailed, StoreError, ValidationFailed
 from turnkeeper.store import Cursor, Inspection, Store
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ async def verify(store: Store, *, progress: ShowProgress | None = None) -> Verif
     1,000 findings and counts the rest. A row that is damaged is a finding and never an error.
 
     Raises `SchemaMismatch` for a file that is no store of this version, and `StoreError` for one
-    that cannot be opened.
+    that cannot be opened, or that another process keeps locked.
     """
     await store.open()
     try:
@@ -110,25 +111,35 @@ class _Verification:
         self._progress = progress
         self._checked = Checked()
         self._findings: list[Finding] = []
+        self._pending = 0
+        """Of the findings those that are no damage."""
         self._further = 0
+        self._further_pending = 0
         self._of_sessions = 0
 
     async def run(self) -> VerifyReport:
         await self._look_for_damage()
         await self._judge_sessions()
         return VerifyReport(
-            checked=self._checked, findings=tuple(self._findings), further=self._further
+            checked=self._checked,
+            findings=tuple(self._findings),
+            further=self._further,
+            further_pending=self._further_pending,
         )
 
     def _note(self, finding: Finding) -> None:
-        if len(self._findings) < FINDINGS_MAX:
+        room = len(self._findings) < FINDINGS_MAX
+        if finding.is_pending and not (room and self._pending < PENDING_MAX):
+            self._further_pending += 1
+        elif room:
             self._findings.append(finding)
+            self._pending += finding.is_pending
         else:
             self._further += 1
 
     def _show(self) -> None:
         if self._progress is not None:
-            found = len(self._findings) + self._further
+            found = len(self._findings) + self._further + self._further_pending
             self._progress(VerifyProgress(self._checked.sessions, self._of_sessions, found))
 
     async def _damage(self, damage: Damage) -> None:
@@ -167,6 +178,8 @@ class _Verification:
         while cursor is not None:
             try:
                 damages, cursor = await self._inspection.damages(cursor)
+            except CommitFailed:
+                raise  # somebody else has the store locked, which says nothing against it
             except StoreError as error:
                 self._unreadable("the store", error)
                 return

@@ -75,6 +75,7 @@ def _document(
         "checked": msgspec.to_builtins(report.checked),
         "findings": findings,
         "further": report.further,
+        "further_pending": report.further_pending,
         "repair": done,
     }
 
@@ -86,6 +87,8 @@ def _show(report: VerifyReport, repaired: RepairReport | None, backup: Path | No
         _show_finding(finding)
     if report.further:
         say(f"and {report.further:,} further findings")
+    if report.further_pending:
+        say(f"and {report.further_pending:,} further ones that the next claims put in order")
     verdict = "sound" if report.is_sound else "NOT sound"
     style = "green" if report.is_sound else "red"
     say(f"{verdict}: {_counted(report.checked)}", style)

@@ -11,6 +11,9 @@ from turnkeeper.core.ids import SessionId
 
 FINDINGS_MAX = 1_000
 """A report names so many findings; it counts the rest."""
+PENDING_MAX = 100
+"""Of what is no damage it names so many, so that they hide none: after a crash there may be as many
+as sessions."""
 
 
 class Mend(StrEnum):
@@ -145,7 +148,9 @@ class VerifyReport(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     """At most `FINDINGS_MAX`, in the order in which they were met."""
     further: int = 0
-    """How many more there are."""
+    """How many more there are that are damage."""
+    further_pending: int = 0
+    """How many more there are that are none."""
 
     @property
     def is_sound(self) -> bool:

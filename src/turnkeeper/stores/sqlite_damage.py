@@ -14,6 +14,7 @@ import apsw
 
 from turnkeeper.core.ids import unpack_id
 from turnkeeper.core.verdict import Damage, Mend
+from turnkeeper.errors import CommitFailed
 from turnkeeper.store import Cursor
 from turnkeeper.stores.sqlite_database import connect
 from turnkeeper.stores.sqlite_history import unpack_events, unpack_messages
@@ -296,13 +297,18 @@ def _worker(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
 def _unlisted_workers(path: Path, lives: Lives) -> list[Damage]:
     """Workers that live and have no row: their sessions are not safe from other claims.
 
-    Joining and leaving happen under the file's write lock, so that this looks under it too.
+    One that is just joining has the file's write lock until its row is there, so that who seems to
+    have none is looked at once more, under that lock.
     """
     connection = connect(path)
     try:
+        if not lives.strangers(listed_workers(connection)):
+            return []
         connection.execute("BEGIN IMMEDIATE")
         found = lives.strangers(listed_workers(connection))
         connection.execute("ROLLBACK")
+    except apsw.BusyError as error:
+        raise CommitFailed(f"{path} is locked by another process; verify it again") from error
     finally:
         connection.close()
     what = "it lives, and has no row: stop it, and start it anew"
