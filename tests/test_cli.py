@@ -29,7 +29,7 @@ from command_line import (
     worker,
 )
 
-from turnkeeper import Runtime
+from turnkeeper import Runtime, SqliteStore
 from turnkeeper.cli.exits import Exit, exit_of
 from turnkeeper.cli.place import default_path
 from turnkeeper.cli.plain import one_line, plain
@@ -641,6 +641,23 @@ def test_workers_are_listed(store: Path) -> None:
         (dead,) = listed()
         assert (dead["worker_id"], dead["alive"]) == (living["worker_id"], False)
         assert call("workers").out.count("dead") == 1
+
+
+def test_all_workers_are_listed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: the dead of a busy client, say. [CLI-5]"""
+
+    async def die(count: int) -> None:
+        made = SqliteStore(store)
+        await made.open()
+        for number in range(count):
+            await made.join(f"worker-{number}", 60.0)
+        made._opened().engine.lives.end_all()
+        await made.close()
+
+    asyncio.run(die(3))
+    monkeypatch.setattr("turnkeeper.cli.upkeep.PAGE_MAX", 2)
+    assert len(call("workers", "--json").document["workers"]) == 3
+    assert call("workers").out.count("dead") == 3
 
 
 def test_it_is_also_a_module(left: Path) -> None:

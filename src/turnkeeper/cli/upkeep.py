@@ -22,10 +22,14 @@ _AGE = re.compile(r"(\d{1,6})([smhd])").fullmatch
 
 async def workers(*, shared: Shared = DEFAULTS) -> None:
     """List the workers."""
+    listed: list[WorkerState] = []
     async with opened(shared) as store:
-        page = await store.workers(limit=PAGE_MAX)
+        while page := await store.workers(
+            after=listed[-1].worker_id if listed else "", limit=PAGE_MAX
+        ):
+            listed += page
     if shared.json:
-        write_json({"workers": page})
+        write_json({"workers": listed})
         return
     columns = [
         Column("WORKER", whole=True),
@@ -40,7 +44,7 @@ async def workers(*, shared: Shared = DEFAULTS) -> None:
             f"{worker.sessions:,}",
             when(worker.lease_until_ms),
         )
-        for worker in page
+        for worker in listed
     ]
     table(columns, rows, "no workers")
 

@@ -210,8 +210,8 @@ VERBS = (
         _LIFE,
         "life:retire",
         "Take no new input, and work off what is queued.",
-        "What a --drain-timeout finds undone is abandoned, and so is everything where no worker "
-        "serves the session. Asks first. A reset opens the session again.",
+        "What a --drain-timeout finds undone is abandoned. Where no worker serves the session, its "
+        "queue waits for one. Asks first. A reset opens the session again.",
         ("turnkeeper retire ada --yes", "turnkeeper retire ada --drain-timeout 60 --yes"),
     ),
     Verb(
