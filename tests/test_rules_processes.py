@@ -35,7 +35,7 @@ from turnkeeper.core.lifecycle import Intent
 from turnkeeper.core.outcomes import InterruptEffect
 from turnkeeper.core.records import Delivery, RequestRecord
 from turnkeeper.core.requests import Operate, Pause, pack_operation
-from turnkeeper.environment import new_id
+from turnkeeper.environment import SystemClock, new_id, system_environment
 from turnkeeper.stores.memory import MemoryStore
 from turnkeeper.testing import FakeExecutor, Hang
 
@@ -290,6 +290,38 @@ async def test_who_asks_in_vain_takes_it_back(stores: Stores) -> None:
         runtime.worker.lookout.begin()
         assert isinstance(await outcome(await client.submit("ada", "hello")), Completed)
         assert not (await client.session_state("ada")).paused
+
+
+class SetBack(SystemClock):
+    """A clock on the wall that can be set."""
+
+    back_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() - self.back_ms
+
+
+async def test_who_asks_waits_by_no_clock_on_the_wall(stores: Stores) -> None:
+    """Set back while an asker waits, it makes the wait no longer. [REQ-4]"""
+    clock = SetBack()
+    environment = replace(system_environment(), clock=clock)
+    config = replace(FAST, request_age_seconds=0.2)
+    async with (
+        owner(stores) as runtime,
+        Runtime(stores(), config=config, environment=environment) as client,
+    ):
+        runtime.worker.lookout.end()
+        await until(lambda: not runtime.worker.lookout._looking)
+        asked = asyncio.ensure_future(client.pause_runtime("ada"))
+
+        async def delivered() -> bool:
+            inbox = await client.worker.store.load_inbox("ada")
+            return inbox is not None and bool(inbox.requests)
+
+        await until(delivered)
+        clock.back_ms = 3_600_000
+        with pytest.raises(RequestExpired):
+            await soon(asked)
 
 
 async def test_a_request_outlives_its_owner(stores: Stores) -> None:

@@ -5,6 +5,7 @@ Decides which call is whose work, and when the file is opened and closed. The th
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from turnkeeper.stores import sqlite_upkeep as upkeep
 from turnkeeper.stores.sqlite_backup import copy_beside
 from turnkeeper.stores.sqlite_commit import commit as make_commit
 from turnkeeper.stores.sqlite_engine import Engine
+from turnkeeper.stores.sqlite_forks import opening
 from turnkeeper.stores.sqlite_inspection import SqliteInspection
 from turnkeeper.stores.sqlite_mending import mend
 from turnkeeper.stores.sqlite_reads import Reader
@@ -51,8 +53,14 @@ class SqliteStore:
     """Sessions in one file, of one or many processes of this machine. Implements `Store`."""
 
     def __init__(self, path: str | Path, *, now_ms: Callable[[], int] | None = None) -> None:
-        self.path = Path(path).absolute()
-        self._now_ms = now_ms or SystemClock().now_ms
+        """`now_ms`: the clock of the leases; by default the monotonic one, which all processes of
+        a machine share and nobody can set.
+        """
+        # Without links, as SQLite knows it: locks are beside the file, whatever it is called by.
+        self.path = Path(os.path.realpath(path))
+        clock = SystemClock()
+        self._now_ms = now_ms or (lambda: int(clock.monotonic() * 1_000))
+        self._wall_ms = now_ms or clock.now_ms
         self._users = 0
         self._turning: asyncio.Future[Any] | None = None
         """There while the store is being opened or closed: others wait for it."""
@@ -69,6 +77,7 @@ class SqliteStore:
         self._users += 1
         try:
             if self._open is None:
+                opening(self)
                 await self._turn(loop.run_in_executor(None, Engine, self.path), self._started)
         except BaseException:
             self._users -= 1
@@ -111,6 +120,13 @@ class SqliteStore:
     def _stop(self, opened: "Threads") -> asyncio.Future[None]:
         self._open = None
         return opened.finish()
+
+    def forget_after_fork(self) -> object | None:
+        """In a forked child: be closed, and give what is the parent's."""
+        held = self._open or self._turning
+        self._open = self._turning = None
+        self._users = 0
+        return held
 
     def _opened(self) -> "Threads":
         if self._open is None:
@@ -265,8 +281,9 @@ class SqliteStore:
         self, *, after: str = "", limit: int = config.PAGE_DEFAULT
     ) -> list[WorkerState]:
         opened = self._opened()
-        lives = opened.engine.lives
-        return await opened.read(upkeep.workers, lives, after, limit, self._now_ms())
+        lives, now_ms = opened.engine.lives, self._now_ms()
+        ahead_ms = self._wall_ms() - now_ms
+        return await opened.read(upkeep.workers, lives, after, limit, now_ms, ahead_ms)
 
     async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
         return await upkeep.prune_all(self._submit, before_ms, progress)

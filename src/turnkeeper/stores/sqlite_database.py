@@ -114,7 +114,14 @@ def commit_failed(error: Exception) -> TurnkeeperError:
     """What a caller is told of an error after which nothing of its work is in the file."""
     if isinstance(error, TurnkeeperError):
         return error
-    if isinstance(error, apsw.Error):
+    if isinstance(error, apsw.BusyError):
+        seconds = BUSY_MILLISECONDS // 1_000
+        failed = CommitFailed(
+            f"another process has kept the store's file locked for {seconds} s, and nothing was "
+            "written; try again, or look for one that was stopped in the middle of a commit",
+            applied=False,
+        )
+    elif isinstance(error, apsw.Error):
         failed = CommitFailed(
             f"SQLite did not make the commit: {error}; nothing of it was written",
             applied=False,

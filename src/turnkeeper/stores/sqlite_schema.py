@@ -17,7 +17,6 @@ APPLICATION_ID = 0x54_75_4B_70
 """`TuKp`, in the header of every store."""
 PAGE_BYTES = 8_192
 """Of a new file. A snapshot of 2 KB has a page of 4 KB for itself, and shares one of 8 KB."""
-_MAGIC = b"SQLite format 3\0"
 Migrations = list[tuple[int, str]]
 
 
@@ -64,22 +63,17 @@ def open_file(path: Path, steps: Migrations) -> apsw.Connection:
 
 
 def _check_place(path: Path) -> None:
+    """Name what SQLite would be vague about. The file itself is not opened here: closing it again
+    would drop every lock that SQLite holds on it for this process, and another one would take the
+    store for its own.
+    """
     folder = path.parent
     if not folder.is_dir():
         raise StoreError(f"{path} cannot be opened: there is no directory {folder}; make it first")
     if path.is_dir():
         raise StoreError(f"{path} cannot be opened: it is a directory; name a file in it")
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
-    except FileNotFoundError:
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StoreError(f"{path} cannot be made: {folder} is not writable") from None
-        return
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    if head and head != _MAGIC:
-        raise SchemaMismatch(_no_store(path, "it is no SQLite file"))
+    if not path.exists() and not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"{path} cannot be made: {folder} is not writable")
 
 
 def _no_store(path: Path, why: str) -> str:

@@ -186,8 +186,10 @@ def _pruned_input(stored: Row, fingerprint: bytes) -> Row:
     return [*(row | {"fingerprint": fingerprint, "body": None}).values()]
 
 
-def workers(reader: Reader, lives: Lives, after: str, limit: int, now_ms: int) -> list[WorkerState]:
-    """As `Store.workers`."""
+def workers(
+    reader: Reader, lives: Lives, after: str, limit: int, now_ms: int, ahead_ms: int
+) -> list[WorkerState]:
+    """As `Store.workers`; `ahead_ms`: of the clock on the wall before that of the leases."""
     query = reader.connection.execute
     rows: list[Any] = query(_WORKERS, (pack_any_id(after), bounded(limit))).fetchall()
     found = []
@@ -197,7 +199,7 @@ def workers(reader: Reader, lives: Lives, after: str, limit: int, now_ms: int) -
             WorkerState(
                 worker_id=worker_id,
                 alive=until > now_ms and lives.alive(worker_id),
-                lease_until_ms=max(until, 0) or None,
+                lease_until_ms=until + ahead_ms if until >= 0 else None,
                 sessions=len(query(_OWNED, (stored,)).fetchall()),
             )
         )

@@ -184,9 +184,9 @@ async def ask(worker: "Worker", session_id: SessionId, operation: Operation) -> 
         asked_at_ms=worker.now_ms(),
         operation=pack_operation(operation),
     )
+    asked = owner_looked_for = worker.monotonic()  # the clock on the wall may be set meanwhile
     await _deliver(worker, session_id, requests=(request,))
     async with AsyncExitStack() as stack:
-        owner_looked_for = worker.monotonic()
         changes = worker.lookout.changes(session_id, at_least_each=OWNER_LOOKED_FOR_SECONDS)
         await stack.enter_async_context(aclosing(changes))
         async for _ in changes:
@@ -195,7 +195,7 @@ async def ask(worker: "Worker", session_id: SessionId, operation: Operation) -> 
                 raise _expired(worker, session_id)
             if stored.answer is not None:
                 return _told(unpack_answer(stored.answer))
-            late = worker.now_ms() - request.asked_at_ms > worker.config.request_age_seconds * 1_000
+            late = worker.monotonic() - asked > worker.config.request_age_seconds
             if late and not stored.taken:
                 await _deliver(worker, session_id, withdrawn=(request.request_id,))
             elif worker.monotonic() >= owner_looked_for + OWNER_LOOKED_FOR_SECONDS:
