@@ -7,7 +7,6 @@ events from the store by their numbers, so that none is missing.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
@@ -34,7 +33,7 @@ _log = logging.getLogger("turnkeeper.server")
 _SEPARATOR = "\n"
 
 Items = AsyncGenerator[bytes, None]
-"""Server-sent events as they come, until they are closed."""
+"""Server-sent events as they come, one or more in a piece."""
 
 
 class _Feed:
@@ -140,7 +139,7 @@ class Reader:
         self.position = after
         """The number of the newest event that it was sent."""
         self._feeds = feeds
-        self._queue: deque[tuple[int, bytes]] = deque()
+        self._queue: list[tuple[int, bytes]] = []
         self._durable = durable
         self._behind = durable
         """It has to read from the store before its queue is of use."""
@@ -168,9 +167,9 @@ class Reader:
         store = self._feeds.runtime.worker.store
         while True:
             page = await store.load_events(self.session_id, after=self.position, limit=PAGE_DEFAULT)
-            for envelope in page:
-                yield encoded(StreamedEvent(envelope=envelope), envelope.sequence)
-                self.position = envelope.sequence
+            if page:
+                yield b"".join(encoded(StreamedEvent(envelope=e), e.sequence) for e in page)
+                self.position = page[-1].sequence
             if len(page) < PAGE_DEFAULT:
                 return
 
@@ -199,7 +198,7 @@ class Reader:
             self._feeds.leave(self, feed)
 
     async def _next(self, feed: _Feed) -> AsyncIterator[bytes]:
-        """The events that are there: from the store if it is behind, else from its queue."""
+        """Events that are there, in pieces: from the store if it is behind, else from its queue."""
         if self._lagged:
             self._lagged = False
             yield encoded(StreamedLag(dropped=0, after=self.position))
@@ -214,10 +213,13 @@ class Reader:
             self._behind = self._behind or self.position < began
             self._catching_up = False
         while self._queue:
-            sequence, item = self._queue.popleft()
-            if sequence > self.position:
-                yield item
-                self.position = sequence
+            # All in one piece: what a commit leaves is many events, and each piece has its price.
+            items = [item for sequence, item in self._queue if sequence > self.position]
+            last, _ = self._queue[-1]
+            self._queue.clear()
+            if items:
+                yield b"".join(items)
+                self.position = last
 
     def _live(self, item: LiveItem) -> bytes:
         match item:
