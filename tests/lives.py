@@ -118,6 +118,34 @@ async def failing_session(
     await ended(stuck)
 
 
+def asking(turn: Turn) -> str:
+    """A run that asks, unless it is told."""
+    if turn.approval is None:
+        turn.wait_for_approval(turn.text, details={"deep": [1, None]}, expires_seconds=30.0)
+    return turn.approval.decision
+
+
+async def asking_session(
+    runtime: Runtime, fake: FakeExecutor, environment: ManualEnvironment
+) -> None:
+    """An approval that is answered, one that expires, one that is withdrawn, one that is open."""
+    session = runtime.session("asking")
+    ids = []
+    for text in ("answered", "expired", "withdrawn"):
+        fake.script.append(asking)
+        (approval_id,) = (await (await session.submit(text)).result()).approvals
+        ids.append(approval_id)
+    fake.script.append(asking)
+    report = await session.answer_approval(ids[0], approved=True, comment="yes", value=[1])
+    await ended(await session.handle(report.input_id))
+    await session.cancel(ids[2])
+    fake.script.append(asking)
+    expiring = await session.handle(ids[1])
+    await asyncio.gather(ended(expiring), pass_seconds(runtime, environment, 31))
+    fake.script.append(lambda turn: turn.wait_for_approval(turn.text))
+    await ended(await session.submit("open"))
+
+
 async def controlled_sessions(runtime: Runtime) -> None:
     """Each operation, on sessions of their own."""
     for name, verb in (("stopped", "stop"), ("destroyed", "destroy"), ("retired", "retire")):
@@ -155,6 +183,7 @@ async def live(store: Store, new_environment: NewEnvironment) -> None:
     ) as runtime:
         await busy_session(runtime, fake)
         await failing_session(runtime, fake, environment)
+        await asking_session(runtime, fake, environment)
         await controlled_sessions(runtime)
     crashing = FakeExecutor(then=Checkpoint(hang))
     runtime = await runtime_of(store, crashing, new_environment()).__aenter__()

@@ -82,6 +82,10 @@ class Actor:
                 raise RuntimeError("the model is down")
         if "hangs" in text:
             await asyncio.Event().wait()
+        if turn.approval is not None:
+            return answer(f"it is {turn.approval.decision}")
+        if "asks" in text:
+            turn.wait_for_approval("may I?")
         if "dies" in text:
             self.called["dies"] = self.called.get("dies", 0) + 1
             if self.called["dies"] == 1:
@@ -243,6 +247,8 @@ class Life:
             assert again.input_id == first.input_id
         await self.wait(await self.submit("with steps"))
         await self.wait(await self.submit("fails"))
+        await self.wait(await self.submit("asks"))
+        await self.approve()
         await self.do(runtime.pause_runtime)
         await self.submit(
             PeerInput("half way", ResponseProgress("r", ProgressPhase.IN_PROGRESS), id=self.id())
@@ -271,6 +277,24 @@ class Life:
         await self.do(runtime.stop_runtime)
         await self.do(runtime.register_session)
         await self.wait(await self.submit("after the stop"))
+
+    async def approve(self) -> None:
+        """Answer what was asked, as often as the failures cost; one answer counts."""
+        assert self.runtime is not None
+        for _ in range(20):
+            open_ones = await self.bounded(self.runtime.approvals(SESSION))
+            if open_ones == []:
+                break
+            for one in open_ones or ():
+                report = await self.bounded(
+                    self.runtime.answer_approval(SESSION, one.approval_id, approved=True)
+                )
+                await self.compare()
+                if report is not None:
+                    assert report.decision == "approved"
+                    await self.wait(
+                        await self.bounded(self.runtime.handle(SESSION, report.input_id))
+                    )
 
     def id(self) -> str:
         return self.environment.new_id()
@@ -395,7 +419,7 @@ async def test_the_life_without_a_failure(kind: str, tmp_path: Path) -> None:
     assert life.compared >= 20
     assert life.called == {"first": 1, "second": 1, "fails": 2, "dies": 2}
     outcomes = [type(told).__name__ for told in life.results.values()]
-    assert outcomes.count("Completed") == 9
+    assert outcomes.count("Completed") == 11
     assert outcomes.count("Abandoned") == 1
     assert outcomes.count("Superseded") == 1
 

@@ -72,7 +72,8 @@ NewEnvironment = Callable[[], ManualEnvironment]
 PassTime = Callable[[Runtime, float], Any]
 
 PUBLIC = """
-AbandonReason Abandoned Accepted ApplyOutput CancelCurrentRun CancelReport Capabilities Checked
+AbandonReason Abandoned Accepted ApplyOutput Approval ApprovalAnswer ApprovalDecision ApprovalEffect
+ApprovalQuestion ApprovalReport CancelCurrentRun CancelReport Capabilities Checked
 Client CloseReport CommitFailed Completed CompletedWithoutResult Completion Config Deduplicated
 Delta DestroyReport DuplicateKey Durability Environment EventEnvelope EventsPruned Executor
 ExternalEventInput ExternalOrigin Fenced Finding FindingCode FlowOrigin FlowStepInput Health Input
@@ -264,6 +265,8 @@ VERBS = {
     "events": "events",
     "live": "live",
     "requeue": "requeue_input",
+    "approvals": "approvals",
+    "answer_approval": "answer_approval",
 }
 
 

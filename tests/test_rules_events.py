@@ -91,6 +91,7 @@ async def test_the_codes_are_those_of_the_specification() -> None:
         + [f"input.{w}" for w in ["coalesced", "abandoned", "requeued"]]
         + [f"run.{w}" for w in ["started", "boundary_applied", "completed", "failed", "cancelled"]]
         + ["runtime.state_changed", "runtime.recovered", "step.started", "step.finished"]
+        + ["approval.requested"]
         + [f"topology.runtime_{w}" for w in ["created", "retired", "respawned", "destroyed"]]
     )
 

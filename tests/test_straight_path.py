@@ -10,6 +10,8 @@ import pytest
 
 from turnkeeper import Config, KindProfile, Profile, PromptInput, SystemGeneratedInput
 from turnkeeper.core.admission import decide_any_accepts
+from turnkeeper.core.approvals import ApprovalQuestion, is_approval
+from turnkeeper.core.asking import decide_answer
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.inputs import (
     Durability,
@@ -32,6 +34,7 @@ from turnkeeper.core.operations import (
 from turnkeeper.core.policy import QueueMode
 from turnkeeper.core.records import Claim, CommitResult, SessionRow
 from turnkeeper.core.recovery import decide_recovery
+from turnkeeper.core.requests import AnswerApproval
 from turnkeeper.core.runs import ApplyOutput, Boundary, Message, RunBoundaryReceipt, RunResult
 from turnkeeper.core.session import ActiveSession, evolve
 from turnkeeper.core.straight import accept_plainly, finish_plainly
@@ -139,6 +142,7 @@ class Walk:
             run_result=self.chance.choice([None, RunResult("done", {"a": 1})]),
             receipt=receipt,
             includes_input=self.one_in(10),
+            approvals=[ApprovalQuestion("may I?", expires_seconds=30)] if self.one_in(20) else (),
         )
 
     # -- where it goes ----------------------------------------------------------------------------
@@ -169,6 +173,10 @@ class Walk:
         session, chance = self.session, self.chance
         if session.row.phase is Phase.RETIRED or session.row.paused:
             return self.back_to_work(context)
+        for record in session.inputs.values():
+            if is_approval(record.input) and self.one_in(3):
+                asked = AnswerApproval(record.input_id, approved=self.one_in(2))
+                return decide_answer(session, asked, context)
         if chance.random() < 0.5:
             return decide_any_accepts(session, self.batch(), context)
         if not self.one_in(self.odd):

@@ -43,7 +43,7 @@ async def test_a_rich_life_is_sound(store: Store, new_environment: NewEnvironmen
     assert said(report) == []
     assert report.is_sound
     checked = report.checked
-    assert (checked.sessions, checked.inputs, checked.steps) == (8, 34, 3)
+    assert (checked.sessions, checked.inputs, checked.steps) == (9, 43, 3)
     assert min(checked.events, checked.receipts, checked.messages) > 15
 
 
@@ -55,7 +55,7 @@ async def test_an_empty_store_is_sound(store: Store) -> None:
 async def test_it_goes_through_a_wrapper(store: Store, new_environment: NewEnvironment) -> None:
     """The contract is all that it needs. [VER-1]"""
     await live(store, new_environment)
-    assert (await verify(FaultyStore(store))).checked.inputs == 34
+    assert (await verify(FaultyStore(store))).checked.inputs == 43
 
 
 async def test_beside_live_work(open_store: Store, environment: ManualEnvironment) -> None:
@@ -120,7 +120,7 @@ async def test_progress_is_shown(store: Store, new_environment: NewEnvironment) 
     shown: list[VerifyProgress] = []
     await verify(store, progress=shown.append)
     assert [p.sessions for p in shown] == sorted(p.sessions for p in shown)
-    assert (shown[-1].sessions, shown[-1].of_sessions, shown[-1].findings) == (8, 8, 0)
+    assert (shown[-1].sessions, shown[-1].of_sessions, shown[-1].findings) == (9, 9, 0)
 
 
 # -- bounds ----------------------------------------------------------------------------------------

@@ -167,23 +167,83 @@ BROKEN: list[tuple[str, Break, FindingCode]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "code"), [b[1:] for b in BROKEN], ids=[b[0] for b in BROKEN])
-def test_a_broken_rule_is_named(lived: MemoryStore, broken: Break, code: FindingCode) -> None:
-    """States, histories, receipts, digests, numbers and counts. [VER-3] [VER-4] [VER-5]"""
-    session = lived._sessions["busy"]
+def copied(lived: MemoryStore, name: str, broken: Break) -> MemoryStore:
+    """A store with a copy of one session that is broken."""
+    session = lived._sessions[name]
     kept = MemorySession(session.row)
-    for name in MemorySession.__slots__:
-        value = getattr(session, name)
-        setattr(kept, name, value.copy() if isinstance(value, dict | list | set) else value)
+    for slot in MemorySession.__slots__:
+        value = getattr(session, slot)
+        setattr(kept, slot, value.copy() if isinstance(value, dict | list | set) else value)
     kept._receipts = {run: dict(receipts) for run, receipts in session._receipts.items()}
     broken(kept)
     store = MemoryStore()
-    store._sessions = {**lived._sessions, "busy": kept}
+    store._sessions = {**lived._sessions, name: kept}
+    return store
+
+
+@pytest.mark.parametrize(("broken", "code"), [b[1:] for b in BROKEN], ids=[b[0] for b in BROKEN])
+def test_a_broken_rule_is_named(lived: MemoryStore, broken: Break, code: FindingCode) -> None:
+    """States, histories, receipts, digests, numbers and counts. [VER-3] [VER-4] [VER-5]"""
+    store = copied(lived, "busy", broken)
     report = asyncio.run(verify(store))
     assert not report.is_sound
     assert code in {finding.code for finding in report.findings}, report.findings
     assert {finding.session_id for finding in report.findings} == {"busy"}
     assert len(report.findings) < 12, "what follows from one defect is not named again and again"
+
+
+def answered(session: MemorySession) -> int:
+    return first(session, _S.SUPERSEDED)
+
+
+def decide(session: MemorySession, decision: str, *, everywhere: bool) -> None:
+    """Have an approval's row name another decision; `everywhere`: its event as well."""
+    number = answered(session)
+    ended = replace(session._inputs[number].ended, detail=decision)  # type: ignore[type-var]
+    edit(session, number, ended=ended)
+    if everywhere:
+        place = place_of(session, _E.INPUT_SUPERSEDED)
+        at_ms, event = session._events[place]
+        detail = {**(event.detail or {}), "detail": decision}
+        session._events[place] = (at_ms, replace(event, detail=detail))
+
+
+def ask_for_another(session: MemorySession) -> None:
+    """An event asks for an input that a caller has submitted."""
+    place = place_of(session, _E.APPROVAL_REQUESTED)
+    at_ms, event = session._events[place]
+    session._events[place] = (at_ms, replace(event, input_id=session._inputs[1].input_id))
+
+
+BROKEN_APPROVALS: list[tuple[str, Break, FindingCode]] = [
+    ("another decision", lambda s: decide(s, "denied", everywhere=False), _F.WRONG_INPUT),
+    ("no such decision", lambda s: decide(s, "perhaps", everywhere=True), _F.WRONG_INPUT),
+    ("nobody asked", lambda s: drop_event(s, _E.APPROVAL_REQUESTED), _F.WRONG_INPUT),
+    ("asked for what was there", ask_for_another, _F.ILLEGAL_STEP),
+    (
+        "another time to expire",
+        lambda s: edit(s, first(s, _S.QUEUED), due_at_ms=7),
+        _F.WRONG_INPUT,
+    ),
+    (
+        "the answer is gone",
+        lambda s: s._inputs.pop(
+            next(n for n, r in s._inputs.items() if r.input_id == s._inputs[answered(s)].ended.by)  # type: ignore[union-attr]
+        ),
+        _F.MISSING_INPUT,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"), [b[1:] for b in BROKEN_APPROVALS], ids=[b[0] for b in BROKEN_APPROVALS]
+)
+def test_a_broken_approval_is_named(lived: MemoryStore, broken: Break, code: FindingCode) -> None:
+    """What was asked, what was decided, and when it expires. [VER-3] [APR-1]"""
+    store = copied(lived, "asking", broken)
+    report = asyncio.run(verify(store))
+    assert code in {finding.code for finding in report.findings}, report.findings
+    assert {finding.session_id for finding in report.findings} == {"asking"}
 
 
 async def test_work_in_a_dead_session(lived: MemoryStore) -> None:

@@ -19,6 +19,14 @@ Public is what is named here.
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.config import Config, TurnLimits
+from turnkeeper.core.approvals import (
+    Approval,
+    ApprovalAnswer,
+    ApprovalDecision,
+    ApprovalEffect,
+    ApprovalQuestion,
+    ApprovalReport,
+)
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.events import EventEnvelope, RuntimeEvent
 from turnkeeper.core.inputs import (
@@ -137,6 +145,12 @@ __all__ = [
     "Abandoned",
     "Accepted",
     "ApplyOutput",
+    "Approval",
+    "ApprovalAnswer",
+    "ApprovalDecision",
+    "ApprovalEffect",
+    "ApprovalQuestion",
+    "ApprovalReport",
     "CancelCurrentRun",
     "CancelReport",
     "Capabilities",

@@ -22,6 +22,12 @@ APPENDS_MAX_BYTES = 16_000_000
 PRIORITY_MAX = 9
 OPEN_REQUESTS_MAX = 100
 """Requests of other processes that one session holds unanswered before `Overloaded`."""
+OPEN_APPROVALS_MAX = 100
+"""Approvals that one session holds unanswered."""
+APPROVAL_EXPIRES_SECONDS = 604_800.0
+"""A week: when an approval expires that does not say so itself."""
+APPROVAL_EXPIRES_MAX_SECONDS = 31_622_400.0
+"""366 days."""
 PAGE_DEFAULT = 100
 PAGE_MAX = 1_000
 

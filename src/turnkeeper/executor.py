@@ -102,7 +102,7 @@ def as_output(answer: Answer) -> ApplyOutput:
     if answer is None:
         return ApplyOutput()
     if isinstance(answer, str):
-        answer = RunResult(answer)
+        answer = RunResult(str(answer))  # an enum is text too
     if not isinstance(answer, RunResult):
         raise TypeError(
             "an agent returns text, a RunResult, an ApplyOutput or None, "

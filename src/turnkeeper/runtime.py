@@ -11,7 +11,9 @@ from typing import Any, Self
 
 from turnkeeper import config as limits
 from turnkeeper.config import Config
+from turnkeeper.core.approvals import Approval, ApprovalReport
 from turnkeeper.core.arguments import (
+    check_answer,
     check_kind,
     check_number,
     check_page,
@@ -39,10 +41,12 @@ from turnkeeper.core.outcomes import (
     StopReport,
     UnregisterReport,
     input_state,
+    session_state,
 )
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import SessionRow, StoredMessage, StoredReceipt
 from turnkeeper.core.requests import (
+    AnswerApproval,
     CancelInput,
     Interrupt,
     Operate,
@@ -62,7 +66,7 @@ from turnkeeper.executor import as_factory, as_turn_executor
 from turnkeeper.session import Session
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
-from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.stores.named import as_store
 from turnkeeper.turn import NOT_DONE
 from turnkeeper.worker import inside, intake, operating, outside, reading
 from turnkeeper.worker.actor import SessionActor
@@ -73,25 +77,6 @@ from turnkeeper.worker.live import LiveItem
 from turnkeeper.worker.one_turn import Operation as OneTurnOperation
 from turnkeeper.worker.requests import perform
 from turnkeeper.worker.steps import encode_result
-
-
-def as_store(store: Store | str | Path) -> Store:
-    """A store object as it is; a path or `sqlite:///PATH` as a `SqliteStore`. [API-2]"""
-    if not isinstance(store, str | Path):
-        if not callable(getattr(store, "commit", None)):
-            raise ValidationFailed(f"a store is a Store, a path or a URL, not {store!r:.50}")
-        return store
-    text = str(store)
-    if text.startswith("sqlite:///"):
-        text = text.removeprefix("sqlite:///")
-    elif "://" in text:
-        scheme = text.partition("://")[0]
-        raise ValidationFailed(
-            f"no store for {scheme}:// in this version; use a path or sqlite:///PATH"
-        )
-    if not text or text == ":memory:":
-        raise ValidationFailed("a store needs a path; for memory alone use Runtime.ephemeral()")
-    return SqliteStore(text)
 
 
 class Runtime:
@@ -400,7 +385,31 @@ class Runtime:
         accepted: Accepted = await self._perform(session_id, Requeue(input_id, told))
         return accepted
 
+    async def answer_approval(
+        self,
+        session_id: SessionId,
+        approval_id: InputId,
+        *,
+        approved: bool,
+        comment: str | None = None,
+        value: Any = None,
+        by: str | None = None,
+    ) -> ApprovalReport:
+        """Decide what a turn has asked a person; the first answer counts. [APR-2]
+
+        See `Session.answer_approval`.
+        """
+        asked = AnswerApproval(approval_id, approved, comment, value, by)
+        check_answer(asked)
+        report: ApprovalReport = await self._perform(session_id, asked)
+        return report
+
     # -- reading -----------------------------------------------------------------------------------
+
+    async def approvals(self, session_id: SessionId) -> list[Approval]:
+        """The session's open approvals, in the order in which they were asked. [APR-5]"""
+        await self._row(session_id)
+        return await reading.open_approvals(self.worker, session_id)
 
     async def runtime_state(self, session_id: SessionId) -> RuntimeState:
         """The state of a session that is registered here. Raises `SessionNotFound`."""
@@ -418,7 +427,7 @@ class Runtime:
 
     async def session_state(self, session_id: SessionId) -> SessionState:
         """Any known session at a glance. Raises `SessionNotFound`."""
-        return _session_state(await self._row(session_id))
+        return session_state(await self._row(session_id))
 
     async def sessions(self, *, after: SessionId = "", limit: int = 100) -> list[SessionState]:
         """Known sessions in the order of their ids, from the first one past `after`. [LIM-19]
@@ -428,7 +437,7 @@ class Runtime:
         check_page(limit)
         check_text("after", after)
         rows = await self.worker.store.load_sessions(after=after, limit=limit)
-        return [_session_state(row) for row in rows]
+        return [session_state(row) for row in rows]
 
     async def input_state(self, session_id: SessionId, id_or_key: str) -> InputState | None:
         """All that is known of one input, or None. Raises `SessionNotFound`."""
@@ -576,15 +585,3 @@ class Runtime:
         """Claim and recover a session now, and say what was found. [REC-1]"""
         async with outside.borrowed(self.worker, check_session_id(session_id)) as actor:
             return actor.recovered
-
-
-def _session_state(row: SessionRow) -> SessionState:
-    return SessionState(
-        session_id=row.session_id,
-        state=runtime_state(row),
-        paused=row.paused,
-        active_inputs=row.active,
-        run_id=None if row.run is None else row.run.run_id,
-        message_count=row.message_count,
-        created_at_ms=row.created_at_ms,
-    )

@@ -6,6 +6,7 @@ It delegates each of them to its `Runtime` and decides nothing.
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from turnkeeper.core.approvals import Approval, ApprovalReport
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input
@@ -138,6 +139,35 @@ class Session:
     def live(self) -> AsyncIterator[LiveItem]:
         """What the run in progress streams. See `Runtime.live`."""
         return self._runtime.live(self.session_id)
+
+    async def approvals(self) -> list[Approval]:
+        """What turns of this session have asked a person and nobody has answered, while there is
+        time; the oldest first, at most 100. [APR-5]
+        """
+        return await self._runtime.approvals(self.session_id)
+
+    async def answer_approval(
+        self,
+        approval_id: InputId,
+        *,
+        approved: bool,
+        comment: str | None = None,
+        value: Any = None,
+        by: str | None = None,
+    ) -> ApprovalReport:
+        """Decide what a turn has asked a person; the first answer counts. [APR-2]
+
+        The agent's next turn is told: `comment` (at most 1,000,000 bytes), `value` (JSON, at most
+        1,000,000 bytes), and `by`, who decides (1 to 200 characters). The report's `effect` says
+        whether this answer counts; if not, its `decision` says what does. `input_id` is the input
+        whose handle tells what the agent makes of it.
+
+        Raises `ValidationFailed` where there is no such approval, `NotReady` while the session is
+        being stopped or destroyed.
+        """
+        return await self._runtime.answer_approval(
+            self.session_id, approval_id, approved=approved, comment=comment, value=value, by=by
+        )
 
     async def requeue(self, input_id: InputId, *, steps: dict[str, Any] | None = None) -> Accepted:
         """Admit a dead letter again. See `Runtime.requeue_input`."""

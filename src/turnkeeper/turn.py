@@ -4,15 +4,18 @@ Decides how a turn's transcript is read page by page; everything else is asked o
 """
 
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from turnkeeper.config import PAGE_MAX
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, PAGE_MAX
+from turnkeeper.core.approvals import ApprovalAnswer, ApprovalQuestion, answer_of
 from turnkeeper.core.ids import RunId, SessionId
 from turnkeeper.core.inputs import Input, append_text
 from turnkeeper.core.runs import (
     EMPTY_HEAD,
+    ApplyOutput,
     Fence,
     Message,
+    RunResult,
     StagedInput,
     Steered,
     TranscriptHead,
@@ -46,9 +49,21 @@ class TurnHost(Protocol):
         """Take a durable step."""
         ...
 
+    def require_alive(self) -> None:
+        """Raise `RunEnded` unless this is still the session's run."""
+        ...
+
     async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
         """Read a page of the transcript that ends before a number, each with its own."""
         ...
+
+
+class WaitForApproval(BaseException):
+    """How `Turn.wait_for_approval` ends a run, past every `except Exception` of an agent."""
+
+    def __init__(self, output: ApplyOutput) -> None:
+        super().__init__("the run ends, and waits for a person")
+        self.output = output
 
 
 class Turn:
@@ -170,6 +185,43 @@ class Turn:
         run was given up, `CommitFailed` if the store does not take it.
         """
         return await self._host.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
+
+    @property
+    def approval(self) -> ApprovalAnswer | None:
+        """The answer that this turn was started by, or that nobody has answered in time. [APR-4]
+
+        None where it is no approval's turn: it answers what `inputs` say.
+        """
+        return next(filter(None, map(answer_of, self.primitive.inputs)), None)
+
+    def wait_for_approval(
+        self,
+        question: str,
+        *,
+        details: Any = None,
+        expires_seconds: float = APPROVAL_EXPIRES_SECONDS,
+    ) -> NoReturn:
+        """End this run here, waiting for a person; it does not return. [APR-1]
+
+        The turn is over: its inputs are consumed, its result has `question` as text and names the
+        approval, and so has the transcript as the assistant's message. The session goes on with
+        other inputs. Once somebody has answered, or nobody in `expires_seconds` (more than 0, at
+        most a year), a new turn begins whose `approval` says what was decided, and has `details`
+        (JSON, at most 1,000,000 bytes) as they were given here.
+
+        An executor that has more to commit with it, or more than one question, returns an
+        `ApplyOutput` with `approvals` instead.
+
+        Raises `RunEnded` after the run was given up.
+        """
+        self._host.require_alive()
+        raise WaitForApproval(
+            ApplyOutput(
+                appends=(Message("assistant", question),),
+                run_result=RunResult(question),
+                approvals=(ApprovalQuestion(question, details, expires_seconds),),
+            )
+        )
 
 
 class NotDone:

@@ -16,8 +16,9 @@ from cyclopts import Group, Parameter
 from turnkeeper.cli.exits import Exit, Failure
 from turnkeeper.cli.output import log_in_lines
 from turnkeeper.errors import StoreError
-from turnkeeper.runtime import Runtime, as_store
+from turnkeeper.runtime import Runtime
 from turnkeeper.store import Store
+from turnkeeper.stores.named import as_store
 from turnkeeper.stores.sqlite import SqliteStore
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ looked up before it is told so.
 
 from turnkeeper.config import OPEN_REQUESTS_MAX, PRIORITY_MAX
 from turnkeeper.core import staging
+from turnkeeper.core.approvals import is_approval
+from turnkeeper.core.asking import is_open
 from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
@@ -63,7 +65,8 @@ def decide_accept_and_run(
         (r for r in session.inputs.values() if r.key is not None and r.key == item.idempotency_key),
         None,
     )
-    others = len(session.inputs) - (waiting is not None)
+    asked = sum(is_open(record, context.now_ms) for record in session.inputs.values())
+    others = len(session.inputs) - (waiting is not None) - asked
     if row.run is not None or attended or others:
         state = session.state.value
         raise NotReady(state, f"session {row.session_id!r} is {state} with work of its own")
@@ -293,6 +296,7 @@ def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
             other.kind is not record.kind
             or other.input is None
             or other.input.supersession_key != scope
+            or is_approval(other.input)
         ):
             continue
         if record.number and other.number > record.number:

@@ -8,6 +8,8 @@ from typing import Any
 
 from turnkeeper import config
 from turnkeeper.core.ids import is_unicode
+from turnkeeper.core.requests import AnswerApproval
+from turnkeeper.core.validity import payload_refusal
 from turnkeeper.errors import ValidationFailed
 
 
@@ -43,3 +45,25 @@ def check_kind(name: str, value: Any, kind: type) -> None:
     """Raise `ValidationFailed` unless `value` is a `kind`."""
     if not isinstance(value, kind):
         raise ValidationFailed(f"{name} is a {kind.__name__}, not {value!r:.50}")
+
+
+def check_answer(asked: AnswerApproval) -> None:
+    """Raise `ValidationFailed` for what is no answer to an approval. [APR-2]"""
+    check_text("an approval's id", asked.approval_id)
+    check_kind("approved", asked.approved, bool)
+    for name, text, limit in (
+        ("comment", asked.comment, config.TEXT_MAX_BYTES),
+        ("by", asked.by, config.NAME_MAX_CHARACTERS),
+    ):
+        if text is None:
+            continue
+        check_text(name, text)
+        size = len(text.encode()) if name == "comment" else len(text)
+        if not 0 < size <= limit:
+            raise ValidationFailed(f"{name} has 1 to {limit} {_UNITS[name]}, not {size}")
+    reason = payload_refusal(asked.value)
+    if reason is not None:
+        raise ValidationFailed(f"value: {reason}")
+
+
+_UNITS = {"comment": "bytes", "by": "characters"}

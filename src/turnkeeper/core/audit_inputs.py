@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from turnkeeper.core.approvals import ApprovalDecision, is_approval
 from turnkeeper.core.bodies import fingerprint
 from turnkeeper.core.events import ENDS, STEPS, EventCode
 from turnkeeper.core.inputs import Durability, kind_of
@@ -19,6 +20,9 @@ from turnkeeper.environment import to_ms
 
 _S = InputLifecycleState
 _F = FindingCode
+
+
+_ANSWERS = (ApprovalDecision.APPROVED, ApprovalDecision.DENIED)
 
 
 class Report(Protocol):
@@ -48,6 +52,8 @@ class Life(Struct, kw_only=True, gc=False):
     finals: int = 0
     """How many final receipts list it."""
     ended: Ended | None = None
+    asked: bool = False
+    """A run has asked for it: it is an approval."""
 
     @property
     def name(self) -> str:
@@ -99,6 +105,10 @@ def _body_faults(record: InputRecord) -> list[str]:
         expires = None if item.expires_at is None else to_ms(item.expires_at)
         if record.expires_at_ms not in (None, expires):
             faults.append("it does not expire when its body says")
+        due = None if item.not_before is None else to_ms(item.not_before)
+        waits = record.state is _S.QUEUED and not record.attempt_count
+        if is_approval(item) and waits and record.due_at_ms not in (None, due):
+            faults.append("it is an approval, and not due when its body says")
     return faults
 
 
@@ -119,6 +129,11 @@ def step(life: Life, fact: Fact, number: int, report: Report) -> None:
     life.since = number
     if fact.code is EventCode.INPUT_STAGED:
         life.starts += 1
+    if fact.code is EventCode.APPROVAL_REQUESTED:
+        if life.asked or (life.certain and life.state is not _S.ACCEPTED):
+            what = f"event {number} asks for it, and it was there before"
+            report(_F.ILLEGAL_STEP, life.name, what)
+        life.asked = True
 
 
 def _ended(fact: Fact) -> Ended:
@@ -156,6 +171,9 @@ def _disagreements(life: Life, record: InputRecord) -> list[str]:
     faults = []
     if record.ended is not None and life.ended is not None and record.ended != life.ended:
         faults.append(f"its outcome is {record.ended}, and its events say {life.ended}")
+    decided = None if record.state is not _S.SUPERSEDED or life.ended is None else life.ended.detail
+    if decided is not None and not (life.asked and decided in _ANSWERS):
+        faults.append(f"it was answered {decided!r}, and is no approval with such an answer")
     if record.last_run_id != life.run_id:
         faults.append(f"its last run is {record.last_run_id}, and its events name {life.run_id}")
     if record.last_sequence != life.sequence:

@@ -6,6 +6,7 @@ from copy import copy
 from msgspec.structs import replace
 
 from turnkeeper.core.admission import settle
+from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.draft import Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState
@@ -34,7 +35,9 @@ def decide_requeue(
         input_id=new_id,
         kind=old.kind,
         state=_S.ACCEPTED,
-        policy=context.profile.decide(old.kind, running=draft.row.run is not None),
+        policy=old.policy
+        if is_approval(old.input)
+        else context.profile.decide(old.kind, running=draft.row.run is not None),
         priority=context.profile.priority(old.kind, item.priority),
         place=NEW_PLACE,
         ephemeral=old.ephemeral,

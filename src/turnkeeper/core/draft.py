@@ -224,7 +224,10 @@ class Draft:
         record.ended = ended
         match ended.state:
             case _S.SUPERSEDED:
-                self.move(record, _S.SUPERSEDED, EventCode.INPUT_SUPERSEDED, {"by": ended.by})
+                detail = {"by": ended.by}
+                if ended.detail is not None:
+                    detail["detail"] = ended.detail
+                self.move(record, _S.SUPERSEDED, EventCode.INPUT_SUPERSEDED, detail)
             case _S.COALESCED:
                 self.move(record, _S.COALESCED, EventCode.INPUT_COALESCED, {"by": ended.by})
             case _:

@@ -37,6 +37,7 @@ class EventCode(IntEnum):
     TOPOLOGY_RUNTIME_DESTROYED = 43
     STEP_STARTED = 50
     STEP_FINISHED = 51
+    APPROVAL_REQUESTED = 60
 
 
 EVENT_NAMES: dict[EventCode, str] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.draft import Draft
 from turnkeeper.core.inputs import (
     ExternalEventInput,
@@ -65,8 +66,10 @@ def is_quiet(
 
 
 def _gathers(record: InputRecord) -> bool:
-    """Whether an input may wait for its like: it is new, and was not asked for again."""
-    return record.due_at_ms is not None and not record.attempt_count
+    """Whether an input may wait for its like: it is new, was not asked for again, and has like."""
+    return (
+        record.due_at_ms is not None and not record.attempt_count and not is_approval(record.input)
+    )
 
 
 # -- coalescing -----------------------------------------------------------------------------------

@@ -150,6 +150,7 @@ class Ended(Struct, frozen=True, gc=False):
     """Of a superseded input its successor, of a coalesced one its aggregate."""
     reason: AbandonReason | None = None
     detail: str | None = None
+    """Of an abandoned input what happened, of an answered approval the decision."""
 
 
 CONSUMED = Ended(S.CONSUMED)

@@ -15,8 +15,9 @@ from turnkeeper.core.lifecycle import (
     RuntimeState,
 )
 from turnkeeper.core.policy import PolicyDecision
-from turnkeeper.core.records import InputRecord
+from turnkeeper.core.records import InputRecord, SessionRow
 from turnkeeper.core.runs import RunResult
+from turnkeeper.core.session import runtime_state
 from turnkeeper.errors import TurnkeeperError
 
 # -- the outcome of an acceptance -----------------------------------------------------------------
@@ -288,6 +289,19 @@ class SessionState(Struct, frozen=True, kw_only=True):
     run_id: RunId | None
     message_count: int
     created_at_ms: int
+
+
+def session_state(row: SessionRow) -> SessionState:
+    """The public view of one session's row."""
+    return SessionState(
+        session_id=row.session_id,
+        state=runtime_state(row),
+        paused=row.paused,
+        active_inputs=row.active,
+        run_id=None if row.run is None else row.run.run_id,
+        message_count=row.message_count,
+        created_at_ms=row.created_at_ms,
+    )
 
 
 class WorkerState(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from turnkeeper import config as limits
+from turnkeeper.core.approvals import ApprovalQuestion, expiry_refusal
+from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.runs import (
     ROLES,
     ApplyOutput,
@@ -12,6 +14,7 @@ from turnkeeper.core.runs import (
     RunBoundaryReceipt,
     RunResult,
 )
+from turnkeeper.core.validity import payload_refusal
 
 
 def output_refusal(output: object) -> str | None:
@@ -37,7 +40,36 @@ def _refusal(output: object) -> str | None:
             return f"the result cannot be stored: {error}"
         if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
             return f"the result is {size} bytes, over the limit"
-    return appends_refusal(output.appends, output.snapshot)
+    return _questions_refusal(output.approvals) or appends_refusal(output.appends, output.snapshot)
+
+
+def _questions_refusal(questions: object) -> str | None:
+    """Why a run cannot end waiting for these approvals, or None. [RUN-7] [LIM-23]"""
+    if not isinstance(questions, tuple | list):
+        return f"approvals are ApprovalQuestions, not {type(questions).__name__}"
+    size = 0
+    for asked in questions:
+        reason = _question_refusal(asked)
+        if reason is not None:
+            return reason
+        size += len(msgspec.json.encode(asked))
+    if size > limits.APPENDS_MAX_BYTES:
+        return f"the approvals are {size} bytes together; the limit is {limits.APPENDS_MAX_BYTES}"
+    return None
+
+
+def _question_refusal(asked: object) -> str | None:
+    if type(asked) is not ApprovalQuestion or type(asked.question) is not str:
+        return f"{asked!r:.100} is no ApprovalQuestion with a text"
+    if not is_unicode(asked.question):
+        return "an approval's question is no valid text: it holds half a surrogate pair"
+    size = len(asked.question.encode())
+    if not 0 < size <= limits.TEXT_MAX_BYTES:
+        return f"an approval's question has 1 to {limits.TEXT_MAX_BYTES} bytes, not {size}"
+    reason = payload_refusal(asked.details)
+    if reason is not None:
+        return f"an approval's details: {reason}"
+    return expiry_refusal(asked.expires_seconds)
 
 
 def _is_one_small_message(output: ApplyOutput) -> bool:
@@ -50,7 +82,8 @@ def _is_one_small_message(output: ApplyOutput) -> bool:
         return False
     content = message.content
     return (
-        type(content) is str
+        output.approvals == ()
+        and type(content) is str
         and 4 * len(content) <= limits.APPENDS_MAX_BYTES
         and content.isprintable()  # half a surrogate pair is not
         and message.role in ROLES
@@ -72,6 +105,7 @@ def _size_if_plain(result: RunResult) -> int | None:
         and result.structured_output is None
         and result.usage is None
         and type(result.turns) is type(result.tool_calls) is int
+        and result.approvals == ()
     ):
         return 4 * len(text)
     return None

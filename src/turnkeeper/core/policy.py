@@ -97,6 +97,9 @@ DEFAULT_TABLE: dict[Kind, tuple[PolicyDecision, PolicyDecision]] = {
 }
 """Of each kind: the decision on an idle session, and on a running one."""
 
+APPROVAL: PolicyDecision = _START
+"""The row for approvals and their answers, which no profile changes: each is a turn of its own."""
+
 OTHER: PolicyDecision = _START_BUSY
 """The row for a kind that this version does not know."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from turnkeeper.core.approvals import ApprovalReport
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import Intent
 from turnkeeper.core.outcomes import (
@@ -78,7 +79,19 @@ class Requeue(Struct, frozen=True, tag="requeue"):
     """Of each step whose end is unknown its encoded result; None where it was not done."""
 
 
-Operation = Interrupt | CancelInput | Retire | Reset | Operate | Pause | Reopen | Requeue
+class AnswerApproval(Struct, frozen=True, tag="answer_approval"):
+    """Decide what a turn has asked a person."""
+
+    approval_id: InputId
+    approved: bool
+    comment: str | None = None
+    value: Any = None
+    by: str | None = None
+
+
+Operation = (
+    Interrupt | CancelInput | Retire | Reset | Operate | Pause | Reopen | Requeue | AnswerApproval
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_operation = msgspec.msgpack.Decoder(Operation).decode
@@ -96,6 +109,7 @@ _REPORTS: dict[str, Any] = {
         DestroyReport,
         RespawnReport,
         Accepted,
+        ApprovalReport,
     )
 }
 _ERRORS: dict[str, type[TurnkeeperError]] = {

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from turnkeeper.core.approvals import ApprovalQuestion
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input
 
@@ -120,6 +121,8 @@ class RunResult(Struct, frozen=True, gc=False):
     usage: dict[str, Any] | None = None
     turns: int = 1
     tool_calls: int = 0
+    approvals: tuple[InputId, ...] = ()
+    """The approvals that the turn waits for; filled in by the commit that asks for them. [APR-1]"""
 
 
 class RunBoundaryReceipt(Struct, frozen=True, gc=False):
@@ -139,6 +142,8 @@ class ApplyOutput(Struct, frozen=True, gc=False):
 
     `includes_input=True` says that `appends` already hold the primitive's user messages.
     A `receipt`, if given, has its digest and count checked against the committed ones.
+    `approvals` end the turn waiting for a person: each is answered, or expires, in a turn of its
+    own. [APR-1]
     """
 
     appends: Sequence[Message] = ()
@@ -146,6 +151,7 @@ class ApplyOutput(Struct, frozen=True, gc=False):
     run_result: RunResult | None = None
     receipt: RunBoundaryReceipt | None = None
     includes_input: bool = False
+    approvals: Sequence[ApprovalQuestion] = ()
 
 
 class Steered(Struct, frozen=True, gc=False):

@@ -6,6 +6,7 @@ Decides the order of work within a session. The place among a Runtime's runs is 
 from collections.abc import Iterator
 from typing import Any
 
+from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.bodies import owned
 from turnkeeper.core.draft import Draft, RunStart
 from turnkeeper.core.events import Event, EventCode
@@ -80,7 +81,8 @@ def _form_run(draft: Draft) -> list[InputRecord]:
 
 def _batch(draft: Draft, starter: InputRecord) -> list[InputRecord]:
     """The starter, and all due inputs that its kind's profile lets it take along. [POL-5]"""
-    if not draft.context.profile.batches(starter.kind) or starter.input is None:
+    batches = draft.context.profile.batches(starter.kind)
+    if not batches or starter.input is None or is_approval(starter.input):
         return [starter]
     scope = (starter.kind, starter.lane, starter.input.correlation_id)
     found = [
@@ -88,6 +90,7 @@ def _batch(draft: Draft, starter: InputRecord) -> list[InputRecord]:
         for record in _runnable(draft)
         if record.turn_id is None
         and record.input is not None
+        and not is_approval(record.input)
         and (record.kind, record.lane, record.input.correlation_id) == scope
     ]
     return found[:BATCH_MAX]

@@ -157,6 +157,7 @@ def finish_plainly(
         or len(members) != 1
         or output.receipt is not None
         or output.includes_input
+        or output.approvals
         or not _is_in_order(session)
     ):
         return None

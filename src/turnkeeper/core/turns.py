@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from turnkeeper.core.asking import ask, asking_refusal
 from turnkeeper.core.bodies import owned
 from turnkeeper.core.draft import UNFINISHED_NOTICE, Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
@@ -53,6 +54,10 @@ def decide_finish(session: ActiveSession, output: ApplyOutput, context: Context)
 
 def decide_any_finish(session: ActiveSession, output: ApplyOutput, context: Context) -> Decision:
     """The same, whatever the run, the output and the session are like."""
+    if output.approvals:
+        refused = asking_refusal(session, output.approvals, context)
+        if refused is not None:
+            return decide_failure(session, refused, context)
     draft = Draft(session, context)
     run = _run(draft)
     members = draft.members_to_edit()
@@ -65,6 +70,8 @@ def decide_any_finish(session: ActiveSession, output: ApplyOutput, context: Cont
     draft.result = output.run_result
     for record in members:
         draft.consume(record)
+    if output.approvals:
+        draft.result = ask(draft, output.approvals, output.run_result)
     draft.events.append(Event(EventCode.RUN_COMPLETED, None, run.run_id))
     _hand_over_notices(draft)
     return _ended(draft, run)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from turnkeeper import config
+from turnkeeper.core.approvals import APPROVAL_KIND, is_approval
 from turnkeeper.core.bodies import decode_body, encode_body
 from turnkeeper.core.ids import is_unicode, is_uuid_text
 from turnkeeper.core.inputs import (
@@ -73,6 +74,8 @@ def refusal(item: Input, now_ms: int) -> str | None:
         if reason is None:
             msgspec.convert(msgspec.to_builtins(item, builtin_types=_KEPT_AS_THEY_ARE), cls)
             reason = _own_refusal(item) or _header_refusal(item, now_ms)
+        if reason is None and is_approval(item):
+            reason = f"callback_kind {APPROVAL_KIND!r} is Turnkeeper's own: use answer_approval"
         if reason is None:
             decode_body(encode_body(item), item.id, item.idempotency_key)
         return reason

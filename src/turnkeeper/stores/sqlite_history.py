@@ -144,6 +144,10 @@ def _unpack_message(item: Any) -> tuple[Message, InputName, bool]:
 # -- receipts and results -------------------------------------------------------------------------
 
 
+RESULT_VALUES = 6
+"""Of a result with approvals; they come last, and few results have any."""
+
+
 class Outcome(Struct, frozen=True, array_like=True, gc=False):
     """What a receipt's columns do not say. Fields are only added at the end, with a default."""
 
@@ -156,7 +160,12 @@ class Outcome(Struct, frozen=True, array_like=True, gc=False):
 
     def result(self) -> RunResult | None:
         """The turn's result, if it has one."""
-        return None if self.values is None else RunResult(*self.values)
+        if self.values is None:
+            return None
+        values = self.values
+        if len(values) == RESULT_VALUES:
+            values = [*values[:-1], tuple(values[-1])]
+        return RunResult(*values)
 
 
 def pack_outcome(
@@ -173,9 +182,12 @@ def pack_outcome(
     if result is None:
         return _pack(fixed)
     text, rest = result.text, (result.structured_output, result.usage)
-    if rest == (None, None) and result.turns == 1 and result.tool_calls == 0:
+    counts, approvals = (result.turns, result.tool_calls), result.approvals
+    if approvals:
+        return _pack((*fixed, (text, *rest, *counts, approvals)))
+    if rest == (None, None) and counts == (1, 0):
         return _pack((*fixed, (text,)))
-    return _pack((*fixed, (text, *rest, result.turns, result.tool_calls)))
+    return _pack((*fixed, (text, *rest, *counts)))
 
 
 unpack_outcome: Callable[[bytes], Outcome] = msgspec.msgpack.Decoder(Outcome).decode

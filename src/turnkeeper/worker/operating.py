@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.core.answers import answering
+from turnkeeper.core.approvals import ApprovalReport
+from turnkeeper.core.asking import closed_report, decide_answer
 from turnkeeper.core.draft import Cancellation, Context, Decision
 from turnkeeper.core.ids import InputId, RunId
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
@@ -32,7 +34,7 @@ from turnkeeper.core.outcomes import (
     UnregisterReport,
 )
 from turnkeeper.core.records import InputRecord, RequestRecord
-from turnkeeper.core.requests import Interrupt
+from turnkeeper.core.requests import AnswerApproval, Interrupt
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.turns import decide_end_open_turn
 from turnkeeper.errors import NotReady, ValidationFailed
@@ -128,6 +130,29 @@ def _cancel(
         return CancelEffect.FINISHING, _unchanged(session)
     interrupt_run(actor, cancellation, None)
     return CancelEffect.CANCELLING, _unchanged(session)
+
+
+async def answer_approval(
+    actor: "SessionActor", asked: AnswerApproval, request: RequestRecord | None = None
+) -> ApprovalReport:
+    """Decide for a person what a turn has asked, if nobody has; say what is decided. [APR-2]"""
+    approval_id = asked.approval_id
+
+    def decide(session: ActiveSession, context: Context) -> Decision:
+        decision = decide_answer(session, asked, context)
+        if decision.report is None:
+            return decision
+        return answering(request, lambda *_: decision)(session, context)
+
+    report: ApprovalReport | None = await actor.ask(decide)
+    if report is not None:
+        return report
+    record = await actor.services.store.find_input(actor.session_id, input_id=approval_id)
+    report = None if record is None else closed_report(record)
+    if report is None:
+        raise ValidationFailed(f"session {actor.session_id!r} has no approval {approval_id!r}")
+    await answer(actor, request, report)
+    return report
 
 
 def _unchanged(session: ActiveSession, report: Any = None) -> Decision:

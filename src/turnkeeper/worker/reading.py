@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from turnkeeper.config import PAGE_MAX
+from turnkeeper.core.approvals import Approval
+from turnkeeper.core.asking import approval_of
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, SessionId, is_unicode, is_uuid_text
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
@@ -55,6 +58,21 @@ async def final_record(
             return record
         record = await worker.store.find_input(session_id, input_id=following)
     return None
+
+
+async def open_approvals(worker: "Worker", session_id: SessionId) -> list[Approval]:
+    """The approvals that can still be answered, in the order in which they were asked. [APR-5]
+
+    Read from the session's active inputs, which are bounded; what has ended is not looked at.
+    """
+    found: list[Approval] = []
+    now_ms, after = worker.now_ms(), 0
+    while True:
+        page = await worker.store.load_inputs(session_id, after=after, limit=PAGE_MAX, active=True)
+        found += [one for record in page if (one := approval_of(record, now_ms)) is not None]
+        if len(page) < PAGE_MAX:
+            return found
+        after = page[-1].number
 
 
 async def result_of(

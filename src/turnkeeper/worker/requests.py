@@ -10,6 +10,7 @@ from turnkeeper.core.answers import answer_with, answering
 from turnkeeper.core.operations import decide_reset
 from turnkeeper.core.records import RequestRecord
 from turnkeeper.core.requests import (
+    AnswerApproval,
     CancelInput,
     Interrupt,
     Operate,
@@ -49,6 +50,8 @@ async def perform(  # noqa: PLR0911 - one row per operation
             return await operating.reopen(actor, request)
         case Requeue():
             return await intake.requeue(actor, operation, request)
+        case AnswerApproval():
+            return await operating.answer_approval(actor, operation, request)
         case _:
             assert_never(operation)
 

@@ -30,7 +30,7 @@ from turnkeeper.errors import (
     TurnkeeperError,
 )
 from turnkeeper.executor import TurnExecutor
-from turnkeeper.turn import Turn
+from turnkeeper.turn import Turn, WaitForApproval
 from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
 from turnkeeper.worker.tasks import start
@@ -115,6 +115,8 @@ class Run:
             fence = Fence(row.epoch, start.run_id)
             turn = Turn(self, start.primitive, fence, snapshot, head)
             output = await self.executor.run(turn)
+        except WaitForApproval as asked:
+            output = asked.output
         except GeneratorExit:
             raise  # the event loop is gone: nobody is left to decide anything
         except BaseException as raised:  # noqa: BLE001 - also a tool's sys.exit is a failed attempt
@@ -236,12 +238,13 @@ class Run:
 
     # -- what the turn asks for -------------------------------------------------------------------
 
-    def _require_alive(self) -> None:
+    def require_alive(self) -> None:
+        """Raise `RunEnded` unless this is still the session's run."""
         if self.finished or self.actor.run is not self:
             raise RunEnded(self.actor.session_id, self.run_id)
 
     def emit(self, delta: Any) -> None:
-        self._require_alive()
+        self.require_alive()
         self.stream_sequence += 1
         self.actor.services.live.publish(
             self.actor.session_id, self.run_id, self.stream_sequence, delta
@@ -250,11 +253,11 @@ class Run:
     async def checkpoint(
         self, appends: Sequence[Message], snapshot: bytes | None, *, includes_input: bool
     ) -> Steered:
-        self._require_alive()
+        self.require_alive()
         steered = await self.actor.checkpoint(
             self, tuple(appends), snapshot, includes_input=includes_input
         )
-        self._require_alive()
+        self.require_alive()
         return steered
 
     async def once(
@@ -266,24 +269,20 @@ class Run:
         idempotent: bool,
         reconcile: Callable[..., Any] | None,
     ) -> Any:
-        self._require_alive()
+        self.require_alive()
         if self.steps is None:
             self.steps = StepBook(self)
         value = await self.steps.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
-        self._require_alive()
+        self.require_alive()
         return value
 
     async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
-        self._require_alive()
+        self.require_alive()
         page = await self.actor.services.store.load_messages(
             self.actor.session_id, before=before or 2**62, limit=limit
         )
-        self._require_alive()
+        self.require_alive()
         return [(stored.number, stored.message) for stored in page]
-
-    def require_alive(self) -> None:
-        """Raise `RunEnded` unless this is still the session's run."""
-        self._require_alive()
 
 
 def _is_answer(error: StoreError) -> bool:

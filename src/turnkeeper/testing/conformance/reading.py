@@ -110,6 +110,7 @@ class Inputs(Chapter):
         ends = [
             Ended(_S.CONSUMED),
             Ended(_S.SUPERSEDED, by=successor.input_id),
+            Ended(_S.SUPERSEDED, by=successor.input_id, detail="approved"),
             Ended(_S.COALESCED, by=successor.input_id),
             *(Ended(_S.ABANDONED, reason=reason) for reason in AbandonReason),
             Ended(_S.ABANDONED, reason=AbandonReason.RETRY_BUDGET_EXCEEDED, detail="crash: é\n"),

@@ -122,7 +122,8 @@ class Receipts(Chapter):
     async def test_a_result_may_be_absent_or_empty(self, store: Store) -> None:
         """No result and an empty one are not the same."""
         owner = await Owner.of(store)
-        for result in (None, RunResult(), RunResult("", structured_output=[], usage={})):
+        asked = RunResult(approvals=(prompt().id, prompt().id))
+        for result in (None, RunResult(), RunResult("", structured_output=[], usage={}), asked):
             (record,) = await owner.accept(prompt())
             run = await owner.start_run(record)
             parts = owner.finish_parts(run, await owner.stored(record))
