@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TYPED := src/turnkeeper $(patsubst %/,%,$(sort $(dir $(wildcard examples/*.py benchmarks/*.py tools/*.py))))
 
+# Tests start hundreds of processes, which find the product compiled.
+export PYTHONDONTWRITEBYTECODE :=
+# The tests, on two cores; neither waits while the other one has tests left.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all check format bench chaos simulate \
 	simulate-defects demo clean
@@ -44,10 +49,10 @@ $(INSTALLED): pyproject.toml
 	@touch $(INSTALLED)
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not long" $(call verdict,test)
+	@$(PYTEST) -m "not long" $(call verdict,test)
 
 test-all: $(INSTALLED)
-	@$(BIN)/python -m pytest $(call verdict,test-all)
+	@$(PYTEST) $(call verdict,test-all)
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check . \

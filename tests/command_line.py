@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from patience import PATIENCE_SECONDS
+
 from turnkeeper import Runtime
 from turnkeeper.cli.main import run
 
 HERE = Path(__file__).parent
 COMMAND = [sys.executable, "-W", "error", "-m", "turnkeeper"]
-PATIENCE_SECONDS = 20.0
 STATES = ("running", "idle", "retired", "stopped", "destroyed", "unknown")
 
 

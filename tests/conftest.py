@@ -3,11 +3,13 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS, TEST_SECONDS
 
 from turnkeeper import Runtime, verify
 from turnkeeper.store import Store
@@ -18,14 +20,7 @@ from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environmen
 # The assertions of the shipped suites show their values, as those of the tests here do.
 pytest.register_assert_rewrite("turnkeeper.testing.conformance", "turnkeeper.testing.agents")
 
-PATIENCE_SECONDS = 10.0
-"""How long a condition may take to come true: never reached by a test that passes."""
-
 WaitUntil = Callable[..., Awaitable[Any]]
-
-
-TEST_SECONDS = 60.0
-"""How long one test may take: one that would hang fails instead."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +28,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = bounded(item.obj)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What a test logs or shows may be half a surrogate pair; what one process reports to another
+    may not.
+    """
+    report = yield
+    text = json.dumps(report, ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))
 
 
 def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

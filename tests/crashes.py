@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from patience import PATIENCE_SECONDS
+
 from turnkeeper import Completion, Config, Runtime, Store, StoredMessage
 from turnkeeper.core.outcomes import CompletionOutcome
 from turnkeeper.testing import ManualEnvironment
 
-PATIENCE_SECONDS = 10.0
 T = TypeVar("T")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import msgspec
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import Client, Config, RunResult, Runtime, Turn, agent
 from turnkeeper.keys import Scope, make_key
@@ -24,7 +25,6 @@ from turnkeeper.server.webhooks import Hook
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
 
-PATIENCE_SECONDS = 20.0
 CHILD = Path(__file__).with_name("service_child.py")
 ALL = (Scope.SUBMIT, Scope.READ, Scope.OPERATE)
 

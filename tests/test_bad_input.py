@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import PATIENCE_SECONDS
 from world import codes_of, outcome, prompt, running, soon
 
 from turnkeeper import (
@@ -485,7 +486,7 @@ def test_a_read_only_file() -> None:
                 [sys.executable, "-c", READ_ONLY, str(path)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=PATIENCE_SECONDS,
                 check=False,
             )
         finally:
@@ -561,7 +562,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL_DISK, str(path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert "refused:" in run.stdout, run.stdout + run.stderr

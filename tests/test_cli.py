@@ -17,7 +17,6 @@ from bridges import ChatServer
 from command_line import (
     COMMAND,
     HERE,
-    PATIENCE_SECONDS,
     Ended,
     call,
     call_elsewhere,
@@ -28,6 +27,7 @@ from command_line import (
     until,
     worker,
 )
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import Runtime, SqliteStore
 from turnkeeper.cli.exits import Exit, exit_of
@@ -202,7 +202,11 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         "from turnkeeper.cli.main import run; sys.exit(run(['sessions']))"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert ended.returncode == Exit.USAGE
     assert ended.stderr == (

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import HERE, PATIENCE_SECONDS, call, environment, kill, process, worker
+from command_line import HERE, call, environment, kill, process, worker
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import Runtime
 from turnkeeper.cli.app import make_app
@@ -141,7 +142,9 @@ def test_the_help_imports_no_verb() -> None:
 
     def imported(*words: str) -> set[str]:
         here = [sys.executable, "-c", code, *words]
-        ended = subprocess.run(here, capture_output=True, text=True, check=True, timeout=30)
+        ended = subprocess.run(
+            here, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        )
         return {name.removeprefix("turnkeeper.cli.") for name in ended.stderr.split()}
 
     frame = {"main", "exits", "app", "verbs"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -16,7 +17,7 @@ QUICKSTART_LINES = 25
 
 
 def run(
-    example: str, folder: Path, *arguments: str, seconds: float = 60.0, said: str = ""
+    example: str, folder: Path, *arguments: str, seconds: float = PATIENCE_SECONDS, said: str = ""
 ) -> list[str]:
     """The lines that an example prints when it is run in `folder`; it must end well.
 

@@ -8,6 +8,8 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from patience import PATIENCE_SECONDS
+
 from turnkeeper import InputLifecycleState, SqliteStore
 from turnkeeper.core.records import InputRecord, SessionRow, StoredMessage
 from turnkeeper.core.runs import EMPTY_DIGEST, next_digest
@@ -16,7 +18,6 @@ CHILD = Path(__file__).with_name("kill_child.py")
 KILLS = 20
 """That hit a running turn."""
 TRIES = 40
-PATIENCE_SECONDS = 30.0
 MAX_CRASHES = 10
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import until
+from patience import PATIENCE_SECONDS
 from process_child import POLL_SECONDS
 
 from turnkeeper import (
@@ -31,7 +32,6 @@ from turnkeeper import (
 from turnkeeper.core.outcomes import CompletionOutcome, InterruptEffect
 
 CHILD = Path(__file__).with_name("process_child.py")
-PATIENCE_SECONDS = 30.0
 LONG_LEASE_SECONDS = 60.0
 """Longer than any test: only the lock tells of a death."""
 SHORT_LEASE_SECONDS = 0.5

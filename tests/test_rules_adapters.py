@@ -22,6 +22,7 @@ from bridges import (
     sdk_executor,
 )
 from langgraph.graph import START, MessagesState, StateGraph
+from patience import PATIENCE_SECONDS
 from pydantic import BaseModel
 from pydantic_ai import Agent
 
@@ -199,7 +200,7 @@ async def test_a_hidden_input_is_read_and_not_written(bed: Bed) -> None:
     await bed.live()
     asked = PromptInput("lookup:a", visibility=hidden, idempotency_key="k")
     await bed.session.submit(asked)
-    await asyncio.wait_for(reached.wait(), 10)
+    await asyncio.wait_for(reached.wait(), PATIENCE_SECONDS)
     await bed.crash()
     bed.tools.hook = None
     await bed.live()

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -662,7 +663,7 @@ async def test_nothing_is_acknowledged_before_it_is_durable(store: Store) -> Non
         assert not call.done()
         assert await runtime.inputs(ADA) == []
         faulty.heal()
-        assert (await asyncio.wait_for(call, 10)).is_accepted
+        assert (await asyncio.wait_for(call, PATIENCE_SECONDS)).is_accepted
         assert await texts(runtime) == ["hello"]
 
 
@@ -782,11 +783,11 @@ async def test_an_accept_whose_commit_fails_leaves_no_trace(
         await wait_until(lambda: faulty.faults)
         if fault is Fault.LOSE:
             clock.advance(11)
-            assert (await asyncio.wait_for(call, 10)).is_accepted
+            assert (await asyncio.wait_for(call, PATIENCE_SECONDS)).is_accepted
             assert await texts(runtime, active=True) == ["hello"]
             return
         with pytest.raises(CommitFailed):
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, PATIENCE_SECONDS)
         assert await texts(runtime) == ["waits"]
         assert await runtime.input_state(ADA, "k") is None
         assert waiting.outcome is None
@@ -823,7 +824,9 @@ async def test_admission_does_not_wait_for_the_run(store: Store, kind: str) -> N
         if kind == "stubborn":
             await runtime.interrupt_current_run(ADA)
         for n in range(3):
-            outcome = await asyncio.wait_for(runtime.accept_input(ADA, PromptInput(str(n))), 10)
+            outcome = await asyncio.wait_for(
+                runtime.accept_input(ADA, PromptInput(str(n))), PATIENCE_SECONDS
+            )
             assert isinstance(outcome, Accepted)
             assert outcome.state == "queued"
         hang.release()

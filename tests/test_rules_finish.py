@@ -16,6 +16,7 @@ from crashes import (
     serving,
     while_time_passes,
 )
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -234,7 +235,7 @@ async def test_while_a_failed_turn_waits_the_queue_goes_on_and_first(
     async with serving(store, fake, environment) as runtime:
         session = runtime.session("s")
         handles = await asyncio.gather(*map(session.submit, ("a", "slow", "b")))
-        await asyncio.wait_for(hang.started.wait(), 10)
+        await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
         await pass_seconds(runtime, environment, 60)
         hang.release()
         for handle in handles:
@@ -284,7 +285,7 @@ async def test_a_run_that_others_end_charges_nobody(
     fake = FakeExecutor(hang)
     runtime = await runtime_of(open_store, fake, environment).__aenter__()
     handle = await runtime.session("s").submit("hello")
-    await asyncio.wait_for(hang.started.wait(), 10)
+    await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
     await while_time_passes(runtime, environment, end(runtime, runtime.session("s")))
     await pass_seconds(runtime, environment, 10)
     await while_time_passes(runtime, environment, runtime.close(drain_seconds=0))
@@ -354,8 +355,8 @@ async def test_a_staged_run_that_was_not_called_is_undone(
         for _ in range(5):
             await asyncio.sleep(0)
         faulty.let_through()
-        handle = await asyncio.wait_for(submitting, 10)
-        await asyncio.wait_for(ending, 10)
+        handle = await asyncio.wait_for(submitting, PATIENCE_SECONDS)
+        await asyncio.wait_for(ending, PATIENCE_SECONDS)
         if end is _respawn:
             await ended(handle)
         await quiet(runtime)

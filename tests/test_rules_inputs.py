@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Durability,
@@ -140,10 +141,10 @@ async def test_a_legal_session_id_may_hold_anything_else(store: Store, session_i
     [
         "",
         "7",
-        str(uuid.uuid4()).upper(),
-        uuid.uuid4().hex,
-        f"{{{uuid.uuid4()}}}",
-        f"{uuid.uuid4()}\n",
+        "6F1D0F6E-9A0B-4C54-8D0F-2B8C2F5E7A11",
+        "6f1d0f6e9a0b4c548d0f2b8c2f5e7a11",
+        "{6f1d0f6e-9a0b-4c54-8d0f-2b8c2f5e7a11}",
+        "6f1d0f6e-9a0b-4c54-8d0f-2b8c2f5e7a11\n",
         None,
         7,
         ["a"],
@@ -326,7 +327,7 @@ async def test_a_field_of_a_wrong_type_is_refused_and_hurts_no_neighbour(
     item = WRONG[index]
     async with Runtime(store) as runtime:
         await runtime.register_session(ADA)
-        outcome = await asyncio.wait_for(runtime.accept_input(ADA, item), 10)
+        outcome = await asyncio.wait_for(runtime.accept_input(ADA, item), PATIENCE_SECONDS)
         assert outcome.is_rejected, outcome
         good = [PromptInput("before"), PromptInput("after")]
         outcomes = await asyncio.wait_for(
@@ -334,7 +335,7 @@ async def test_a_field_of_a_wrong_type_is_refused_and_hurts_no_neighbour(
                 *[runtime.accept_input(ADA, one) for one in (good[0], item, good[1])],
                 return_exceptions=True,
             ),
-            10,
+            PATIENCE_SECONDS,
         )
         assert [type(one).__name__ for one in outcomes] == ["Accepted", "Rejected", "Accepted"]
         assert [state.input_id for state in await runtime.inputs(ADA)] == [one.id for one in good]
@@ -356,7 +357,7 @@ async def test_a_bad_id_and_a_bad_twin_hurt_no_neighbour(store: Store) -> None:
                 asyncio.gather(
                     *[runtime.accept_input(ADA, item) for item in items], return_exceptions=True
                 ),
-                10,
+                PATIENCE_SECONDS,
             )
             first = "Deduplicated" if again else "Accepted"
             assert [type(outcome).__name__ for outcome in outcomes] == [
@@ -375,10 +376,10 @@ async def test_what_is_no_input_is_refused(store: Store, item: Any) -> None:
     async with Runtime(store) as runtime:
         await runtime.register_session(ADA)
         with pytest.raises(ValidationFailed):
-            await asyncio.wait_for(runtime.accept_input(ADA, item), 10)
+            await asyncio.wait_for(runtime.accept_input(ADA, item), PATIENCE_SECONDS)
         if not isinstance(item, str):
             with pytest.raises(ValidationFailed):
-                await asyncio.wait_for(runtime.submit(ADA, item), 10)
+                await asyncio.wait_for(runtime.submit(ADA, item), PATIENCE_SECONDS)
         assert (await runtime.accept_input(ADA, PromptInput("hello"))).is_accepted
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from crashes import crash
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -382,7 +383,7 @@ async def test_an_input_is_given_up_at_the_first_crash_past_the_budget(
         await runtime.attach(ADA, FakeExecutor(hang))
         if n == 0:
             await runtime.accept_input(ADA, item)
-        await asyncio.wait_for(hang.started.wait(), 10)
+        await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
         await crash(runtime)
     async with Runtime(open_store, environment=new_environment(), config=config) as runtime:
         await runtime.register_session(ADA)
@@ -470,7 +471,7 @@ async def test_a_run_gets_its_time_to_finish(
         assert not leaving.done()
         clock.advance(0.0625)
         await wait_until(lambda: hang.cancellations == 1)
-        await asyncio.wait_for(leaving, 10)
+        await asyncio.wait_for(leaving, PATIENCE_SECONDS)
         outcome = await handle.wait(10)
         assert isinstance(outcome, RuntimeTerminated)
         assert outcome.input_still_active
@@ -554,8 +555,8 @@ async def test_a_runs_replay_buffer_is_bounded(
         handle = await runtime.submit(ADA, "hello")
         await hang.started.wait()
         live = runtime.live(ADA)
-        assert await asyncio.wait_for(anext(live), 10) == Lagged(1_005 - kept)
-        got = [await asyncio.wait_for(anext(live), 10) for _ in range(kept)]
+        assert await asyncio.wait_for(anext(live), PATIENCE_SECONDS) == Lagged(1_005 - kept)
+        got = [await asyncio.wait_for(anext(live), PATIENCE_SECONDS) for _ in range(kept)]
         assert all(isinstance(item, Delta) for item in got)
         assert [item.sequence for item in got if isinstance(item, Delta)] == [
             *range(1_005 - kept + 1, 1_006)

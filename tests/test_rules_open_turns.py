@@ -15,6 +15,7 @@ from crashes import (
     serving,
     while_time_passes,
 )
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -289,7 +290,7 @@ async def test_where_others_are_requeued_an_open_turn_is_continued_uncharged(
     async with serving(store, fake, environment) as runtime:
         session = runtime.session("s")
         handle = await session.submit("hello")
-        await asyncio.wait_for(hang.started.wait(), 10)
+        await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
         await while_time_passes(runtime, environment, end(runtime, session))
         await pass_seconds(runtime, environment, 10)
         assert await ended(await runtime.handle("s", handle.input_id)) == Completed(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS
 from world import (
     faulty_over,
     outcome,
@@ -51,7 +52,7 @@ PassTime = Callable[[Runtime, float], Any]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0)
 
@@ -663,7 +664,7 @@ async def test_unregister_completes_without_its_caller(
         leaving.cancel()
         hang.release()
         assert await outcome(handle) == Completed(RunResult("done"))
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await runtime.contains_session("ada"):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 

@@ -21,6 +21,7 @@ from crashes import (
     while_time_passes,
 )
 from msgspec.structs import replace
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -345,7 +346,7 @@ async def test_inputs_that_met_crashes_run_apart(
         if turn.session_id in suspects:
             running.add(turn.session_id)
             together.append(len(running))
-            await asyncio.wait_for(innocents_done.wait(), 10)
+            await asyncio.wait_for(innocents_done.wait(), PATIENCE_SECONDS)
             for _ in range(20):
                 await asyncio.sleep(0)
             running.discard(turn.session_id)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from crashes import crash_in, ended, failed, pass_seconds, runtime_of, said, serving
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Abandoned,
@@ -203,7 +204,7 @@ async def test_a_finish_that_is_decided_again_keeps_the_order(
         await session.submit("a prompt")
         await session.submit(PeerInput("a rider", ResponseProgress("r", ProgressPhase.ACCEPTED)))
         await session.resume()
-        await asyncio.wait_for(hang.started.wait(), 10)
+        await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
         later = await session.submit("later")
         hang.release()
         assert isinstance(await ended(later), Completed)
@@ -460,7 +461,7 @@ async def test_a_run_over_its_time_limit_is_cancelled_and_has_failed(
     settings = {"run_time_limit_seconds": 7.0, **ONE_FAILURE}
     async with serving(store, fake, environment, **settings) as runtime:
         handle = await runtime.session("s").submit("hi")
-        await asyncio.wait_for(hang.started.wait(), 10)
+        await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
         await pass_seconds(runtime, environment, 6.9)
         assert not fake.commands
         await pass_seconds(runtime, environment, 0.2)
@@ -488,7 +489,7 @@ async def test_a_turn_is_dead_once_its_run_is_over(
     async with serving(store, fake, environment, **ONE_FAILURE) as runtime:
         handle = await runtime.session("s").submit("hi")
         if how == "given up":
-            await asyncio.wait_for(hang.started.wait(), 10)
+            await asyncio.wait_for(hang.started.wait(), PATIENCE_SECONDS)
             await runtime.session("s").interrupt()
             await pass_seconds(runtime, environment, 10)
         await ended(handle)

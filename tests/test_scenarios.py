@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Accepted,
@@ -243,7 +244,7 @@ async def test_10_boundary_commit_fails_on_the_synchronous_path(
         await wait_until(lambda: faulty.faults)
         await pass_time(runtime, 15)
         with pytest.raises(CommitFailed, match="commit"):
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, PATIENCE_SECONDS)
         assert await runtime.runtime_state(ADA) == "idle"
         assert await state_of(runtime, item.id) == "queued"
         assert await runtime.transcript(ADA) == []
@@ -324,7 +325,7 @@ async def test_13_terminal_commit_fails_after_a_checkpoint_on_the_synchronous_pa
         await wait_until(lambda: faulty.faults)
         await pass_time(runtime, 15)
         with pytest.raises((CommitFailed, NotReady)):
-            await asyncio.wait_for(call, 10)
+            await asyncio.wait_for(call, PATIENCE_SECONDS)
         assert not await runtime.contains_session(ADA)
         with pytest.raises(NotReady) as refused:
             await runtime.accept_input(ADA, PromptInput("more"))

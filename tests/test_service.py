@@ -1,10 +1,10 @@
 """The service over HTTP: submit, wait, look, operate; what is refused, and how."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx2
 import pytest
 from service import Desk, serving, until
 
@@ -43,10 +43,10 @@ async def test_a_wait_gets_the_outcome_or_where_to_look() -> None:
     """[SRV-2] `Prefer: wait=N` is 200 with the outcome, or 202 once N seconds are over."""
     desk = Desk()
     async with serving(desk.agent) as served:
-        quick = await served.submit("ada", "two tickets", Prefer="wait=20")
+        quick = await served.submit("ada", "two tickets", Prefer="wait=60")
         assert quick.status_code == 200
         assert quick.json()["outcome"]["result"]["text"] == "Booked: two tickets."
-        assert quick.headers["Preference-Applied"] == "wait=20"
+        assert quick.headers["Preference-Applied"] == "wait=60"
         stuck = await served.submit("bob", "wait", Prefer="respond-async, wait=1")
         assert (stuck.status_code, stuck.json()["outcome"]) == (202, None)
         at_once = await served.submit("bob", "another")
@@ -54,7 +54,7 @@ async def test_a_wait_gets_the_outcome_or_where_to_look() -> None:
         assert "Preference-Applied" not in at_once.headers
         desk.gate.set()
         place = stuck.headers["Location"]
-        found = await served.http.get(place, headers={"Prefer": "wait=20"})
+        found = await served.http.get(place, headers={"Prefer": "wait=60"})
         assert found.json()["outcome"]["outcome"] == "completed"
         assert found.json()["state"]["current_state"] == "consumed"
 
@@ -67,22 +67,17 @@ async def test_a_wait_is_bounded_and_leaves_with_its_caller() -> None:
         assert done.headers["Preference-Applied"] == "wait=300"
         longer = await served.submit("ada", "more", Prefer="wait=99999999999")
         assert longer.headers["Preference-Applied"] == "wait=300"
-        with pytest.raises(httpx2.ReadTimeout):
-            await served.http.post(
-                "/v1/sessions/bob/inputs",
-                json={"input_type": "prompt", "text": "wait"},
-                headers={"Prefer": "wait=300"},
-                timeout=1.5,
-            )
+        asking = asyncio.ensure_future(served.submit("bob", "wait", Prefer="wait=300"))
+        await until(lambda: desk.turns[-1] == "wait")
+        asking.cancel()
         await until(lambda: served.service.requests == 0)
-        assert desk.turns[-1] == "wait"
 
 
 async def test_a_key_is_accepted_once() -> None:
     """[SRV-3] A repeat is told as such; another payload is 409, and is not recorded."""
     desk = Desk()
     async with serving(desk.agent) as served:
-        first = await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=20")
+        first = await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=60")
         assert "Idempotent-Replayed" not in first.headers
         again = await served.submit("ada", "two", Idempotency_Key='"k"')
         assert again.status_code == 200
@@ -112,7 +107,7 @@ async def test_a_key_and_a_session_may_have_any_character() -> None:
     async with serving(desk.agent) as served:
         path = f"/sessions/{quote(session, safe='')}"
         body = {"input_type": "prompt", "text": "two", "idempotency_key": key}
-        sent = await served.post(f"{path}/inputs", body, Prefer="wait=20")
+        sent = await served.post(f"{path}/inputs", body, Prefer="wait=60")
         assert sent.json()["session_id"] == session
         found = await served.get(f"{path}/keys/{quote(key, safe='')}")
         assert found.json()["state"]["idempotency_key"] == key
@@ -131,7 +126,7 @@ async def test_an_input_is_found_by_id_and_by_key() -> None:
     """[SRV-4] And its result; what is not there is 404 with a code that says which."""
     desk = Desk()
     async with serving(desk.agent) as served:
-        sent = (await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=20")).json()
+        sent = (await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=60")).json()
         path = f"/sessions/ada/inputs/{sent['input_id']}"
         by_id, by_key = await served.get(path), await served.get("/sessions/ada/keys/k")
         assert by_id.json() == by_key.json()
@@ -165,7 +160,7 @@ async def test_sessions_inputs_and_messages_come_in_pages() -> None:
     desk = Desk()
     async with serving(desk.agent) as served:
         for number in range(5):
-            await served.submit("ada", f"ticket {number}", Prefer="wait=20")
+            await served.submit("ada", f"ticket {number}", Prefer="wait=60")
         for name in ("bob", "cid"):
             await served.submit(name, "wait")
         await served.submit("bob", "then this")
@@ -217,7 +212,7 @@ async def test_a_session_is_operated_on() -> None:  # noqa: PLR0915  one life, f
         await until(lambda: desk.turns == ["wait"])
         report = await served.post("/sessions/ada/interrupt", {"reason": "stop it"})
         assert report.json()["effect"] == "cancelling"
-        ended = await served.get(f"/sessions/ada/inputs/{waiting}", headers={"Prefer": "wait=20"})
+        ended = await served.get(f"/sessions/ada/inputs/{waiting}", headers={"Prefer": "wait=60"})
         assert ended.json()["outcome"]["reason"] == "cancelled"
         dead = (await served.get("/sessions/ada/dead-letters")).json()["items"]
         assert {row["input_id"] for row in dead} == {waiting, later}
@@ -226,7 +221,7 @@ async def test_a_session_is_operated_on() -> None:  # noqa: PLR0915  one life, f
         assert again.json()["outcome"] == "accepted"
         twice = await served.post(f"/sessions/ada/inputs/{waiting}/requeue")
         assert twice.json()["input_id"] == again.json()["input_id"]
-        done = await served.http.get(again.headers["Location"], headers={"Prefer": "wait=20"})
+        done = await served.http.get(again.headers["Location"], headers={"Prefer": "wait=60"})
         assert done.json()["outcome"]["outcome"] == "completed"
         dead = (await served.get("/sessions/ada/dead-letters")).json()["items"]
         assert [row["input_id"] for row in dead] == [later]
@@ -321,7 +316,7 @@ async def test_health_readiness_and_metrics(tmp_path: Path) -> None:
     async with serving(desk.agent, store=tmp_path / "store.db") as served:
         assert (await served.get("/live")).json() == {"status": "alive"}
         assert (await served.get("/ready")).json() == {"status": "ready"}
-        await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=20")
+        await served.submit("ada", "two", Idempotency_Key="k", Prefer="wait=60")
         await served.submit("ada", "two", Idempotency_Key="k")
         health = (await served.get("/health")).json()
         assert (health["store"], health["runs"]) == ("ok", 0)

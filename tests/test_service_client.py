@@ -50,10 +50,10 @@ async def test_submit_wait_and_look() -> None:
         ada = client.session("ada")
         first = await ada.submit("two tickets", key="k")
         assert (await first.result()).text == "Booked: two tickets."
-        again = await ada.submit("two tickets", key="k", wait=5)
+        again = await ada.submit("two tickets", key="k", wait=60)
         assert again.duplicate
         assert isinstance(again.outcome, Completed)
-        event = await ada.submit(ExternalEventInput("order", {"id": 7}), wait=5)
+        event = await ada.submit(ExternalEventInput("order", {"id": 7}), wait=60)
         assert (await event.result()).text.startswith("Booked: order")
         report = await ada.input("k")
         assert report is not None
@@ -209,7 +209,7 @@ async def test_a_submit_is_sent_again_with_the_same_key_and_id() -> None:
     desk = Desk()
     rough = Rough("refuse", "lose", "429", "503", "lose")
     async with serving(desk.agent) as served, client_of(served, transport=rough) as client:
-        handle = await client.session("ada").submit("two tickets", wait=5)
+        handle = await client.session("ada").submit("two tickets", wait=60)
         assert (await handle.result()).text == "Booked: two tickets."
         assert len({request.content for request in rough.sent}) == 1
         ids = {msgspec.json.decode(request.content)["id"] for request in rough.sent}
@@ -282,12 +282,12 @@ async def test_a_stream_goes_on_where_it_broke(tmp_path: Path) -> None:
 
     async with serving(desk.agent, store=store) as served:
         port = int(served.url.rpartition(":")[2])
-        await served.submit("ada", "one", Prefer="wait=20")
+        await served.submit("ada", "one", Prefer="wait=60")
         following = asyncio.create_task(follow(served.url))
         await until(lambda: len(found) > 3)
         served.server.handle_exit(signal.SIGTERM, None)
     async with serving(desk.agent, store=store, port=port) as served:
-        await served.submit("ada", "two", Prefer="wait=20")
+        await served.submit("ada", "two", Prefer="wait=60")
         events = await served.runtime.worker.store.load_events("ada", after=0, limit=1_000)
         await until(lambda: len(found) >= len(events))
         assert found == [envelope.sequence for envelope in events]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from command_line import HERE, PATIENCE_SECONDS, Ended, call, process
+from command_line import HERE, Ended, call, process
+from patience import PATIENCE_SECONDS
 
 from turnkeeper.cli.exits import Exit
 from turnkeeper.keys import Scope, load_keys, make_key

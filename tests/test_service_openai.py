@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from patience import PATIENCE_SECONDS
 from service import Desk, Served, key_file, serving, until
 
 from turnkeeper import Config, PromptInput, RunResult, Turn, agent
@@ -20,7 +21,7 @@ MODEL = "clerk-1"
 async def official(served: Served, key: str = "none") -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client."""
     async with openai.AsyncOpenAI(
-        api_key=key, base_url=f"{served.url}/v1", max_retries=0, timeout=20
+        api_key=key, base_url=f"{served.url}/v1", max_retries=0, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 

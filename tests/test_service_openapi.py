@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from patience import PATIENCE_SECONDS
 from schemathesis.checks import CHECKS, load_all_checks
 from service import Desk, child, free_port, key_file, serving
 
@@ -139,7 +140,7 @@ def test_no_request_is_answered_otherwise_than_described(
         if name == "followEvents":
             case.query = {**dict(case.query or {}), "follow": "false"}
         case.call_and_validate(
-            headers={"Authorization": f"Bearer {key}"}, checks=checks, timeout=20
+            headers={"Authorization": f"Bearer {key}"}, checks=checks, timeout=PATIENCE_SECONDS
         )
 
     answered()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from patience import PATIENCE_SECONDS
 from service import ALL, Desk, Served, key_file, serving, until
 
 from turnkeeper import ExternalEventInput, ValidationFailed
@@ -348,7 +349,7 @@ async def raw(served: Served, text: bytes, *, then: bytes = b"") -> bytes:
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(text + then)
-        return await asyncio.wait_for(reader.read(), 20)
+        return await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
     except ConnectionError:
         return b""
     finally:

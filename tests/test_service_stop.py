@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from service import PATIENCE_SECONDS, Child, Desk, child, free_port, read_items, serving, until
+from patience import PATIENCE_SECONDS
+from service import Child, Desk, child, free_port, read_items, serving, until
 
 from turnkeeper import Client, PromptInput, ServiceError, SqliteStore, verify
 from turnkeeper.core.lifecycle import InputLifecycleState
@@ -56,7 +57,7 @@ async def test_what_outlives_the_drain_is_left_for_the_next_owner(tmp_path: Path
         assert (answer.status_code, answer.json()["outcome"]) == (202, None)
     desk.gate.set()
     async with serving(desk.agent, store=store) as served:
-        again = await served.submit("ada", "wait", Idempotency_Key="k", Prefer="wait=20")
+        again = await served.submit("ada", "wait", Idempotency_Key="k", Prefer="wait=60")
         assert again.headers["Idempotent-Replayed"] == "true"
         assert again.json()["outcome"]["outcome"] == "completed"
         state = await served.runtime.input_state("ada", answer.json()["input_id"])
@@ -117,7 +118,7 @@ class Load:
             session = client.session(session_id)
             while True:
                 try:
-                    handle = await session.submit(item, wait=20)
+                    handle = await session.submit(item, wait=60)
                     result = await handle.result()
                     break
                 except ServiceError as error:  # its own patience is over; ours is not
@@ -149,7 +150,7 @@ async def _under_load(folder: Path, ends: list[int], seed: int) -> Load:
                 server = Child(folder, port)
             await asyncio.to_thread(server.wait_until_ready)
             load.stopping = True
-            await asyncio.wait_for(asyncio.gather(*callers), 60)
+            await asyncio.wait_for(asyncio.gather(*callers), PATIENCE_SECONDS)
         finally:
             for caller in callers:
                 caller.cancel()

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+from patience import PATIENCE_SECONDS
 from service import Desk, Served, items_of, read_items, serving, until
 
 from turnkeeper import PromptInput, RunResult, Turn, agent
@@ -30,7 +31,7 @@ async def test_a_stream_begins_at_any_number() -> None:
     """[SRV-5] An event has its number as id; `Last-Event-ID` and `after` go on past it."""
     desk = Desk()
     async with serving(desk.agent) as served:
-        await served.submit("ada", "two tickets", Prefer="wait=20")
+        await served.submit("ada", "two tickets", Prefer="wait=60")
         whole = await served.get(f"{EVENTS}?follow=false")
         assert whole.headers["Content-Type"].startswith("text/event-stream")
         items = items_of(whole.text)
@@ -48,7 +49,7 @@ async def test_a_stream_has_a_place_to_begin() -> None:
     """[SRV-5] A number that no event has had, a session that nobody knows, are errors at once."""
     desk = Desk()
     async with serving(desk.agent) as served:
-        await served.submit("ada", "two tickets", Prefer="wait=20")
+        await served.submit("ada", "two tickets", Prefer="wait=60")
         last = (await stored(served))[-1]
         assert (await served.get(f"{EVENTS}?follow=false&after={last}")).text == ""
         beyond = await served.get(f"{EVENTS}?after={last + 1}")
@@ -97,7 +98,7 @@ async def test_many_readers_of_one_session_get_the_same() -> None:
     desk = Desk()
     async with serving(desk.agent) as served:
         for number in range(20):
-            await served.submit("ada", f"ticket {number}", Prefer="wait=20")
+            await served.submit("ada", f"ticket {number}", Prefer="wait=60")
 
         async def reader(after: int) -> list[int]:
             async with served.http.stream("GET", f"/v1{EVENTS}?after={after}") as answer:
@@ -109,7 +110,7 @@ async def test_many_readers_of_one_session_get_the_same() -> None:
         after_all = (await stored(served))[-1] * 3
         readers = [asyncio.create_task(reader(after)) for after in (0, 0, 7, 50, 99, 100)]
         while not all(task.done() for task in readers):
-            await served.submit("ada", "another", Prefer="wait=20")
+            await served.submit("ada", "another", Prefer="wait=60")
         for after, task in zip((0, 0, 7, 50, 99, 100), readers, strict=True):
             found = task.result()
             assert found == list(range(after + 1, found[-1] + 1))
@@ -137,7 +138,7 @@ class Slow:
         try:
             end = f"\nid: {last}\n".encode()
             while b"\n\n" not in text[-1_000_000:].partition(end)[2]:
-                chunk = await asyncio.wait_for(reader.read(500_000), 20)
+                chunk = await asyncio.wait_for(reader.read(500_000), PATIENCE_SECONDS)
                 assert chunk, "the stream ended"
                 text += chunk
         finally:
@@ -148,7 +149,7 @@ class Slow:
         """Read until the server hangs up."""
         reader, writer = await asyncio.open_connection(sock=self._socket)
         try:
-            while await asyncio.wait_for(reader.read(1_000_000), 20):
+            while await asyncio.wait_for(reader.read(1_000_000), PATIENCE_SECONDS):
                 pass
         except ConnectionError:
             pass
@@ -171,7 +172,7 @@ def _unchunked(text: bytes) -> str:
 
 async def _flood(served: Served) -> None:
     """More than the buffers of any connection hold, then many turns."""
-    await served.submit("ada", "flood", Prefer="wait=20")
+    await served.submit("ada", "flood", Prefer="wait=60")
     for number in range(30):
         await served.runtime.submit("ada", PromptInput(f"ticket {number}"))
     last = await served.runtime.submit("ada", "the last")
@@ -271,7 +272,7 @@ async def test_two_thousand_streams_at_once() -> None:
         for name in names:
             last[name] = (await stored(served, name))[-1] + 1
             await served.runtime.submit(name, "the last")
-        found = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+        found = await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_SECONDS)
         for numbers in found:
             assert numbers == list(range(1, numbers[-1] + 1))
         await until(lambda: served.service.feeds.streams == 0)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import (
     Completion,
@@ -21,9 +22,6 @@ from turnkeeper.store import Answer, Store
 from turnkeeper.testing import FakeExecutor, FaultyStore, ManualEnvironment
 
 T = TypeVar("T")
-
-PATIENCE_SECONDS = 10.0
-"""Of the machine's own time: never reached by a test that passes."""
 
 
 async def soon(awaitable: Awaitable[T]) -> T:
