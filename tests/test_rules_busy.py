@@ -20,6 +20,7 @@ from turnkeeper import (
     Abandoned,
     AbandonReason,
     Completed,
+    Config,
     InputLifecycleState,
     KindProfile,
     Message,
@@ -371,7 +372,11 @@ async def test_a_delivered_input_acts_when_its_owner_takes_it(store: Store) -> N
     """From another process too: against the run in progress there. [BUSY-1]"""
     hang = Hang()
     fake = FakeExecutor(hang)
-    async with Runtime(store, agent=lambda _sid: fake) as runtime, Runtime(store) as client:
+    config = Config(interrupt_grace_seconds=0.05)
+    async with (
+        Runtime(store, agent=lambda _sid: fake, config=config) as runtime,
+        Runtime(store) as client,
+    ):
         doomed = await runtime.submit("ada", "one")
         await soon(hang.started.wait())
         urgent = await client.submit("ada", "two", when_busy=WhenBusy.INTERRUPT)

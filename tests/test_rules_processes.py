@@ -187,8 +187,9 @@ async def test_an_owner_asleep_wakes_for_what_is_delivered(stores: Stores) -> No
 async def test_every_verb_works_from_another_process(stores: Stores) -> None:
     """The report is the owner's. [REQ-1] [REQ-2]"""
     hang, second = Hang(), Hang()
+    fake = FakeExecutor(hang, second, "last")
     async with (
-        owner(stores, FakeExecutor(hang, second, "last")) as runtime,
+        owner(stores, fake, replace(FAST, interrupt_grace_seconds=0.05)) as runtime,
         Runtime(stores(), config=FAST) as client,
     ):
         ada = client.session("ada")
