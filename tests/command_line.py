@@ -63,34 +63,35 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "TERM": "xterm-256color", **more}
 
 
-def process(*words: str, **settings: Any) -> subprocess.Popen[str]:
-    """Start a command line in a process of its own."""
+@contextlib.contextmanager
+def process(*words: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """A command line in a process of its own, which is gone when this is left."""
     pipes = dict.fromkeys(("stdout", "stderr", "stdin"), subprocess.PIPE)
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*COMMAND, *words], text=True, env=environment(), **{**pipes, **settings}
-    )
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
 def call_elsewhere(*words: str, stdin: str = "") -> Ended:
     """Run a command line in a process of its own, to its end."""
-    started = process(*words)
-    out, err = started.communicate(stdin, timeout=PATIENCE_SECONDS)
+    with process(*words) as started:
+        out, err = started.communicate(stdin, timeout=PATIENCE_SECONDS)
     return Ended(started.returncode, out, err)
 
 
 @contextlib.contextmanager
 def worker(store: Path, agent: str = "orders:clerk") -> Iterator[subprocess.Popen[str]]:
     """A worker in another process, ready when this is entered and gone when it is left."""
-    started = process("work", agent, "--store", str(store), "--json")
-    assert started.stdout is not None
-    try:
+    with process("work", agent, "--store", str(store), "--json") as started:
+        assert started.stdout is not None
         ready = started.stdout.readline()
         assert ready, started.communicate(timeout=PATIENCE_SECONDS)[1]
         assert set(json.loads(ready)) == {"worker_id", "store", "process"}
         yield started
-    finally:
-        started.kill()
-        started.communicate(timeout=PATIENCE_SECONDS)
 
 
 def until(condition: Callable[[], Any]) -> None:

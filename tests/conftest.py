@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import json
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environmen
 
 # The assertions of the shipped suites show their values, as those of the tests here do.
 pytest.register_assert_rewrite("turnkeeper.testing.conformance", "turnkeeper.testing.agents")
+
+# Who was started in the background ignores it, and so would each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WaitUntil = Callable[..., Awaitable[Any]]
 

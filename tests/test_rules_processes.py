@@ -442,7 +442,7 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
     hang = Hang("too late")
     async with (
         Runtime(
-            stores(), agent=lambda _sid: FakeExecutor(hang), config=replace(FAST, lease_seconds=0.1)
+            stores(), agent=lambda _sid: FakeExecutor(hang), config=replace(FAST, lease_seconds=1.0)
         ) as sleeper,
         Runtime(stores(), config=FAST) as client,
     ):
@@ -450,6 +450,9 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
         follow = await client.handle("ada", handle.input_id)
         await soon(hang.started.wait())
         worker = sleeper.worker
+        # Begun anew, it may be the first to see what it has left: let it look when that is taken.
+        worker.lookout.end()
+        await until(lambda: not worker.lookout._looking)
         async with Runtime(stores(), agent=lambda _sid: FakeExecutor(), config=FAST) as second:
             store: Any = worker.store
             if isinstance(store, MemoryStore):
@@ -459,6 +462,7 @@ async def test_a_worker_that_was_declared_dead_lets_go_and_begins_anew(stores: S
             assert await outcome(follow) == Completed(await follow.result())
             assert (await follow.result()).text == "re: hello"
             await until(lambda: not worker.actors)
+            worker.lookout.begin()
             await until(lambda: not worker.served.let_go, "what others own is not remembered")
             assert await second.contains_session("ada")
             hang.release()

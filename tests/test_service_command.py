@@ -32,15 +32,11 @@ def server(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[
     """A server in a process of its own: its URL."""
     shutil.copy(HERE / "orders.py", folder)
     words = ("serve", "orders:clerk", "--port", "0", "--store", str(folder / "s.db"), "--json")
-    started = process(*words, *options)
-    assert started.stdout is not None
-    try:
+    with process(*words, *options) as started:
+        assert started.stdout is not None
         line = started.stdout.readline()
         assert line, started.communicate(timeout=PATIENCE_SECONDS)[1]
         yield json.loads(line)["url"], started
-    finally:
-        started.kill()
-        started.communicate(timeout=PATIENCE_SECONDS)
 
 
 def fails(ended: Ended, code: Exit, *said: str) -> None:
