@@ -339,7 +339,7 @@ class Runtime:
         actor = worker.actors.get(session_id) if isinstance(session_id, str) else None
         if actor is None:
             check_session_id(session_id)
-        request = intake.request_with_handle(session_id, item)
+        request = intake.request_with_handle(worker, session_id, item)
         if actor is not None and actor.is_here():
             actor.accept([request])
         elif worker.factory is None or not worker.arrive(session_id, request):

@@ -175,7 +175,9 @@ class Server(uvicorn.Server):
         service.begin_close()
         # Beside each other: a request that waits for a run ends with it, or with the Runtime.
         closing = start(
-            service.runtime.close(drain_seconds=self._settings.drain_seconds), "close the runtime"
+            self._loop,
+            service.runtime.close(drain_seconds=self._settings.drain_seconds),
+            "close the runtime",
         )
         await super().shutdown(sockets)
         await service.end()

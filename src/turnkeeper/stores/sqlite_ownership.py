@@ -43,6 +43,8 @@ _CREATE = (
     " next_event, first_event, created, owner_seal, seal)"
     " VALUES (?, ?, 1, 0, ?, 0, 0, 0, 0, 0, ?, 0, 0, 0, 0, 1, 1, 1, ?, ?, ?)"
 )
+_FIRST = (1, 1)
+_NUMBERS = "SELECT next_number, next_event FROM session WHERE key = ?"
 _NEXT_KEY = "SELECT coalesce(max(key), 0) + 1 FROM session"
 _TAKE = (
     "UPDATE session SET worker = ?, epoch = epoch + 1, owner_seal = owner_seal + 1 - ? + ?"
@@ -119,6 +121,8 @@ def claim(
         database.execute(_TAKE, (pack_any_id(worker_id), *marks, session.key))
         session.worker_id = worker_id
         session.epoch += 1
+    numbers = _FIRST if created else database.existing(_NUMBERS, (session.key,))
+    database.remember(session.key, numbers)
     found = Claim(row=session, inputs=[], corrupt=[], created=created, owner_before=owner)
     found.requests = unanswered(database.connection, session.key)
     if session.active:

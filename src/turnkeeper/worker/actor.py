@@ -184,7 +184,7 @@ class SessionActor:
 
     def ask(self, decide: Any) -> "asyncio.Future[Any]":
         """Have something decided; the future holds the decision's report once it is committed."""
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Any] = self.services.loop.create_future()
         self.post(asked(future, decide))
         return future
 

@@ -21,7 +21,7 @@ _WAIT = "wait for an input of its own session"
 class Completion:
     """A handle on one input's outcome. It costs nothing to keep, and may be waited on again."""
 
-    __slots__ = ("_follow", "_outcome", "_waiters", "input_id", "session_id")
+    __slots__ = ("_follow", "_loop", "_outcome", "_waiters", "input_id", "session_id")
 
     def __init__(
         self,
@@ -30,12 +30,14 @@ class Completion:
         *,
         outcome: CompletionOutcome | None = None,
         follow: "Follow | None" = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.session_id = session_id
         self.input_id = input_id
         """The input whose outcome this is: of a duplicate, the one that counts."""
         self._outcome = outcome
         self._follow = follow
+        self._loop = loop
         self._waiters: list[asyncio.Future[CompletionOutcome]] | None = None
 
     def __repr__(self) -> str:
@@ -70,7 +72,8 @@ class Completion:
         refuse_own_session(self.session_id, _WAIT)
         if self._follow is not None:
             return self._followed(self._follow)
-        waiter: asyncio.Future[CompletionOutcome] = asyncio.get_running_loop().create_future()
+        loop = self._loop or asyncio.get_running_loop()
+        waiter: asyncio.Future[CompletionOutcome] = loop.create_future()
         if self._waiters is None:
             self._waiters = [waiter]
         else:

@@ -73,6 +73,7 @@ class Worker:
         self.config = config
         self.profile = profile
         self.environment = environment
+        self.loop = asyncio.get_running_loop()  # to ask for it is a system call each time
         self.now_ms = environment.clock.now_ms
         self.monotonic = environment.clock.monotonic
         self.commit_retry_seconds = config.commit_retry_seconds
@@ -132,7 +133,7 @@ class Worker:
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop's next turn."""
-        asyncio.get_running_loop().call_soon(callback)
+        self.loop.call_soon(callback)
 
     def report(self, message: str, error: BaseException | None = None) -> None:
         """Say something to the operator, with the traceback of `error`."""
@@ -183,7 +184,7 @@ class Worker:
         joined = load is not None
         if load is None:
             load = self._begin_load(session_id, create=create, owned=owned)
-        waiter: asyncio.Future[SessionActor | None] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[SessionActor | None] = self.loop.create_future()
         load.waiters.append(waiter)
         actor = await waiter
         if actor is None and joined and create:
@@ -391,7 +392,7 @@ class Worker:
         run = claim.row.run
         charge = run is None or not (claim.owner_before is None or run.run_id in self._uncharged)
         actor.recovering = True
-        future: asyncio.Future[RecoveryReport] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[RecoveryReport] = self.loop.create_future()
 
         def done(decision: Decision) -> None:
             if not future.done():
@@ -647,7 +648,7 @@ class Worker:
         """Take nothing new from now on, and close in a task of its own: the asker may be a run."""
         if self._closed is None:
             self.closing = True
-            self._closed = start(self._close(drain_seconds), f"close {self.worker_id}")
+            self._closed = start(self.loop, self._close(drain_seconds), f"close {self.worker_id}")
         return self._closed
 
     _closed: asyncio.Task[None] | None = None

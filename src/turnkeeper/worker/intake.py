@@ -71,7 +71,7 @@ async def accept(worker: "Worker", actor: "SessionActor", item: Input) -> Accept
     recorded.
     """
     check_input(item)
-    request = AcceptRequest(item, asyncio.get_running_loop().create_future())
+    request = AcceptRequest(item, worker.loop.create_future())
     actor.accept([request])
     return await _outcome(worker, actor.session_id, item, await request.answer)
 
@@ -112,10 +112,10 @@ async def named_by_last(
     return replace(verdict, existing_id=last.input_id)
 
 
-def request_with_handle(session_id: SessionId, item: Input) -> AcceptRequest:
+def request_with_handle(worker: "Worker", session_id: SessionId, item: Input) -> AcceptRequest:
     """One input that waits, with the handle that its caller gets if it is new."""
-    answer: asyncio.Future[Admission] = asyncio.get_running_loop().create_future()
-    return AcceptRequest(item, answer, Completion(session_id, item.id))
+    loop = worker.loop
+    return AcceptRequest(item, loop.create_future(), Completion(session_id, item.id, loop=loop))
 
 
 async def not_new(
@@ -134,7 +134,7 @@ async def accept_with_completion(
 ) -> tuple[AcceptOutcome, Completion | None]:
     """Admit one input; the handle is None where a duplicate's original has ended. [COMP-4]"""
     check_input(item)
-    request = request_with_handle(actor.session_id, item)
+    request = request_with_handle(worker, actor.session_id, item)
     actor.accept([request])
     outcome = await _outcome(worker, actor.session_id, item, await request.answer)
     match outcome:

@@ -96,7 +96,7 @@ class Run:
     def begin(self) -> None:
         """Start the task. The executor is called once the event loop gets to it."""
         self.begun = True
-        self._task = start(self._drive(), self.start.run_id)
+        self._task = start(self.actor.services.loop, self._drive(), self.start.run_id)
 
     async def _drive(self) -> None:
         if self.finished or self.ending is Ending.INTERRUPTED:

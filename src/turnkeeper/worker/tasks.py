@@ -10,9 +10,11 @@ from turnkeeper.core.records import Commit, CommitResult
 from turnkeeper.store import Answer, Store
 
 
-def start(coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+def start(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], name: str
+) -> asyncio.Task[Any]:
     """Run `coroutine` as a task that the caller holds until it has ended."""
-    return asyncio.get_running_loop().create_task(coroutine, name=name)
+    return loop.create_task(coroutine, name=name)
 
 
 Answered = Callable[[CommitResult | None, BaseException | None], None]
