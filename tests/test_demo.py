@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from examples.demo.screen import Screen
 from examples.demo.verdict import findings
 
 ROOT = Path(__file__).parent.parent
@@ -208,6 +209,33 @@ def test_a_doctored_journal_is_convicted(name: str) -> None:
 def test_an_empty_journal_is_convicted() -> None:
     """A demo in which nothing happened has shown nothing."""
     assert "the worker was never killed" in findings([])
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_shown_how_far_it_has_come(
+    terminal: bool,  # noqa: FBT001 - pytest passes it
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A bar below what happens, in one line: how many inputs have ended. Only a terminal has it."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    screen = Screen()
+    screen.expect(4)
+    for each in (*input_of("a", 1), outcome_of("a", 1, "completed", "answer a")):
+        screen.show(each)
+    screen.show(entry("token", 1, session="ada", run="run-1", text="word " * 50))
+    shown = capsys.readouterr().out
+    last = shown.rpartition("\r\033[K")[2]
+    assert last.startswith("█████░░░░░░░░░░░░░░░  1 of 4") is terminal
+    assert ("\033" in shown) is terminal
+    visible = last.replace("\033[2m", "").replace("\033[0m", "")
+    assert not terminal or (len(visible) < columns and "\n" not in visible)
+    screen.expect(0)
+    screen.print("over")
+    assert capsys.readouterr().out.endswith("over\n")
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from examples.demo.client import Client
 from examples.demo.screen import Screen
-from examples.demo.script import Script
+from examples.demo.script import INPUTS, Script
 from examples.demo.supervision import DemoFailed, Journal
 from examples.demo.verdict import acknowledged, findings, of, outcomes
 from turnkeeper import Runtime
@@ -73,6 +73,7 @@ async def demo() -> bool:
         store = Path(folder) / "demo.db"
         async with Runtime(store) as runtime:
             client = Client(runtime, journal)
+            screen.expect(INPUTS)
             try:
                 await Script(screen, journal, client, store).play()
             except DemoFailed as error:
@@ -80,6 +81,7 @@ async def demo() -> bool:
                 return False
             finally:
                 await client.close()
+                screen.expect(0)
     show_outcomes(screen, journal)
     show_transcript(screen, journal)
     return show_verdict(screen, journal, time.monotonic() - since)

@@ -1,6 +1,7 @@
 """What you see: one line for each thing that happens, a table, a transcript.
 
-Plain text where the output is no terminal; on one, colours, and the answer as it is generated.
+Plain text where the output is no terminal; on one, colours, and as the last line how far it has
+come, with the answer as it is generated.
 """
 
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+BAR = 20
+"""Columns of the bar that shows how many inputs have their outcome."""
 COLOURS = {
     "accepted": "cyan",
     "duplicate": "yellow",
@@ -34,6 +37,8 @@ class Screen:
         """Of each input what was told of its end."""
         self._answers: dict[str, str] = {}
         """Of each run what it has streamed."""
+        self._expected = 0
+        """How many inputs the bar stands for; without any there is none."""
 
     def style(self, text: str, name: str | None) -> str:
         return f"\033[{CODES[name]}m{text}\033[0m" if self._terminal and name else text
@@ -42,6 +47,22 @@ class Screen:
         """One line, in place of the answer that is being streamed."""
         clear = "\r\033[K" if self._terminal else ""
         print(clear + self.style(text, style), flush=True)
+        self._last_line()
+
+    def expect(self, inputs: int) -> None:
+        """Show from now on how many of so many inputs have their outcome; of 0 nothing."""
+        self._expected = inputs
+
+    def _last_line(self, who: str = "", text: str = "") -> None:
+        """What stands below all lines, until the next one."""
+        if not (self._terminal and self._expected):
+            return
+        ended = len(self._outcomes)
+        done = min(BAR, ended * BAR // self._expected)
+        line = f"{'█' * done}{'░' * (BAR - done)} {ended:2} of {self._expected} ended  {who:<6} "
+        room = self._width - 1 - len(line)
+        tail = self.style(text[-room:], "dim") if room > 0 else ""
+        print(f"\r\033[K{line[: self._width - 1]}{tail}", end="", flush=True)
 
     def heading(self, text: str) -> None:
         self.print()
@@ -108,9 +129,7 @@ class Screen:
             self._answers[run] = ""
             self.happened(who, "is answering", f"run …{run[-6:]}")
         self._answers[run] += text
-        if self._terminal:
-            tail = " ".join(self._answers[run].split())[-(self._width - 20) :]
-            print(f"\r\033[K            {who:<6}  {self.style(tail, 'dim')}", end="", flush=True)
+        self._last_line(who, " ".join(self._answers[run].split()))
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns as wide as they need; the last one is cut to the screen."""

@@ -12,6 +12,8 @@ SESSIONS = ("ada", "bob", "cleo", "dan")
 STORY = "Write a long story about a lighthouse and its keeper."
 CLOCKMAKER = "Tell me the story of a clockmaker in a small town."
 
+INPUTS = 13
+"""How many inputs the callers hand in, all acts together."""
 TOKENS_BEFORE_BLOW = 10
 """So many tokens of an answer are there before it is interrupted, or its process killed."""
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import random
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -59,6 +60,7 @@ def main() -> int:
     scale = FULL._replace(
         kills=given.kills, stops=given.stops, cuts=given.cuts, seconds=given.seconds
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and no process is left behind
     since = time.monotonic()
     show(f"{scale.workers} workers and {scale.callers} callers on one file, seed {seed}")
     try:
