@@ -183,6 +183,12 @@ def test_a_store_that_is_none_is_told(store: Path, tmp_path: Path) -> None:
     fails(call("sessions"), Exit.STORE, "upgrade Turnkeeper")
 
 
+def test_a_stopped_session_says_how_it_is_opened(left: Path) -> None:
+    """In words of the command line. [CLI-3]"""
+    ended = call("submit", "stopped-cy", "more", "--store", str(left))
+    fails(ended, Exit.NOT_READY, "is stopped", "`turnkeeper chat`")
+
+
 def test_a_full_queue_is_told(store: Path) -> None:
     """Exit code 4, and when to come back. [CLI-2..3]"""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from turnkeeper.cli.exits import INTERRUPTED, PIPE_CLOSED, Exit, exit_of
-from turnkeeper.errors import Overloaded
+from turnkeeper.errors import NotReady, Overloaded
 
 if TYPE_CHECKING:
     from cyclopts.exceptions import CycloptsError
@@ -73,6 +73,8 @@ def _line(error: BaseException) -> str:
     text = str(error) or repr(error)
     if isinstance(error, Overloaded) and "again" not in text:
         text += f"; try again in {error.retry_after:g} s"
+    if isinstance(error, NotReady) and error.state == "stopped":
+        text += ", as `turnkeeper chat` does"
     return text
 
 
