@@ -12,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.chaos.judge import IN_A_TURN, IN_AN_ACCEPT, Counts, count, gather
+from tools.chaos.judge import IN_A_TURN, IN_AN_ACCEPT, Counts, count, heard
 from tools.chaos.log import Doing, Log
 
 LEASE_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 """How long the processes may take to end in good order."""
 AIM_SECONDS = 2.0
-"""How long to wait for a caller that is in the middle of an accept, which takes milliseconds."""
+"""How long to wait for one in the middle of a turn, or of an accept, which takes milliseconds."""
+TELLING_SECONDS = 5.0
+"""How often to tell how far it has come."""
 
 
 class Scale(NamedTuple):
@@ -182,19 +184,23 @@ class Director:
         finally:
             for process in (*self._workers, *self._callers):
                 process.put_down()
-        return count(gather(self._directory))
+        return count(heard(self._directory))
 
     def _do_damage(self) -> Counts:
         deadline = time.monotonic() + self._scale.seconds
         look_at = 0.0
+        told = None
         while True:
             now = time.monotonic()
             if now >= look_at:
-                look_at = now + 5
-                done = self._counted()
+                done = count(heard(self._directory))
                 if self._is_enough(done) or now >= deadline:
                     return done
-                self._tell(done)
+                if told is None or now >= told + TELLING_SECONDS:
+                    told = now
+                    self._tell(done)
+                # The longer the logs, the longer a look: at most a tenth of the time goes to it.
+                look_at = now + 10 * (time.monotonic() - now)
             for process in self._workers:
                 if process.continues_at is not None and now >= process.continues_at:
                     process.proceed()
@@ -203,33 +209,25 @@ class Director:
 
     def _do_one_thing(self) -> None:
         chance = self._dice.random()
-        if chance < 0.15:
-            self._aim_at_a_caller().kill()
-            return
-        in_a_turn = self._in_a_turn.lives()
         awake = [process for process in self._workers if process.continues_at is None]
-        busy = [process for process in awake if process.life in in_a_turn]
-        if chance < 0.45 and len(awake) > 1:
-            stopped = self._dice.choice(busy or awake)
+        if chance < 0.15:
+            self._aim(self._callers, self._in_an_accept).kill()
+        elif chance < 0.45 and len(awake) > 1:
+            stopped = self._aim(awake, self._in_a_turn)
             stopped.stop(LEASE_SECONDS * self._dice.uniform(1.2, 3.0))
         else:
-            self._dice.choice(busy or self._workers).kill()
+            self._aim(self._workers, self._in_a_turn).kill()
 
-    def _aim_at_a_caller(self) -> Process:
-        """One in the middle of an accept, if there is one before long."""
+    def _aim(self, processes: list[Process], doing: Doing) -> Process:
+        """One in the middle of what it does, if there is one before long."""
         deadline = time.monotonic() + AIM_SECONDS
         while time.monotonic() < deadline:
-            accepting = self._in_an_accept.lives()
-            aimed = [process for process in self._callers if process.life in accepting]
+            lives = doing.lives()
+            aimed = [process for process in processes if process.life in lives]
             if aimed:
                 return self._dice.choice(aimed)
             time.sleep(0.001)
-        return self._dice.choice(self._callers)
-
-    def _counted(self) -> Counts:
-        if not (self._directory / "chaos.db").exists():
-            return Counts(0, 0, 0, 0, 0)
-        return count(gather(self._directory))
+        return self._dice.choice(processes)
 
     def _is_enough(self, done: Counts) -> bool:
         wanted = self._scale

@@ -60,8 +60,20 @@ class Counts(NamedTuple):
     runs: int
 
 
+def heard(directory: Path) -> Evidence:
+    """What was written down so far; the file that the processes share is left alone."""
+    return Evidence(
+        runs=list(read(directory / "runs")),
+        calls=list(read(directory / "calls")),
+        deeds=list(read(directory / "deeds")),
+        rows=(),
+        finals=frozenset(),
+        unrest=(),
+    )
+
+
 def gather(directory: Path) -> Evidence:
-    """Read everything."""
+    """Read everything, at the end."""
     connection = sqlite3.connect(f"file:{directory / 'chaos.db'}?mode=ro", uri=True)
     try:
         rows = [
@@ -75,10 +87,7 @@ def gather(directory: Path) -> Evidence:
         unrest = connection.execute(
             "SELECT id FROM session WHERE run IS NOT NULL OR active > 0 OR intent IS NOT NULL"
         )
-        return Evidence(
-            runs=list(read(directory / "runs")),
-            calls=list(read(directory / "calls")),
-            deeds=list(read(directory / "deeds")),
+        return heard(directory)._replace(
             rows=rows,
             finals=frozenset(_id(run) for (run,) in finals),
             unrest=[session for (session,) in unrest],
