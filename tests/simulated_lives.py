@@ -183,4 +183,18 @@ FOUND = (
         ),
         profile="debounce",
     ),
+    Found(
+        18,
+        "a run took what was queued, though something that another process put in came first",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("submit", 0.1, label="L0", script="ok"),
+            does("pause", 0.5),
+            does("submit", 0.5, label="L1", script="ok"),
+            does("submit", 0.5, "p1", label="L2", script="ok", priority=9),
+            does("resume", 0.1),
+        ),
+    ),
 )

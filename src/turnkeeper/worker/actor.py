@@ -297,12 +297,16 @@ class SessionActor:
 
     def reloaded(self, command: Command) -> None:
         """The inbox was read again: decide `command` again."""
+        starts = self.in_flight is not None and self.in_flight.decision.start is not None
         self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]
         elif command.run is None:
             self.mailbox = self.mailbox or deque()
             self.mailbox.appendleft(command)
+            if starts:
+                # What has come may go before what was staged.
+                self.mailbox.appendleft(Ask(decide_inbox, nothing, self._arrival_failed))
 
     def refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""

@@ -30,7 +30,7 @@ def order(evidence: Evidence) -> Iterator[Violation]:
             record = session.inputs.get(input_id or "")
             if record is None or not _plain(record):
                 continue
-            if code == "input.queued":
+            if code == "input.accepted":
                 waiting[record["input_id"]] = (-record["input"]["priority"], record["number"])
             elif code == "input.staged" and input_id in waiting:
                 mine = waiting.pop(record["input_id"])
