@@ -52,6 +52,24 @@ def test_cited_rules_exist(page: Path) -> None:
     assert cited - rules == set()
 
 
+def test_every_guarantee_that_is_checked_is_explained() -> None:
+    """The checker's names and the page's are the same, and what the page names is there."""
+    folder = SOURCES / "testing" / "simulation" / "checking"
+    source = "".join(path.read_text("utf-8") for path in folder.glob("*.py"))
+    checked = set(re.findall(r'Violation\(\s*"([^"]+)"', source))
+    page = (ROOT / "docs" / "explanation" / "guarantees.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([a-z, ]+) \| [A-Z]", page, re.MULTILINE)
+    explained = {name for row in rows for name in row.split(", ")}
+    explained |= set(re.findall(r"\*\*(the\s+agent[^*]+)\*\*", page.replace("\n", " ")))
+    assert checked == explained
+    assert len(checked) > 25
+    tests = set(_TEST.findall(page))
+    assert [name for name in sorted(tests) if not (ROOT / "tests" / name).exists()] == []
+    targets = set(re.findall(r"`?make ([a-z-]+)", page))
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert [t for t in sorted(targets) if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
+
+
 def test_decisions_are_numbered_once() -> None:
     """A decision's number is in its file's name and its title, and belongs to one decision."""
     pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))

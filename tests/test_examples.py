@@ -140,6 +140,19 @@ def test_an_order_outlives_its_server(tmp_path: Path) -> None:
     ]
 
 
+def test_a_careless_agent_is_convicted(tmp_path: Path) -> None:
+    """The report says what was done twice, and the few actions it takes; mended, it passes."""
+    lines = run("simulate_agent.py", tmp_path)
+    assert lines[0].startswith("careless: seed ")
+    assert lines[0].endswith("breaks: the agent's effects are made once")
+    actions = lines[lines.index("The actions:") + 2 : lines.index("What happened:")]
+    assert actions.index("") <= 6
+    effects = [line.partition("effect ")[2] for line in lines if "makes the effect" in line]
+    assert len(effects) == 2
+    assert len(set(effects)) == 1
+    assert lines[-1] == "careful: 40 lives, and every guarantee held"
+
+
 @pytest.mark.parametrize("question", ["Name three fruits."])
 def test_the_local_chat_remembers(tmp_path: Path, question: str) -> None:
     """A real model answers, and its second run finds the first one's messages."""

@@ -27,6 +27,7 @@ from turnkeeper.testing.faulty import (
     fail_matching,
     fail_nth,
 )
+from turnkeeper.testing.simulation import Simulation, effect, simulate
 
 __all__ = [
     "Behaviour",
@@ -40,10 +41,13 @@ __all__ = [
     "ManualEnvironment",
     "ManualTimer",
     "Plan",
+    "Simulation",
     "echo",
+    "effect",
     "fail_all",
     "fail_matching",
     "fail_nth",
     "manual_environment",
     "settle",
+    "simulate",
 ]

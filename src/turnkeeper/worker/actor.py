@@ -219,9 +219,8 @@ class SessionActor:
                 break
         if self.gone:
             return
-        run = self.run
-        if run is not None and not run.begun:
-            self._begin_run(run)
+        if self.run is not None and not self.run.begun:
+            self._begin_run(self.run)
         in_flight, armed = self.in_flight, self.armed
         if in_flight is None or armed is None or armed > in_flight.deadline:
             self._rest()
@@ -296,17 +295,14 @@ class SessionActor:
             self.services.slots.over(start)
 
     def reloaded(self, command: Command) -> None:
-        """The inbox was read again: decide `command` again."""
+        """The inbox was read: decide `command` again, what has come before it if it starts a run."""
         starts = self.in_flight is not None and self.in_flight.decision.start is not None
         self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]
         elif command.run is None:
-            self.mailbox = self.mailbox or deque()
-            self.mailbox.appendleft(command)
-            if starts:
-                # What has come may go before what was staged.
-                self.mailbox.appendleft(Ask(decide_inbox, nothing, self._arrival_failed))
+            news = [Ask(decide_inbox, nothing, self._arrival_failed)] if starts else []
+            self.mailbox = deque([*news, command, *(self.mailbox or ())])
 
     def refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""

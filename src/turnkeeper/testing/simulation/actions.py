@@ -3,6 +3,7 @@
 Decides nothing about how an action is carried out.
 """
 
+import textwrap
 from typing import Any
 
 from msgspec import Struct
@@ -54,11 +55,15 @@ class Life(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.config.items())
-        head = (
-            f"seed {self.seed}: {self.store}, processes {', '.join(self.processes)}, "
+        world = (
+            f"  {self.store}, processes {', '.join(self.processes)}, "
             f"{'shuffled' if self.shuffled else 'in order'}"
             f"{', executors by hand' if self.by_hand else ''}"
             f"{f', prompts {self.profile}' if self.profile else ''}, steer {self.steer}, "
-            f"cancel {self.cancel}\n  {settings}"
+            f"cancel {self.cancel}"
         )
-        return "\n".join([head, *map(str, self.actions)])
+        return "\n".join([*map(str, self.actions), "", world, _wrapped(settings)])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 98, initial_indent="  ", subsequent_indent="  ")

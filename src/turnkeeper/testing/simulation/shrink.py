@@ -49,6 +49,7 @@ def _worlds(life: Life) -> Iterator[Life]:
     alone = [replace(action, process=place) for action in life.actions]
     narrow = [replace(action, session=session if action.session else "") for action in alone]
     in_one_process = replace(life, processes=(place,), actions=tuple(alone), shuffled=False)
+    yield replace(in_one_process, sessions=(session,), actions=tuple(narrow), profile="")
     yield replace(in_one_process, sessions=(session,), actions=tuple(narrow))
     yield in_one_process
     yield replace(life, shuffled=False)
@@ -64,9 +65,20 @@ def _fewer(life: Life, breaks: Callable[[Life], bool]) -> Life:
             candidate = replace(life, actions=rest)
             if breaks(candidate):
                 life = candidate
+            elif size == 1 and (later := _without(life, start)) is not None and breaks(later):
+                life = later
             start -= size
         size //= 2
     return life
+
+
+def _without(life: Life, place: int) -> Life | None:
+    """Without one action, but with its pause; None if it has none, or nothing follows."""
+    gone, rest = life.actions[place], life.actions[place + 1 :]
+    if not gone.after_seconds or not rest:
+        return None
+    late = replace(rest[0], after_seconds=rest[0].after_seconds + gone.after_seconds)
+    return replace(life, actions=(*life.actions[:place], late, *rest[1:]))
 
 
 def _plainer(life: Life, breaks: Callable[[Life], bool]) -> Life:
@@ -86,7 +98,7 @@ def _forms(action: Action) -> Iterator[Action]:
     for name in action.facts:
         if name not in ("label", "script", "text"):
             facts = {key: value for key, value in action.facts.items() if key != name}
-            if action.verb in ("submit", "one_turn"):
+            if action.verb in ("submit", "one_turn", "crash"):
                 yield replace(action, facts=facts)
     script = str(action.facts.get("script", ""))
     for shorter in _scripts(script):
