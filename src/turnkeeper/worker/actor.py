@@ -295,7 +295,7 @@ class SessionActor:
             self.services.slots.over(start)
 
     def reloaded(self, command: Command) -> None:
-        """The inbox was read: decide `command` again, what has come before it if it starts a run."""
+        """The inbox was read: decide again, first about what has come if `command` starts a run."""
         starts = self.in_flight is not None and self.in_flight.decision.start is not None
         self.landed()
         if command.requests is not None:
