@@ -32,7 +32,10 @@ def planted(defect: Defect) -> Iterator[Path]:
 
 
 def found(defect: Defect, seeds: int = SEEDS) -> str | None:
-    """What the simulation says of the defect, or None if it finds nothing."""
+    """What the simulation says of the defect, or None if it finds nothing.
+
+    Raises `RuntimeError` where the package with the defect in it does not even run.
+    """
     command = [sys.executable, "-m", "turnkeeper.testing.simulation", "--stop"]
     command += ["--seeds", str(seeds), "--processes", "1"]
     with planted(defect) as directory:
@@ -44,8 +47,8 @@ def found(defect: Defect, seeds: int = SEEDS) -> str | None:
             check=False,
         )
     verdict = [line for line in ended.stdout.splitlines() if line.startswith("simulate:")]
-    if not verdict:
-        return f"the package did not even run: {ended.stderr.strip().splitlines()[-1:]}"
+    if not verdict:  # what does not run convicts nobody
+        raise RuntimeError(f"{defect.name}: the package did not run:\n{ended.stderr}")
     return verdict[0].removeprefix("simulate: FAILED: ") if ended.returncode else None
 
 
