@@ -62,6 +62,9 @@ async def test_submit_wait_and_look() -> None:
         assert await ada.input("other") is None
         assert (await (await ada.handle(first.input_id)).result()).text == "Booked: two tickets."
         assert [i.input_id for i in (await ada.inputs()).items] == [first.input_id, event.input_id]
+        ended = await ada.inputs(state=InputLifecycleState.CONSUMED, limit=1)
+        assert (len(ended.items), ended.next) == (1, 1)
+        assert (await ada.inputs(state=InputLifecycleState.QUEUED)).items == []
         assert (await ada.transcript(limit=1)).items[0].message.content == "two tickets"
         found = await ada.result(first.input_id)
         assert found is not None

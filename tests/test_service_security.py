@@ -400,6 +400,24 @@ async def test_bodies_that_arrive_have_a_bound_together() -> None:
         assert (await served.submit("ada", "x" * 1_900)).status_code == 202
 
 
+async def test_what_is_no_body_has_a_bound_as_well() -> None:
+    """[SRV-12] Headers behind a body, a body behind its answer: neither is taken without end."""
+    desk = Desk()
+    limits = Limits(header_bytes=2_000, body_seconds=60)
+    chunked = b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving(desk.agent, limits=limits) as served:
+        closing = chunked.replace(b"Host", b"Connection: close\r\nHost")
+        behind = b"POST /v1/webhooks/any" + closing + b"1\r\n{\r\n0\r\nX-Late: "
+        assert await raw(served, behind, then=b"x" * 1_000_000) == b""
+        small = await raw(served, behind + b"x\r\n\r\n")
+        assert small.startswith(b"HTTP/1.1 404")
+        for method in (b"GET /v1/live", b"POST /v1/nowhere"):
+            answered = await raw(served, method + chunked, then=b"5\r\n")
+            assert answered.startswith(b"HTTP/1.1 ")  # and its connection is closed
+        refused = await served.http.post("/v1/nowhere", content=b"x" * 20_000_000)
+        assert refused.status_code == 404  # which is not lost to who is still sending
+
+
 async def test_headers_have_a_bound_in_size_and_in_time() -> None:
     """[SRV-12] Too many bytes are 431; headers and bodies that do not come are not waited for."""
     desk = Desk()

@@ -17,7 +17,7 @@ from turnkeeper.client.following import stream_of
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
 from turnkeeper.core.inputs import Input, PromptInput
-from turnkeeper.core.lifecycle import RuntimeState
+from turnkeeper.core.lifecycle import InputLifecycleState, RuntimeState
 from turnkeeper.core.outcomes import (
     Accepted,
     CancelReport,
@@ -193,9 +193,18 @@ class RemoteSession:
                     raise
         return None
 
-    async def inputs(self, *, after: int = 0, limit: int = 100, active: bool = False) -> InputPage:
+    async def inputs(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        active: bool = False,
+        state: InputLifecycleState | None = None,
+    ) -> InputPage:
         """A page of the inputs, in the order of their admission; `limit` 1 to 1,000."""
         query = {"after": str(after), "limit": str(limit), "active": str(active).lower()}
+        if state is not None:
+            query["state"] = str(state)
         return await self._call("GET", "/inputs", InputPage, query=query)
 
     async def dead_letters(self, *, after: int = 0, limit: int = 100) -> InputPage:

@@ -158,6 +158,6 @@ class _Endpoint:
         headers = headers_of(problem)
         if problem.status == 405:
             headers["Allow"] = ", ".join(sorted(self._operations))
-        if problem.status in {408, 413, 503}:
+        if problem.status == 503:
             headers["Connection"] = "close"
         return Response(encode(problem), problem.status, headers)

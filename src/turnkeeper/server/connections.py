@@ -29,8 +29,11 @@ class _Bounded(HttpToolsProtocol):
 
     limits: Limits
     _head_bytes = 0
+    """Of a request's headers; once those are there, of what comes between pieces of its body."""
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = True
+    _deaf = False
+    """What still comes is ignored."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
@@ -41,18 +44,24 @@ class _Bounded(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        if self._deaf:
+            return
+        self._head_bytes += len(data)
         super().data_received(data)
         # What came with the end of the headers is the body's, and bounded there.
-        if self._in_head and self._head_bytes > self.limits.header_bytes:
+        if self._head_bytes > self.limits.header_bytes:
             self._refuse_headers()
         elif self._in_head and self._head_bytes and self._head_timer is None:
             self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # else it follows the body: nobody asks for those
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         self._head_is_there()
+        self._head_bytes = 0
         if size > self.limits.header_bytes:
             self._refuse_headers()
             return
@@ -62,6 +71,7 @@ class _Bounded(HttpToolsProtocol):
         scope[ARRIVED] = functools.partial(_has_arrived, self.cycle)
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if self.cycle is not None:  # else its headers were refused
             super().on_body(body)
 
@@ -70,6 +80,16 @@ class _Bounded(HttpToolsProtocol):
             super().on_message_complete()
         self._in_head = True
         self._head_bytes = 0
+
+    def on_response_complete(self) -> None:
+        refused = not self.pipeline and self.cycle.more_body
+        super().on_response_complete()
+        if refused and not self.transport.is_closing():
+            # Answered before its body was there. Closed at once, the answer could be lost to a
+            # sender that is still sending: it gets a while to read it, and nobody listens.
+            self._deaf = True
+            self.transport.write_eof()
+            self.loop.call_later(self.limits.header_seconds, self.transport.abort)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
@@ -88,7 +108,9 @@ class _Bounded(HttpToolsProtocol):
         self._refuse("headers_too_large", f"line and headers have at most {limit:,} bytes")
 
     def _refuse(self, code: str, detail: str) -> None:
-        if not self.transport.is_closing():
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # in the middle of a request there is no place for an answer
+        elif not self.transport.is_closing():
             self.transport.write(_answer_of(Refused(code, detail)))
             self.transport.close()
 
@@ -135,6 +157,10 @@ class _Joined:
         if self._held:
             held, self._held = self._held, b""
             self._transport.write(held)
+
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
 
     def close(self) -> None:
         self._flush()
