@@ -268,6 +268,18 @@ async def test_a_chat_completion_is_a_turn() -> None:
         assert desk.turns == ["two tickets", "two tickets", "stream one two"]
 
 
+async def test_the_agent_is_the_one_model() -> None:
+    """[SRV-18] Chat clients ask for it before anything else."""
+    desk = Desk()
+    async with serving(desk.agent) as served, official(served) as client:
+        names = [model.id async for model in client.models.list()]
+        assert len(names) == 1
+        asked: Any = {"messages": [{"role": "user", "content": "two"}]}
+        for name in (*names, "any other"):
+            answered = await client.chat.completions.create(model=name, **asked)
+            assert (answered.model, answered.choices[0].message.content) == (name, "Booked: two.")
+
+
 async def test_only_the_own_turn_is_streamed() -> None:
     """[SRV-18] Not what another input's run streams on the same session."""
     gate = asyncio.Event()

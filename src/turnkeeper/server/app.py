@@ -71,22 +71,16 @@ class App:
         elif scope["type"] == "http":
             # Routed as it was sent: decoded, a slash within a segment would be lost.
             raw = scope.get("raw_path") or scope["path"].encode()
-            await self._router({**scope, "path": raw.decode("latin-1")}, receive, _strictly(send))
+            await self._router({**scope, "path": raw.decode("latin-1")}, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
 
-def _strictly(send: Send) -> Send:
-    """Answers with the strict headers."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = message.setdefault("headers", [])
-            given = {name.lower() for name, _ in headers}
-            message["headers"] = [*headers, *(h for h in STRICT_HEADERS if h[0] not in given)]
-        await send(message)
-
-    return sent
+def _make_strict(message: Message) -> None:
+    """Add the strict headers to the start of an answer."""
+    headers = message.setdefault("headers", [])
+    given = {name for name, _ in headers}
+    message["headers"] = [*headers, *(h for h in STRICT_HEADERS if h[0] not in given)]
 
 
 class _Endpoint:
@@ -109,6 +103,7 @@ class _Endpoint:
             nonlocal sent
             if message["type"] == "http.response.start":
                 sent = message["status"]
+                _make_strict(message)
             await send(message)
 
         service.requests += 1

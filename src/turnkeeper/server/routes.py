@@ -31,7 +31,7 @@ from turnkeeper.server.calls import (
     Reply,
     json_reply,
 )
-from turnkeeper.server.openai import chat, responses
+from turnkeeper.server.openai import chat, models, responses
 from turnkeeper.wire import (
     InputPage,
     InputReport,
@@ -332,6 +332,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *_INPUTS,
     *responses.OPERATIONS,
     *chat.OPERATIONS,
+    *models.OPERATIONS,
     *_READING,
     *_LIFE,
     *upkeep.OPERATIONS,

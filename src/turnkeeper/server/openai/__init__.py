@@ -5,4 +5,5 @@ prompts.py      which part of a request becomes the input, and which session it 
 following.py    the text of one input's turn, as it is streamed, and its end
 responses.py    /v1/responses
 chat.py         /v1/chat/completions
+models.py       /v1/models
 """

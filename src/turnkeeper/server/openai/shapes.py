@@ -68,6 +68,22 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
 # -- answers ---------------------------------------------------------------------------------------
 
 
+class Model(Struct, frozen=True, kw_only=True):
+    """A model, which is the agent."""
+
+    id: str
+    object: str = "model"
+    created: int = 0
+    owned_by: str = "turnkeeper"
+
+
+class ModelList(Struct, frozen=True, kw_only=True):
+    """All models."""
+
+    data: list[Model]
+    object: str = "list"
+
+
 class OutputText(Struct, frozen=True, kw_only=True):
     """A text of an output message."""
 
