@@ -68,14 +68,24 @@ def test_a_durable_step_is_taken_once(tmp_path: Path) -> None:
     assert rest == ["Booked and paid, receipt-1.", "attempts: 2, failures: 1", "charged once"]
 
 
-def test_an_approval_reaches_the_running_turn(tmp_path: Path) -> None:
-    """The callback is handed out at a checkpoint, and stands in the transcript where it came."""
-    assert run("approval.py", tmp_path) == [
-        "Sent, Ada approved.",
+def test_a_callback_reaches_the_running_turn(tmp_path: Path) -> None:
+    """It is handed out at a checkpoint, and stands in the transcript where it came."""
+    assert run("checkpoint.py", tmp_path) == [
+        "Sent in Dutch too.",
         "1 user: 'a letter to the landlord'",
         "2 assistant: 'Draft: a letter to the landlord.'",
-        '3 user: \'approval\\n{"by":"Ada"}\'',
-        "4 assistant: 'Sent, Ada approved.'",
+        '3 user: \'translation\\n{"language":"Dutch"}\'',
+        "4 assistant: 'Sent in Dutch too.'",
+    ]
+
+
+def test_an_approval_outlives_the_process_that_asked(tmp_path: Path) -> None:
+    """The session goes on meanwhile; the first answer counts. [APR-1] [APR-6]"""
+    assert run("approval.py", tmp_path) == [
+        "Refund 19.00?",
+        "Noted: an aisle seat.",
+        "Eve approved: 1900 cents are on their way.",
+        "already_answered: approved",
     ]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
+from turnkeeper.config import NAME_MAX_CHARACTERS, PAGE_DEFAULT, PAGE_MAX
+from turnkeeper.core.approvals import Approval
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.outcomes import CompletionOutcome, InputState, SessionState
@@ -68,6 +69,12 @@ class TranscriptPage(Struct, frozen=True, kw_only=True):
     """`after` of the next page; null at the end."""
 
 
+class ApprovalList(Struct, frozen=True, kw_only=True):
+    """A session's open approvals, in the order in which they were asked; 100 at most."""
+
+    items: list[Approval]
+
+
 # -- bodies of requests ----------------------------------------------------------------------------
 
 _Reason = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -98,6 +105,18 @@ class RequeueRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of each step that was done, its result."""
     not_done: list[str] = []
     """Steps that were not done."""
+
+
+class AnswerRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person has decided."""
+
+    approved: bool
+    comment: Annotated[str, Meta(min_length=1)] | None = None
+    """A word about it, which the agent is told; at most 1,000,000 bytes."""
+    value: Any = None
+    """JSON that the agent is given besides."""
+    by: Annotated[str, Meta(min_length=1, max_length=NAME_MAX_CHARACTERS)] | None = None
+    """Who decides."""
 
 
 # -- the stream ------------------------------------------------------------------------------------

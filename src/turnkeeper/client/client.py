@@ -14,6 +14,7 @@ import httpx2
 from turnkeeper.client.calling import Caller, Request
 from turnkeeper.client.completion import RemoteCompletion
 from turnkeeper.client.following import stream_of
+from turnkeeper.core.approvals import Approval, ApprovalReport
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
 from turnkeeper.core.inputs import Input, PromptInput
@@ -36,6 +37,8 @@ from turnkeeper.errors import ServiceError, ValidationFailed
 from turnkeeper.turn import NOT_DONE
 from turnkeeper.wire import (
     WAIT_MAX_SECONDS,
+    AnswerRequest,
+    ApprovalList,
     InputPage,
     InputReport,
     InterruptRequest,
@@ -284,6 +287,28 @@ class RemoteSession:
             not_done=[key for key, result in told.items() if result is NOT_DONE],
         )
         return await self._post(f"/inputs/{quote(input_id, safe='')}/requeue", Accepted, body)
+
+    async def approvals(self) -> list[Approval]:
+        """What the session's agent has asked a person and nobody has answered, the oldest first."""
+        return (await self._call("GET", "/approvals", ApprovalList)).items
+
+    async def answer_approval(
+        self,
+        approval_id: InputId,
+        *,
+        approved: bool,
+        comment: str | None = None,
+        value: Any = None,
+        by: str | None = None,
+    ) -> ApprovalReport:
+        """Decide what was asked; the first answer counts. See `Session.answer_approval`.
+
+        Where an answer was lost and sent again, the report may say `already_answered`, with the
+        decision.
+        """
+        body = AnswerRequest(approved=approved, comment=comment, value=value, by=by)
+        path = f"/approvals/{quote(approval_id, safe='')}"
+        return await self._post(path, ApprovalReport, body)
 
     async def register(self) -> SessionState:
         """Make the session if it is unknown, open it if it was stopped."""

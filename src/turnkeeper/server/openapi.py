@@ -29,6 +29,7 @@ _PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "The session's id; percent-encoded, it may hold any character but controls.",
     },
     "input_id": {"schema": {"type": "string"}, "description": "The input's id."},
+    "approval_id": {"schema": {"type": "string"}, "description": "The approval's id."},
     "key": {"schema": {"type": "string"}, "description": "The idempotency key."},
     "run_id": {"schema": {"type": "string"}, "description": "The run's id."},
     "hook": {"schema": {"type": "string"}, "description": "The webhook's name."},

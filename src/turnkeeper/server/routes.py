@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from turnkeeper.core.approvals import ApprovalReport
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.outcomes import (
     Accepted,
@@ -33,6 +34,8 @@ from turnkeeper.server.calls import (
 )
 from turnkeeper.server.openai import chat, models, responses
 from turnkeeper.wire import (
+    AnswerRequest,
+    ApprovalList,
     InputPage,
     InputReport,
     InterruptRequest,
@@ -230,6 +233,31 @@ _READING = (
         scopes=READ,
         replies={200: json_reply(SessionState, "The session.")},
         problems=(*_UNKNOWN, "store_failed"),
+    ),
+    Operation(
+        method="GET",
+        path=f"{_SESSION}/approvals",
+        name="listApprovals",
+        summary="What the session's agent has asked a person, and nobody has answered.",
+        tag="Approvals",
+        handler=sessions.approvals,
+        scopes=READ,
+        replies={200: json_reply(ApprovalList, "The open ones.")},
+        problems=(*_UNKNOWN, "store_failed"),
+    ),
+    Operation(
+        method="POST",
+        path=f"{_SESSION}/approvals/{{approval_id:segment}}",
+        name="answerApproval",
+        summary="Decide what was asked; the first answer counts.",
+        details="A second answer, and one that comes too late, changes nothing: `effect` says so, "
+        "and `decision` what counts. The agent's turn about it is that of the input `input_id`.",
+        tag="Approvals",
+        handler=sessions.answer_approval,
+        scopes=OPERATE,
+        body=AnswerRequest,
+        replies={200: json_reply(ApprovalReport, "What became of it, and what was decided.")},
+        problems=(*_NO_INPUT, "not_ready", "overloaded", "request_expired", *CLOSED),
     ),
     Operation(
         method="GET",

@@ -10,9 +10,10 @@ from turnkeeper.core.lifecycle import RuntimeState
 from turnkeeper.core.outcomes import SessionState
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.calls import Call, Handler, answer
+from turnkeeper.server.inputs import known
 from turnkeeper.server.pages import page_of
 from turnkeeper.server.problems import Refused
-from turnkeeper.wire import PAGE, After, Limit, SessionPage, TranscriptPage
+from turnkeeper.wire import PAGE, After, ApprovalList, Limit, SessionPage, TranscriptPage
 
 
 class SessionsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +95,28 @@ async def receipt(call: Call) -> Response:
     if found is None:
         raise Refused("receipt_not_found", f"run {run_id!r} has no such receipt, or none yet")
     return answer(found)
+
+
+async def approvals(call: Call) -> Response:
+    """What the session's agent has asked a person."""
+    return answer(ApprovalList(items=await call.service.runtime.approvals(call.path["session_id"])))
+
+
+async def answer_approval(call: Call) -> Response:
+    """Decide for a person what was asked."""
+    call.service.check_open()
+    session_id, approval_id = call.path["session_id"], call.path["approval_id"]
+    await known(call, session_id, approval_id)
+    told = call.body
+    report = await call.service.runtime.answer_approval(
+        session_id,
+        approval_id,
+        approved=told.approved,
+        comment=told.comment,
+        value=told.value,
+        by=told.by,
+    )
+    return answer(report)
 
 
 async def interrupt(call: Call) -> Response:
