@@ -196,6 +196,8 @@ async def _make(runtime: Runtime, name: str) -> None:
     session = runtime.session(name)
     for text, key in (("two tickets", "done"), ("fail", "dead")):
         await (await session.submit(text, key=key)).wait()
+    if name.endswith(("-approvals", "-approve", "-deny")):
+        await (await session.submit("ask", key="asked")).wait()
     if state == "running":
         await session.submit("hold", key="held")
         while await session.state() != "running":  # noqa: ASYNC110  a condition, not an event

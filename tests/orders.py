@@ -17,6 +17,8 @@ async def made(path: str) -> None:
 
 @agent
 async def clerk(turn: Turn) -> str:
+    if turn.approval is not None:
+        return f"{turn.approval.question} {turn.approval.decision}"
     match turn.text.split():
         case ["hold"]:
             await asyncio.Event().wait()
@@ -34,6 +36,8 @@ async def clerk(turn: Turn) -> str:
             return "None left."
         case ["fail"]:
             raise NonRetryable("no such tickets")
+        case ["ask", *what]:
+            turn.wait_for_approval(f"May I {' '.join(what)}?", details={"words": what})
         case ["charge"]:
             await turn.once("charge", charge)
     for piece in ("Booked: ", turn.text, "."):

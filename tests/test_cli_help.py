@@ -94,6 +94,8 @@ async def _dead_letters(store: Path) -> None:
         ada = runtime.session("ada")
         for key, text in (("order-2", "fail"), ("order-3", "charge"), ("order-4", "charge")):
             await (await ada.submit(text, key=key)).wait()
+        for number in (5, 6, 7):
+            await (await ada.submit("ask about it", key=f"order-{number}")).wait()
 
 
 def _command_in(folder: Path) -> Path:

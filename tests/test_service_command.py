@@ -106,6 +106,10 @@ def test_the_verbs_ask_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert ask("submit", "ada", "other", "--key", "k", "--json").document["duplicate"]
         fails(ask("submit", "ada", "fail", "--key", "f", "--wait"), Exit.FAILED, "non_retryable")
         assert ask("requeue", "ada", "f").code == Exit.DONE
+        assert ask("submit", "ada", "ask it", "--key", "a", "--wait").code == Exit.DONE
+        assert len(ask("approvals", "ada", "--json").document["approvals"]) == 1
+        assert ask("approve", "ada", "a").code == Exit.DONE
+        fails(ask("deny", "ada", "a"), Exit.FAILED, "is approved already")
         assert ask("pause", "ada").code == Exit.DONE
         assert ask("resume", "ada").code == Exit.DONE
         assert ask("interrupt", "ada").out == "ada: no turn is in progress\n"

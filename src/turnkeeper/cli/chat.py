@@ -19,7 +19,7 @@ from turnkeeper.cli.exits import INTERRUPTED, Exit
 from turnkeeper.cli.output import log_in_lines, note, say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, name_of, store_of
 from turnkeeper.cli.plain import one_line, plain
-from turnkeeper.cli.submitting import words_of
+from turnkeeper.cli.submitting import note_approvals, words_of
 from turnkeeper.core.deltas import TextDelta, ToolCall, ToolResult
 from turnkeeper.core.ids import RunId
 from turnkeeper.core.inputs import PromptInput
@@ -196,6 +196,7 @@ class _Talk:
             else:
                 rest = text[len(self._shown) :] if text.startswith(self._shown) else ""
                 _show(f"{rest}\n")
+            note_approvals(outcome.result)
             return
         if self._shown:
             _show("\n")

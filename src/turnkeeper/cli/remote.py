@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from turnkeeper.client import Client, RemoteCompletion
+from turnkeeper.core.approvals import Approval, ApprovalReport
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.outcomes import (
@@ -89,6 +90,26 @@ class Remote:
     ) -> Accepted:
         """Admit a dead letter again."""
         return await self.client.session(session).requeue(input_id, steps=steps)
+
+    async def approvals(self, session: str) -> list[Approval]:
+        """What waits for a person."""
+        return await self.client.session(session).approvals()
+
+    async def answer_approval(
+        self,
+        session: str,
+        approval_id: str,
+        *,
+        approved: bool,
+        comment: str | None = None,
+        value: Any = None,
+        by: str | None = None,
+    ) -> ApprovalReport:
+        """Decide for a person."""
+        found = self.client.session(session)
+        return await found.answer_approval(
+            approval_id, approved=approved, comment=comment, value=value, by=by
+        )
 
     async def retire_runtime(
         self, session: str, *, drain_timeout: float | None = None

@@ -16,6 +16,7 @@ from turnkeeper.core.outcomes import (
     RuntimeTerminated,
     Superseded,
 )
+from turnkeeper.core.runs import RunResult
 from turnkeeper.runtime import Runtime
 from turnkeeper.worker.completion import Completion
 
@@ -61,8 +62,15 @@ def tell_outcome(outcome: CompletionOutcome, *, quiet: bool = False) -> Exit:
     if isinstance(outcome, Completed | CompletedWithoutResult):
         if isinstance(outcome, Completed) and not quiet:
             say(outcome.result.text)
+            note_approvals(outcome.result)
         return Exit.DONE
     raise Failure(f"the input did not complete: {words_of(outcome)}")
+
+
+def note_approvals(result: RunResult) -> None:
+    """Say that a turn has ended by asking a person."""
+    if result.approvals:
+        note("it waits for a person: `turnkeeper approvals` lists what for")
 
 
 def words_of(outcome: CompletionOutcome) -> str:

@@ -182,6 +182,35 @@ VERBS = (
         ),
     ),
     Verb(
+        "approvals",
+        _CONTROL,
+        "approving:approvals",
+        "List what a session's agent has asked a person, and nobody has answered.",
+        "The session goes on with other inputs meanwhile. What has expired is listed no more: the "
+        "agent is told.",
+        ("turnkeeper approvals ada", "turnkeeper approvals ada --json"),
+    ),
+    Verb(
+        "approve",
+        _CONTROL,
+        "approving:approve",
+        "Say yes to what an agent has asked.",
+        "It is named by its id, or by the id or key of the input whose turn has asked. The first "
+        "answer counts; where that was another one, or came in time no more, the exit code is 1.",
+        (
+            "turnkeeper approve ada order-5",
+            "turnkeeper approve ada order-6 --by eve --value '{\"discount\": 0.1}'",
+        ),
+    ),
+    Verb(
+        "deny",
+        _CONTROL,
+        "approving:deny",
+        "Say no to what an agent has asked.",
+        "As approve. The agent is told, with the comment.",
+        ('turnkeeper deny ada order-7 --comment "not this month"',),
+    ),
+    Verb(
         "pause",
         _CONTROL,
         "control:pause",
