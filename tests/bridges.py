@@ -7,7 +7,14 @@ from contextlib import suppress
 from typing import Any, Self
 
 from agents import Agent as SdkAgent
-from agents import Model, ModelResponse, ModelSettings, function_tool, set_tracing_disabled
+from agents import (
+    Model,
+    ModelResponse,
+    ModelSettings,
+    Usage,
+    function_tool,
+    set_tracing_disabled,
+)
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -86,7 +93,12 @@ def pydantic_model(brain: Brain) -> FunctionModel:
                 yield {index: DeltaToolCall(told, piece, tool_call_id=call_id)}
                 told = None
 
-    return FunctionModel(stream_function=answer)
+    async def whole(messages: list[ModelMessage], _: AgentInfo) -> PydanticResponse:
+        reply = await brain.ask(pydantic_said(messages))
+        calls = [ToolCallPart(name, given, call_id) for call_id, name, given in reply.calls]
+        return PydanticResponse(parts=[TextPart(reply.text), *calls])
+
+    return FunctionModel(whole, stream_function=answer)
 
 
 def pydantic_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
@@ -127,8 +139,13 @@ class SdkModel(Model):
     def __init__(self, brain: Brain) -> None:
         self.brain = brain
 
-    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
-        raise NotImplementedError
+    async def get_response(self, *_: Any, **asked: Any) -> ModelResponse:
+        given = asked["input"]
+        if isinstance(given, str):
+            given = [{"role": "user", "content": given}]
+        reply = await self.brain.ask(sdk_said(given))
+        made = sdk_response(reply.text, reply.calls)
+        return ModelResponse(output=made.output, usage=Usage(), response_id=None)
 
     async def stream_response(  # type: ignore[override]  # an async generator, as theirs is
         self, system: str | None, given: Any, settings: ModelSettings, *_: Any, **__: Any

@@ -24,26 +24,31 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
     capabilities = Capabilities(steer="native", snapshot="per_step", cancel="graceful")
 
     def __init__(self, codec: Codec[Item], limits: TurnLimits | None) -> None:
-        self._codec = codec
+        self.codec = codec
+        """How this framework's messages lie in a transcript."""
         self._limits = limits or TurnLimits()
         self.histories = Histories(codec)
         self._works: dict[str, Work[Item]] = {}
 
     async def run(self, turn: Turn) -> ApplyOutput:
         """Make one attempt at a turn."""
-        entries = await self.histories.load(turn)
-        work = Work(turn, self._codec, self._limits, entries)
+        work = Work(turn, self.codec, self._limits, await self.histories.load(turn))
         self._works[turn.run_id] = work
-        with inside(work):
-            try:
-                if not (work.prompts or work.continuation):
-                    raise NonRetryable("the turn's inputs hold nothing but white space")
-                return await self.answer(work)
-            except Stop:
-                return await work.conclude()
-            finally:
-                work.close()
-                del self._works[turn.run_id]
+        try:
+            async with work.steps:
+                with inside(work):
+                    return await self._attempt(work)
+        finally:
+            work.close()
+            del self._works[turn.run_id]
+
+    async def _attempt(self, work: Work[Item]) -> ApplyOutput:
+        if not (work.prompts or work.continuation):
+            raise NonRetryable("the turn's inputs hold nothing but white space")
+        try:
+            return await self.answer(work)
+        except Stop:
+            return await work.conclude()
 
     @abstractmethod
     async def answer(self, work: Work[Item]) -> ApplyOutput:

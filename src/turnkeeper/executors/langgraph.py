@@ -56,8 +56,8 @@ class _Codec(Codec[BaseMessage]):
 
     format = "langgraph/1"
 
-    def encode(self, message: BaseMessage) -> bytes:
-        return msgspec.json.encode(messages_to_dict([message]), enc_hook=str)
+    def encode(self, items: Sequence[BaseMessage]) -> bytes:
+        return msgspec.json.encode(messages_to_dict(items), enc_hook=str)
 
     def decode(self, data: bytes) -> tuple[BaseMessage, ...]:
         return tuple(messages_from_dict(msgspec.json.decode(data)))
@@ -100,9 +100,9 @@ class _AsIs(SerializerProtocol):
 
 
 class _Meter(AsyncCallbackHandler):
-    """Counts the calls of the model, wherever in the graph they are made, and the answers."""
+    """Counts and bounds the calls of the model, wherever in the graph they are made."""
 
-    run_inline = True
+    raise_error = True
 
     def __init__(self, work: Work[BaseMessage]) -> None:
         self.work = work
@@ -110,7 +110,7 @@ class _Meter(AsyncCallbackHandler):
         """Answers of tools in the step that is under way."""
 
     async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
-        self.work.spent.model_calls += 1
+        self.work.asking()
 
     async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
         for generation in (g for several in response.generations for g in several):
@@ -126,8 +126,6 @@ class _Meter(AsyncCallbackHandler):
 class GraphAgent(FrameworkExecutor[BaseMessage]):
     """What `durable_agent` makes of a graph."""
 
-    _codec: _Codec
-
     def __init__(
         self, graph: CompiledStateGraph[Any, Any, Any, Any], limits: TurnLimits | None, key: str
     ) -> None:
@@ -137,7 +135,7 @@ class GraphAgent(FrameworkExecutor[BaseMessage]):
 
     async def answer(self, work: Work[BaseMessage]) -> ApplyOutput:
         """Run the graph step by step, and commit between the steps."""
-        run = _GraphRun(work, self._codec, self._graph, self._key)
+        run = _GraphRun(work, self._graph, self._key)
         try:
             async with work.stoppable():
                 return await run.to_its_end()
@@ -152,12 +150,10 @@ class _GraphRun:
     def __init__(
         self,
         work: Work[BaseMessage],
-        codec: _Codec,
         graph: CompiledStateGraph[Any, Any, Any, Any],
         key: str,
     ) -> None:
         self.work = work
-        self.codec = codec
         self.graph = graph.copy(update={"checkpointer": InMemorySaver(serde=_AsIs())})
         self.key = key
         self.meter = _Meter(work)
@@ -211,7 +207,7 @@ class _GraphRun:
             return None
         if work.continuation:
             work.give_up_pending()
-        prompts = [m for p in work.prompts for m in self.codec.plain("user", p.text)]
+        prompts = [m for p in work.prompts for m in work.codec.plain("user", p.text)]
         messages = [*work.history(), *([] if work.continuation else prompts)]
         for number, message in enumerate(messages):
             message.id = message.id or f"{work.turn.run_id}-{number}"
@@ -253,7 +249,7 @@ class _GraphRun:
             role = "tool"
         elif isinstance(message, SystemMessage):
             role = "system_notice"
-        self.work.add(role, str(message.text), (message,), self.codec.encode(message))
+        self.work.add(role, str(message.text), message)
 
     def _remember(self, state: StateSnapshot) -> None:
         values = {name: value for name, value in state.values.items() if name != self.key}

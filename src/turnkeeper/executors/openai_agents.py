@@ -42,7 +42,14 @@ try:
         Tool,
         function_tool,
     )
-    from agents.exceptions import UserError
+    from agents.exceptions import (
+        InputGuardrailTripwireTriggered,
+        OutputGuardrailTripwireTriggered,
+        ToolInputGuardrailTripwireTriggered,
+        ToolOutputGuardrailTripwireTriggered,
+        UserError,
+    )
+    from agents.function_schema import FuncSchema, function_schema
     from agents.run_config import CallModelData, ModelInputData
     from agents.tool import invoke_function_tool, set_function_tool_failure_error_function
     from agents.tool_context import ToolContext
@@ -53,11 +60,21 @@ except ModuleNotFoundError as missing:
 
 Json = dict[str, Any]
 
+_TRIPWIRES = (
+    InputGuardrailTripwireTriggered,
+    OutputGuardrailTripwireTriggered,
+    ToolInputGuardrailTripwireTriggered,
+    ToolOutputGuardrailTripwireTriggered,
+)
+
 
 class _Codec(Codec[Json]):
     """`Message.data` is a JSON list of the SDK's input items: of one response, or one answer."""
 
     format = "openai-agents/1"
+
+    def encode(self, items: Sequence[Json]) -> bytes:
+        return to_json(list(items))
 
     def decode(self, data: bytes) -> tuple[Json, ...]:
         return tuple(msgspec.json.decode(data, type=list[Json]))
@@ -126,7 +143,7 @@ class _Hooks(RunHooks[Any]):
             if _answers(item) and self.awaited.pop(item["call_id"], None) is not None:
                 output = item.get("output", "")
                 words = output if isinstance(output, str) else to_json(output).decode()
-                self.work.add("tool", words, (item,), to_json([item]))
+                self.work.add("tool", words, item)
         self.finished = {}
 
     async def on_llm_end(
@@ -140,7 +157,7 @@ class _Hooks(RunHooks[Any]):
         if not items:
             return
         text = "".join(ItemHelpers.extract_text(item) or "" for item in response.output)
-        self.work.add("assistant", text, items, to_json(items))
+        self.work.add("assistant", text, *items)
         self.awaited = {item["call_id"]: item for item in items if _calls(item)}
         if self.awaited:
             self.steered += await self.work.border()
@@ -211,6 +228,8 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         except UserError as error:
             cause = error.__cause__ or error
             raise (cause if isinstance(cause, TurnkeeperError) else error) from error
+        except _TRIPWIRES as tripwire:
+            raise NonRetryable(f"a guardrail of the agent: {tripwire}") from tripwire
         finally:
             result.cancel()
             if result.run_loop_task is not None:
@@ -223,8 +242,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         """Keep what was said and done until the run was stopped. [ADP-6]"""
         hooks.take_answers(list(hooks.finished.values()))
         if said and not hooks.awaited:
-            item = {"role": "assistant", "content": said}
-            work.add("assistant", said, (item,), to_json([item]))
+            work.add("assistant", said, {"role": "assistant", "content": said})
 
     def _current_agent(self, work: Work[Json]) -> Agent[Any]:
         """The agent that the conversation was handed to, if it is still there."""
@@ -350,16 +368,30 @@ def durable_tool(
     made = tool if isinstance(tool, FunctionTool) else function_tool(tool)
     inner = set_function_tool_failure_error_function(copy.copy(made), None)
     rule = StepRule(idempotent=idempotent, reconcile=reconcile)
+    schema = _schema_of(made)
 
     async def invoke(ctx: ToolContext[Any], arguments: str) -> Any:
         work = current_work()
-        if work is None:  # outside of any turn, as in a test of the agent alone
+        if work is None:  # outside of any turn, or inside of a step
             return await inner.on_invoke_tool(ctx, arguments)
+        try:
+            given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+            if schema is not None:
+                schema.params_pydantic_model(**given)
+        except ValueError as error:  # the tool is not called at all: the model may try again
+            return f"The arguments of {inner.name} are wrong: {error}"
 
         async def called() -> Any:
             return to_jsonable_python(await inner.on_invoke_tool(ctx, arguments), fallback=str)
 
-        given = msgspec.json.decode(arguments or "{}")
         return await work.step(ctx.tool_call_id, inner.name, given, called, rule)
 
     return set_function_tool_failure_error_function(replace(inner, on_invoke_tool=invoke), None)
+
+
+def _schema_of(tool: FunctionTool) -> FuncSchema | None:
+    """What checks the arguments of a function's tool; another kind of tool has none."""
+    function = getattr(tool, "__wrapped__", None)
+    if function is None:
+        return None
+    return function_schema(function, strict_json_schema=tool.strict_json_schema)

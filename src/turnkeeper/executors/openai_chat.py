@@ -54,6 +54,10 @@ class _Codec(Codec[Json]):
 
     format = "openai-chat/1"
 
+    def encode(self, items: Sequence[Json]) -> bytes:
+        (message,) = items
+        return msgspec.json.encode(message)
+
     def decode(self, data: bytes) -> tuple[Json, ...]:
         return (msgspec.json.decode(data, type=Json),)
 
@@ -220,7 +224,7 @@ class ChatAgent(FrameworkExecutor[Json]):
                 work.asking()
                 reply = await self._ask(client, work, messages)
                 message = reply.message()
-                work.add("assistant", reply.text, (message,), msgspec.json.encode(message))
+                work.add("assistant", reply.text, message)
                 messages.append(message)
                 if not reply.calls:
                     return work.result(reply.text, self._structured(reply.text))
@@ -238,8 +242,7 @@ class ChatAgent(FrameworkExecutor[Json]):
                 reply.take(chunk, work)
         except asyncio.CancelledError:
             if work.stopped is not None and reply.text:
-                said = {"role": "assistant", "content": reply.text}
-                work.add("assistant", reply.text, (said,), msgspec.json.encode(said))
+                work.add("assistant", reply.text, {"role": "assistant", "content": reply.text})
             raise
         if not reply.finished:
             raise ChatError(f"{self._url} broke off in the middle of its answer")
@@ -278,7 +281,7 @@ class ChatAgent(FrameworkExecutor[Json]):
             content = await self._run_tool(work, call["id"], name, arguments)
             work.emit(ToolResult(call["id"], name, content))
             (answer,) = work.codec.answer(Call(call["id"], name), content)
-            work.add("tool", content, (answer,), msgspec.json.encode(answer))
+            work.add("tool", content, answer)
             answers.append(answer)
         return answers
 

@@ -11,6 +11,7 @@ commit, and what may reach a model, is decided in `work` and `safety`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from inspect import isawaitable
 from typing import Any
 
 from turnkeeper.config import TurnLimits
@@ -24,7 +25,14 @@ from turnkeeper.executors.pydantic_messages import (
     says_something,
     words_of,
 )
-from turnkeeper.executors.work import Prompt, StepRule, Stop, Work
+from turnkeeper.executors.work import (
+    Prompt,
+    StepRule,
+    Stop,
+    Work,
+    current_work,
+    inner_call,
+)
 from turnkeeper.turn import Turn
 
 try:
@@ -71,9 +79,8 @@ _WRITTEN = {"turnkeeper": "written"}
 class _Record:
     """Hands the messages that a run adds to the transcript, each once."""
 
-    def __init__(self, work: Work[ModelMessage], codec: PydanticCodec) -> None:
+    def __init__(self, work: Work[ModelMessage]) -> None:
         self._work = work
-        self._codec = codec
         self._seen = 0
         shown = [prompt for prompt in work.prompts if prompt.written]
         self._first = None if len(shown) == len(work.prompts) else shown
@@ -116,7 +123,7 @@ class _Record:
             self._add(role, replace(message, parts=rest, instructions=None))
 
     def _add(self, role: Role, message: ModelMessage) -> None:
-        self._work.add(role, words_of(message), (message,), self._codec.encode(message))
+        self._work.add(role, words_of(message), message)
 
 
 def _shown_only(parts: list[ModelRequestPart], shown: list[Prompt]) -> list[ModelRequestPart]:
@@ -168,14 +175,32 @@ class _Hooks(AbstractCapability[Any]):
             try:
                 return _recorded(await handler(args))
             # The tool's own answers to the model: it says that it has done nothing.
-            except (exceptions.ModelRetry, exceptions.ToolRetryError) as retry:
-                return {"retry": str(retry)}
+            except (
+                exceptions.ModelRetry,
+                exceptions.ToolRetryError,
+                exceptions.UnexpectedModelBehavior,
+            ) as retry:
+                return {"retry": _asked_for(retry)}
             except (exceptions.ToolFailed, exceptions.ToolFailedError) as failure:
                 return {"failed": str(failure)}
 
         arguments = call.args_as_dict()
         answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
         return _recalled(answer)
+
+
+def _asked_for(error: Exception) -> str:
+    """What a tool has its model try again for. Raises what is no answer of the tool's own.
+
+    The framework says of a tool that it cut off at its time limit that it may be called again,
+    and of one that has asked for too many retries that the model misbehaves.
+    """
+    retry = error if isinstance(error, exceptions.ModelRetry) else error.__cause__
+    if not isinstance(retry, exceptions.ModelRetry):
+        raise error
+    if isinstance(retry.__context__, TimeoutError):
+        raise TimeoutError(f"the tool was cut off: {retry}") from retry
+    return str(retry)
 
 
 _tool_returns = TypeAdapter(ToolReturn[Any])
@@ -210,8 +235,6 @@ def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
 class PydanticAgent(FrameworkExecutor[ModelMessage]):
     """What `durable_agent` makes of an agent."""
 
-    _codec: PydanticCodec
-
     def __init__(
         self,
         agent: Agent[Any, Any],
@@ -227,7 +250,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
 
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
-        record = _Record(work, self._codec)
+        record = _Record(work)
         hooks = _Hooks(work, record)
         token = CancellationToken()
         work.on_stop = token.cancel
@@ -331,7 +354,18 @@ def durable_tool(
     """
     made = tool if isinstance(tool, Tool) else Tool(tool)
     rule = step_metadata(idempotent=idempotent, reconcile=reconcile)
-    return replace(made, metadata={**(made.metadata or {}), **rule})
+    inner = made.prepare
+
+    async def prepare(ctx: RunContext[Any], defined: ToolDefinition) -> ToolDefinition | None:
+        work = current_work()
+        if work is not None and ctx.run_id != work.turn.run_id:
+            raise inner_call(made.name)
+        if inner is None:
+            return defined
+        prepared = inner(ctx, defined)
+        return await prepared if isawaitable(prepared) else prepared
+
+    return replace(made, metadata={**(made.metadata or {}), **rule}, prepare=prepare)
 
 
 def step_metadata(

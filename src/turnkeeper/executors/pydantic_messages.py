@@ -33,8 +33,8 @@ class PydanticCodec(Codec[ModelMessage]):
     format = "pydantic-ai/1"
     plain_prompts = False
 
-    def encode(self, message: ModelMessage) -> bytes:
-        return ModelMessagesTypeAdapter.dump_json([message])
+    def encode(self, items: Sequence[ModelMessage]) -> bytes:
+        return ModelMessagesTypeAdapter.dump_json(list(items))
 
     def decode(self, data: bytes) -> tuple[ModelMessage, ...]:
         return tuple(ModelMessagesTypeAdapter.validate_json(data))

@@ -39,6 +39,10 @@ class Codec(ABC, Generic[Item]):
     """A user's words have no form of their own in this framework that is worth storing."""
 
     @abstractmethod
+    def encode(self, items: Sequence[Item]) -> bytes:
+        """One message's bytes; what `decode` gives of them encodes to the same. [ADP-2]"""
+
+    @abstractmethod
     def decode(self, data: bytes) -> tuple[Item, ...]:
         """The framework's own objects. Raises `ValueError` for bytes that it cannot read."""
 

@@ -27,8 +27,9 @@ from turnkeeper.core.runs import (
     StagedInput,
     Steered,
 )
-from turnkeeper.errors import TurnLimitExceeded
+from turnkeeper.errors import NonRetryable, TurnLimitExceeded
 from turnkeeper.executors.safety import UNANSWERED, Call, Order, View, settle
+from turnkeeper.executors.steps import Steps
 from turnkeeper.executors.transcripts import Codec, Entry
 from turnkeeper.turn import Turn
 
@@ -101,6 +102,8 @@ class Work(Generic[Item]):
         self._uses = Counter(
             call.id for entry in entries[self.spent.start :] for call in entry.view.calls
         )
+        self.steps = Steps()
+        """Durable tools that are under way."""
         self._failed: Exception | None = None
         """What a durable tool raised: nobody knows what it has done."""
         self.stopped: Literal["cancelled", "expired"] | None = None
@@ -158,10 +161,10 @@ class Work(Generic[Item]):
             said += self.codec.plain(role, prompt.text)
         return said
 
-    def add(self, role: Role, content: str, items: Sequence[Item], data: bytes) -> None:
-        """Have a message written by the next border."""
-        message = Message(role, content, format=self.codec.format, data=data)
-        self._unwritten.append(message)
+    def add(self, role: Role, content: str, *items: Item) -> None:
+        """Have a message written by the next border; `items` are the framework's own objects."""
+        data = self.codec.encode(items)
+        self._unwritten.append(Message(role, content, format=self.codec.format, data=data))
         for call in self.codec.view(role, items).calls:
             self._uses[call.id] += 1
             self.spent.tool_calls += 1
@@ -170,6 +173,9 @@ class Work(Generic[Item]):
         """Commit what there is, and take what was said meanwhile. [ADP-5]"""
         if self._failed is not None:
             raise self._failed
+        return await self._commit()
+
+    async def _commit(self) -> list[Prompt]:
         appends, self._unwritten = self._unwritten, []
         steered = await self.turn.checkpoint(
             appends, snapshot=self._snapshot(), includes_input=self._includes_input
@@ -264,6 +270,7 @@ class Work(Generic[Item]):
             self.stopped = why
             if self.on_stop is not None:
                 self.on_stop()
+            self.steps.cancel()
 
     async def conclude(self) -> ApplyOutput:
         """The framework has ended because it was asked to: keep what was said. [ADP-6]"""
@@ -274,7 +281,7 @@ class Work(Generic[Item]):
                 m if m.role == "user" else msgspec.structs.replace(m, interrupted=True)
                 for m in self._unwritten
             ]
-            await self.border()
+            await self._commit()
         allowed = self.limits.seconds or 0.0
         raise TurnLimitExceeded("seconds", asyncio.get_running_loop().time() - self._since, allowed)
 
@@ -298,29 +305,49 @@ class Work(Generic[Item]):
         The key is the call's id, which is committed with the model's response; where a model uses
         an id twice in a turn, the uses are told apart.
         """
-        key = f"tool {call_id}"
-        if len(key) > 150:
-            key = f"tool {hashlib.sha256(call_id.encode()).hexdigest()}"
-        if self._uses[call_id] > 1:
-            key = f"{key} #{self._uses[call_id]}"
         reconcile = rule.reconcile
 
         async def called(*_: Any) -> Any:
-            return await fn()
+            # What the tool calls in its turn is a part of this step, and no step of its own.
+            with _within(None):
+                return await fn()
 
         try:
-            return await self.turn.once(
-                key,
+            step = self.turn.once(
+                self._step_key(call_id, name),
                 called,
                 name,
                 arguments,
                 idempotent=rule.idempotent,
                 reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
             )
+            return await self.steps.take(step, f"{name} {call_id}")
         except Exception as error:
             # A framework may tell its model of it instead: this ends the run nevertheless.
             self._failed = error
             raise
+        except asyncio.CancelledError:
+            # Likewise where it has given up on the tool, and goes on without its answer.
+            self._failed = TimeoutError(f"durable tool {name!r} was given up by its framework")
+            raise
+
+    def _step_key(self, call_id: str, name: str) -> str:
+        uses = self._uses[call_id]
+        if not uses:
+            raise inner_call(name)
+        key = f"tool {call_id}"
+        if len(key) > 150:
+            key = f"tool {hashlib.sha256(call_id.encode()).hexdigest()}"
+        return key if uses == 1 else f"{key} #{uses}"
+
+
+def inner_call(name: str) -> NonRetryable:
+    """The error of a durable tool whose call stands in no transcript. [ADP-7]"""
+    return NonRetryable(
+        f"durable tool {name!r} belongs to an agent that runs inside another one's tool or node: "
+        "its calls are in no transcript, so that after a crash nobody could tell whether they "
+        "were made; make the outer tool durable instead, or give this one to the outer agent"
+    )
 
 
 def _spent_before(turn: Turn) -> Spent:
@@ -359,6 +386,12 @@ def _steered(steered: Steered) -> list[Prompt]:
 @contextmanager
 def inside(work: Work[Any]) -> Iterator[None]:
     """The caller, and what it starts, is a part of this run."""
+    with _within(work):
+        yield
+
+
+@contextmanager
+def _within(work: Work[Any] | None) -> Iterator[None]:
     token = _current.set(work)
     try:
         yield

@@ -13,14 +13,20 @@ its calls. For assertions that show their values, call in your `conftest.py`
 `pytest.register_assert_rewrite("turnkeeper.testing.agents")`. The chapters:
 
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
-    ending    Stopping, Limits, Crashes, Safety   turns that do not come to their end
+    texting   DoubleTexting                       messages that meet a turn
+    tools     ToolCalls                           what a model gets wrong, what a tool raises
+    ending    Stopping, Limits, Crashes           turns that do not come to their end
+    safety    Safety                              many bad days, and what a model reads then
 """
 
 from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
-from turnkeeper.testing.agents.ending import Crashes, Limits, Safety, Stopping
+from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
+from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
+from turnkeeper.testing.agents.texting import DoubleTexting
+from turnkeeper.testing.agents.tools import ToolCalls
 
 __all__ = [
     "AgentConformance",
@@ -30,6 +36,7 @@ __all__ = [
     "Conversations",
     "CrashStore",
     "Crashes",
+    "DoubleTexting",
     "Histories",
     "Limits",
     "Reply",
@@ -37,9 +44,20 @@ __all__ = [
     "Said",
     "Stopping",
     "Streams",
+    "ToolCalls",
     "Tools",
 ]
 
 
-class AgentConformance(Histories, Conversations, Streams, Stopping, Limits, Crashes, Safety):
+class AgentConformance(
+    Histories,
+    Conversations,
+    Streams,
+    DoubleTexting,
+    ToolCalls,
+    Stopping,
+    Limits,
+    Crashes,
+    Safety,
+):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from turnkeeper.config import Config, TurnLimits
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.outcomes import Completed, CompletionOutcome
+from turnkeeper.core.policy import Profile
 from turnkeeper.core.records import StoredMessage
 from turnkeeper.core.runs import RunResult
 from turnkeeper.runtime import Runtime
@@ -132,10 +133,12 @@ class Bed:
         """The session that all is about."""
         return self.runtime.session(SESSION)
 
-    async def live(self, store: Any = None) -> None:
+    async def live(self, store: Any = None, profile: Profile | None = None) -> None:
         """Begin a life."""
         self.executor = self._make(self.brain, self.tools, self.limits)
-        self._runtime = Runtime(store or self.store, agent=self.executor, config=CONFIG)
+        self._runtime = Runtime(
+            store or self.store, agent=self.executor, config=CONFIG, profile=profile
+        )
         await self._runtime.__aenter__()
 
     async def end(self) -> None:

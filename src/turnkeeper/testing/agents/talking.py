@@ -49,6 +49,26 @@ class Histories(Chapter):
             Said("user", "thanks"),
         ]
 
+    async def test_each_message_comes_back_byte_for_byte(self, bed: Bed) -> None:
+        """After a restart it is decoded to what encodes to the same bytes. [ADP-2] [RUN-13]
+
+        Asked of adapters that have a `codec`.
+        """
+        await bed.live()
+        bed.brain.mind = lambda said: obey(said) if len(said) > 1 else Reply("Yes.", reasoning="Hm")
+        await bed.ask("hello")
+        bed.brain.mind = obey
+        await bed.ask("lookup:\u00e4 charge:7 | lookup:b")
+        before = [stored.message for stored in await bed.transcript()]
+        await bed.restart()
+        after = [stored.message for stored in await bed.transcript()]
+        assert after == before
+        codec = getattr(bed.executor, "codec", None)
+        if codec is not None:
+            own = [message for message in after if message.format == codec.format]
+            assert [m.role for m in own].count("tool") == 3
+            assert [codec.encode(codec.decode(m.data)) for m in own] == [m.data for m in own]
+
     async def test_a_turn_writes_what_it_added(self, bed: Bed) -> None:
         """The bytes of a turn do not grow with the conversation. [ADP-3]"""
         await bed.live()
@@ -176,6 +196,50 @@ class Streams(Chapter):
         await late.has(5)
         assert await late.end() == await first.end()
         await bed.session.interrupt()
+
+    async def test_who_comes_back_misses_nothing(self, bed: Bed) -> None:
+        """A follower that leaves within the turn, and comes back, has all of it. [STR-2]"""
+        bed.brain.mind = lambda said: (
+            Reply("one two three four", hang_after=3) if len(said) == 3 else obey(said)
+        )
+        await bed.live()
+        await bed.start("lookup:a")
+        await within(bed.brain.hanging.wait())
+        whole = Following(bed)
+        await whole.has(5)
+        for place in range(6):
+            leaving = Following(bed)
+            await leaving.has(place)
+            seen = {delta.sequence: delta for delta in (await leaving.end())[:place]}
+            back = Following(bed)
+            await back.has(5)
+            seen |= {delta.sequence: delta for delta in await back.end()}
+            assert list(seen.values()) == whole.deltas
+        await whole.end()
+        await bed.session.interrupt()
+
+    async def test_a_second_attempt_streams_its_own(self, bed: Bed) -> None:
+        """What an attempt streamed goes with it: the next one has a run of its own. [STR-2]"""
+        failures = [ConnectionError("the model is down")]
+
+        def mind(said: Any) -> Reply:
+            if said[-1].role == "tool" and failures:
+                raise failures.pop()
+            return obey(said)
+
+        bed.brain.mind = mind
+        await bed.live()
+        following = Following(bed)
+        result = await bed.ask("lookup:a")
+        deltas = await following.end()
+        runs = list(dict.fromkeys(delta.run_id for delta in deltas))
+        assert len(runs) == 2
+        for run_id in runs:
+            numbers = [delta.sequence for delta in deltas if delta.run_id == run_id]
+            assert numbers == list(range(1, len(numbers) + 1))
+        last = [delta.data for delta in deltas if delta.run_id == runs[1]]
+        words = [piece.text for piece in last if isinstance(piece, TextDelta)]
+        assert "".join(words) == result.text
 
 
 class Following:

@@ -1,0 +1,62 @@
+"""The durable tools that one run has under way.
+
+Decides what becomes of one whose caller is gone: a framework that gives up on a tool, because of
+its time limit or because another tool failed, does not cut off a payment in the middle.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+
+class Steps:
+    """Tasks that the run joins. Only the end of the run itself cancels them."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled = False
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception):
+            # What has begun comes to its end and is recorded: the next attempt finds it there.
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            kind = error = trace = None  # it is no error of a task's: it goes on as it is
+        await self._group.__aexit__(kind, error, trace)
+
+    async def take(self, step: Coroutine[Any, Any, Any], name: str) -> Any:
+        """Take a step to its end, also where the caller is cancelled meanwhile."""
+        task = self._group.create_task(_outcome(step), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._cancelled:
+            task.cancel()
+        value, failure = await asyncio.shield(task)
+        if failure is not None:
+            raise failure
+        return value
+
+    def cancel(self) -> None:
+        """Cut off what is under way: the run was asked to end."""
+        self._cancelled = True
+        for task in tuple(self._tasks):
+            task.cancel()
+
+
+async def _outcome(step: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
+    """What a step gives or raises; a task group would end the others for what one raises."""
+    try:
+        return await step, None
+    except Exception as error:  # noqa: BLE001 - raised to who asked for the step
+        return None, error
