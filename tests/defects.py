@@ -320,4 +320,29 @@ DEFECTS: tuple[Defect, ...] = (
         "        except BaseException:\n            self.database.rollback()",
         "        except BaseException:\n            self.database.commit()",
     ),
+    # -- with what the simulation learned later: pruning, and several who put in ------------------
+    Defect(
+        "what has come is decided after the run that met it",
+        "worker/actor.py",
+        "news = [Ask(decide_inbox, nothing, self._arrival_failed)] if starts else []",
+        "news: list[Command] = []",
+    ),
+    Defect(
+        "memory: pruning takes what is young",
+        "stores/memory_session.py",
+        "if at_ms >= before_ms)",
+        "if at_ms >= before_ms + 60_000)",
+    ),
+    Defect(
+        "SQLite: pruning takes the body of what waits",
+        "stores/sqlite_upkeep.py",
+        "state >= 5 AND created",
+        "created",
+    ),
+    Defect(
+        "a batch leaves some behind",
+        "core/staging.py",
+        "return found[:BATCH_MAX]",
+        "return found[:2]",
+    ),
 )

@@ -155,9 +155,9 @@ class Evidence:
             if fact["verb"] in verbs
         ]
 
-    def asked_for(self, session: str, *verbs: str) -> bool:
-        """Whether anybody asked for one of these verbs on the session."""
-        return any(fact["session"] == session for fact, _ in self.calls(*verbs))
+    def asked_for(self, session: str, *verbs: str, before: float = float("inf")) -> bool:
+        """Whether anybody asked for one of these verbs on the session, before that time."""
+        return any(f["session"] == session and f["at"] < before for f, _ in self.calls(*verbs))
 
     def input(self, session: str, input_id: str) -> Fact | None:
         """The row of an input."""

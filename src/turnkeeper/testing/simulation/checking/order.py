@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from turnkeeper.testing.simulation.checking.evidence import (
+    RUN_ENDS,
     TERMINAL,
     Evidence,
     Fact,
@@ -73,6 +74,56 @@ def times(evidence: Evidence) -> Iterator[Violation]:
         expires = record["expires_at_ms"]
         if expires is not None and at.timestamp() * 1_000 >= expires:
             yield Violation("times", subject, f"staged at {at}, after it had expired")
+
+
+DISTURBING = (
+    "pause", "stop", "destroy", "retire", "reset", "respawn", "unregister", "register", "recover",
+    "attach", "detach", "one_turn",
+)  # fmt: skip
+"""Calls after which it may be right that a session waits."""
+LATE_SECONDS = 3.0
+"""Longer than a poll, and all that a disk takes."""
+
+
+def punctual(evidence: Evidence) -> Iterator[Violation]:
+    """Where nothing else is to be done and nothing fails, a due prompt does not wait any longer."""
+    if evidence.harms or evidence.by_kind["cancellation_ignored"]:
+        return
+    patience = LATE_SECONDS + evidence.config["backoff_max_seconds"]
+    busy = _busy(evidence)
+    quiet = next((at["at"] for _, at in evidence.by_kind["faults_stop"]), 0.0)
+    for session, record in evidence.all_inputs():
+        disturbed = evidence.asked_for(session.name, *DISTURBING, before=quiet)
+        if record["kind"] != "prompt" or disturbed:
+            continue
+        due = 0.0
+        for event in session.history[record["input_id"]]:
+            code, at = event["event"]["code"], moment(event["time"]).timestamp()
+            if code in ("input.queued", "input.requeued"):
+                not_before = record["input"]["not_before"]
+                due = max(at, moment(not_before).timestamp() if not_before else 0.0)
+            elif code == "input.staged" and at - due > patience:
+                idle = not any(begun < at and ended > due for begun, ended in busy)
+                subject = f"{session.name} {short(record['input_id'])}"
+                if idle:
+                    yield Violation(
+                        "times", subject, f"staged {at - due:.0f} s late, for no reason"
+                    )
+
+
+def _busy(evidence: Evidence) -> list[tuple[float, float]]:
+    """When runs were in progress, from their events."""
+    begun: dict[str, float] = {}
+    busy = []
+    for session in evidence.sessions.values():
+        for event in session.events:
+            code, run_id = event["event"]["code"], event["event"]["run_id"]
+            at = moment(event["time"]).timestamp()
+            if code == "run.started":
+                begun[run_id] = at
+            elif code in RUN_ENDS and run_id in begun:
+                busy.append((begun.pop(run_id), at))
+    return busy + [(at, float("inf")) for at in begun.values()]
 
 
 def clock(evidence: Evidence) -> Iterator[Violation]:
@@ -161,4 +212,4 @@ def _run_of(session: Session, event: Fact) -> str:
     return f"{session.name} run {short(event['event']['run_id'])}"
 
 
-RULES = (order, times, clock, places, batches, debounced)
+RULES = (order, times, punctual, clock, places, batches, debounced)
