@@ -1,9 +1,11 @@
 """Double texting: what an input does to the run that it meets, and how quick messages gather."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from crashes import crash, runtime_of
 from world import (
     outcome,
     prompt,
@@ -38,6 +40,7 @@ from turnkeeper.store import Store
 from turnkeeper.testing import FakeExecutor, Hang, ManualEnvironment
 
 S = InputLifecycleState
+NewEnvironment = Callable[[], ManualEnvironment]
 
 
 class Stepwise:
@@ -167,6 +170,25 @@ async def test_an_input_that_interrupts_goes_first(
         assert isinstance(await outcome(urgent), Completed)
         assert isinstance(await outcome(steered), Completed)
         assert [turn.text for turn in fake.turns] == ["one", "three", "two"]
+
+
+async def test_of_inputs_that_interrupt_the_newest_goes_first(
+    open_store: Store, environment: ManualEnvironment, new_environment: NewEnvironment
+) -> None:
+    """Also before one that was being run, and comes back to the head of the queue. [BUSY-3]"""
+    hang = Hang()
+    fake = FakeExecutor(Hang(), hang)
+    runtime = await runtime_of(open_store, fake, environment).__aenter__()
+    ada = runtime.session("ada")
+    await ada.submit("go")
+    await ada.submit("first", when_busy=WhenBusy.INTERRUPT)
+    await while_time_passes(environment, hang.started.wait())
+    await ada.submit("second", when_busy=WhenBusy.INTERRUPT)
+    await crash(runtime)
+    again = FakeExecutor()
+    async with running(open_store, new_environment(), again) as runtime:
+        await until(lambda: len(again.calls) == 2)
+        assert again.texts == ["second", "first"]
 
 
 @pytest.mark.parametrize("word", [WhenBusy.INTERRUPT, WhenBusy.ROLLBACK])

@@ -27,6 +27,9 @@ from turnkeeper import (
     Config,
     InputLifecycleState,
     NotReady,
+    PeerInput,
+    ProgressPhase,
+    ResponseProgress,
     RunResult,
     Runtime,
     RuntimeClosed,
@@ -157,6 +160,22 @@ async def test_retire_without_an_executor_abandons(
             assert await outcome(handle) == RuntimeTerminated("retired")
         assert (await ada.retire()).inputs_pending_drain == 0
         assert await runtime.list_active_inputs("ada") == []
+
+
+async def test_retiring_again_counts_what_coalesced_as_one(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """What the last run merges when it is formed counts as the one input that it is. [OPS-1]"""
+    hang = Hang()
+    async with running(store, environment, FakeExecutor(hang)) as runtime:
+        ada = runtime.session("ada")
+        for body in ("begun", "half"):
+            await ada.submit(PeerInput(body, ResponseProgress("r", ProgressPhase.IN_PROGRESS)))
+        report = await ada.retire()
+        assert (report.inputs_abandoned, report.inputs_pending_drain) == (0, 1)
+        await soon(hang.started.wait())
+        assert await ada.retire() == report
+        hang.release()
 
 
 # -- reset ----------------------------------------------------------------------------------------
@@ -385,6 +404,21 @@ async def test_respawn_keeps_the_phase(store: Store, environment: ManualEnvironm
         with pytest.raises(NotReady) as raised:
             await ada.respawn()
         assert raised.value.state == "stopped"
+
+
+async def test_respawn_takes_over_what_the_drain_has_left(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Where the time to drain ends with the run, there is nothing to take over. [OPS-5] [OPS-1]"""
+    hang = Hang()
+    async with running(store, environment, FakeExecutor(hang)) as runtime:
+        ada = runtime.session("ada")
+        handle = await ada.submit("first")
+        await soon(hang.started.wait())
+        await ada.retire(drain_timeout=2.0)
+        report = await while_time_passes(environment, ada.respawn())
+        assert await outcome(handle) == RuntimeTerminated("retired")
+        assert report.inputs_transferred == 0
 
 
 # -- intents --------------------------------------------------------------------------------------

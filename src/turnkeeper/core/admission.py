@@ -275,8 +275,8 @@ def _act_when_busy(draft: Draft, record: InputRecord) -> None:
 
 
 def _before_all(draft: Draft, record: InputRecord) -> int:
-    """A place at the head of the steered lane: below each that is taken there."""
-    places = [r.place for r in draft.queued() if r.lane == STEERED_LANE and r is not record]
+    """A place at the head of the steered lane: below each that is taken there, or comes back."""
+    places = [r.place for r in draft.active() if r.lane == STEERED_LANE and r is not record]
     return min([0, *places]) - 1
 
 

@@ -53,8 +53,8 @@ def decide_retire(
         row.drain_until_ms = drain_until_ms
     if not served and row.run is None:
         abandoned = abandon_all(draft, AbandonReason.RETIRED)
+    start_next(draft)  # first: what it coalesces counts as one, now and when asked again
     pending = sum(1 for _ in draft.active())
-    start_next(draft)
     return draft.decide(checked=abandoned > 0, report=RetireReport(abandoned, pending))
 
 
@@ -162,6 +162,7 @@ def _conclude(draft: Draft, intent: Intent) -> OperationReport:
     row.intent = None
     if intent is Intent.RESPAWN:
         draft.event(EventCode.TOPOLOGY_RUNTIME_RESPAWNED)
+        end_drain(draft)  # what the drain gives up now is not taken over
         ephemeral = [r.input_id for r in draft.active() if r.ephemeral and r.state is _S.QUEUED]
         for input_id in ephemeral:
             draft.abandon(input_id, AbandonReason.EPHEMERAL)
