@@ -13,7 +13,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all check format bench chaos simulate \
+.PHONY: help setup test test-all check format bench chaos explore simulate \
 	simulate-defects demo clean
 
 define verdict
@@ -28,6 +28,7 @@ help:
 	@echo "make format    put the source in the one format"
 	@echo "make bench     the benchmarks, beside their floor"
 	@echo "make chaos     workers and callers killed, stopped and continued; some six minutes"
+	@echo "make explore   every interleaving in small worlds, further ahead than make test; some minutes"
 	@echo "make simulate  10,000 lives with crashes, faults and races, each checked; some ten minutes"
 	@echo "make simulate-defects   what the simulation must find, planted and found"
 	@echo "make demo      several sessions on a real model, killed in the middle of a turn"
@@ -69,7 +70,10 @@ bench: $(INSTALLED)
 chaos: $(INSTALLED)
 	@$(BIN)/python -m tools.chaos $(CHAOS) $(call verdict,chaos)
 
-# Both print their own verdict.
+# These print their own verdict.
+explore: $(INSTALLED)
+	@cd tests && ../$(BIN)/python -m exploration --further $(or $(FURTHER),1)
+
 simulate: $(INSTALLED)
 	@$(BIN)/python -m turnkeeper.testing.simulation --seeds $(or $(SEEDS),10000)
 

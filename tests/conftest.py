@@ -20,6 +20,9 @@ from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environmen
 
 # The assertions of the shipped suites show their values, as those of the tests here do.
 pytest.register_assert_rewrite("turnkeeper.testing.conformance", "turnkeeper.testing.agents")
+pytest.register_assert_rewrite("exploration")
+
+SAID = "said at the end"
 
 # Who was started in the background ignores it, and so would each process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -60,6 +63,20 @@ def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
             raise
 
     return bounded_test
+
+
+@pytest.fixture
+def say_at_end(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Puts a line at the end of the report, also from a process that runs a part of the tests."""
+    return functools.partial(record_property, SAID)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what tests have asked to be said."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == SAID:
+                terminalreporter.write_line(str(line))
 
 
 async def until(
