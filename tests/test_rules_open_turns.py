@@ -368,6 +368,30 @@ async def test_an_open_turn_between_two_runs_is_interrupted_at_once(
     assert fake.texts == ["hello", "later"]
 
 
+@pytest.mark.parametrize(
+    ("when_busy", "reason"), [("interrupt", "cancelled"), ("rollback", "rolled_back")]
+)
+async def test_an_input_interrupts_an_open_turn_between_two_runs(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, when_busy: str, reason: str
+) -> None:
+    """It goes first, and what the turn had committed stays. [OPEN-7] [BUSY-1]"""
+    fake = FakeExecutor(Checkpoint(RuntimeError("no"), appends=[ONE]))
+    async with serving(store, fake, environment) as runtime:
+        session = runtime.session("s")
+        handle = await session.submit("hello")
+        later = await session.submit("later")
+        await wait_until(lambda: failed(runtime))
+        urgent = await session.submit("urgent", when_busy=when_busy)
+        assert await ended(handle) == Abandoned(
+            AbandonReason(reason), f"input {urgent.input_id} came"
+        )
+        assert await ended(urgent) == Completed(RunResult("re: urgent"))
+        assert await ended(later) == Completed(RunResult("re: later"))
+        kept = [("user", "hello"), ("assistant", "one"), ("system_notice", UNFINISHED_NOTICE)]
+        assert said(await session.transcript())[:3] == kept
+    assert fake.texts == ["hello", "urgent", "later"]
+
+
 @pytest.mark.parametrize("ending", ["consumed", "abandoned"])
 async def test_a_turn_has_at_most_one_final_receipt(
     store: Store, environment: ManualEnvironment, wait_until: WaitUntil, ending: str

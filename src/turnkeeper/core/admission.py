@@ -27,6 +27,7 @@ from turnkeeper.core.records import STEERED_LANE, Delivery, InputRecord, Session
 from turnkeeper.core.runs import Message
 from turnkeeper.core.session import ActiveSession, closing_state
 from turnkeeper.core.straight import accept_plainly
+from turnkeeper.core.turns import give_up
 from turnkeeper.core.validity import UNFIT, refusal
 from turnkeeper.environment import to_ms
 from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
@@ -255,29 +256,43 @@ def adopt(draft: Draft, record: InputRecord) -> None:
     _act_when_busy(draft, record)
 
 
+_INTERRUPTS = {
+    WhenBusy.INTERRUPT: AbandonReason.CANCELLED,
+    WhenBusy.ROLLBACK: AbandonReason.ROLLED_BACK,
+}
+"""How the inputs of an open turn end that has no run just now. [OPEN-7]"""
+
+
 def _act_when_busy(draft: Draft, record: InputRecord) -> None:
     """What an input asks of the run that it meets; on an idle session it waits. [BUSY-1..5]"""
     if record.state is not _S.QUEUED or record.input is None:
         return
-    asked = record.input.when_busy
-    busy = draft.row.run is not None and not draft.context.finishing
+    asked, row = record.input.when_busy, draft.row
+    if row.run is None and row.open_turn is not None and asked in _INTERRUPTS:
+        reason = _INTERRUPTS[asked]
+        give_up(draft, draft.members, reason, f"input {record.input_id} came")
+        _go_first(draft, record)
+        return
+    busy = row.run is not None and not draft.context.finishing
     if not busy or asked in (WhenBusy.QUEUE, WhenBusy.REJECT):
         window_ms = draft.context.profile.debounce_ms(record.kind)
         if window_ms:
             record.due_at_ms = max(record.due_at_ms or 0, record.created_at_ms + window_ms)
         return
-    record.lane = STEERED_LANE
-    if asked is not WhenBusy.STEER:
-        record.priority = PRIORITY_MAX
-        record.place = _before_all(draft, record)
+    if asked is WhenBusy.STEER:
+        record.lane = STEERED_LANE
+    else:
+        _go_first(draft, record)
         rollback = asked is WhenBusy.ROLLBACK
         draft.cancel = Cancellation(f"input {record.input_id} came", rollback=rollback)
 
 
-def _before_all(draft: Draft, record: InputRecord) -> int:
-    """A place at the head of the steered lane: below each that is taken there, or comes back."""
+def _go_first(draft: Draft, record: InputRecord) -> None:
+    """Put an input at the head of the queue: before each that is there, or comes back to it."""
     places = [r.place for r in draft.active() if r.lane == STEERED_LANE and r is not record]
-    return min([0, *places]) - 1
+    record.lane = STEERED_LANE
+    record.priority = PRIORITY_MAX
+    record.place = min([0, *places]) - 1
 
 
 def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
