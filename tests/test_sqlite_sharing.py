@@ -91,65 +91,6 @@ async def test_opening_a_store_drops_no_lock_on_it(path: Path) -> None:
     assert not in_use(path)
 
 
-# -- forks ----------------------------------------------------------------------------------------
-
-
-FORK = """
-import asyncio, os, sys
-from turnkeeper import Runtime, SqliteStore, agent
-
-@agent
-async def echo(turn):
-    return turn.text
-
-async def opens(store):
-    try:
-        await store.open()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    await store.close()
-    return "opened"
-
-def in_a_fork(*stores):
-    child = os.fork()
-    if child == 0:
-        try:
-            for store in stores:
-                print(asyncio.run(opens(store)), flush=True)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-
-async def main(path):
-    async with Runtime(path, agent=echo) as runtime:
-        store = runtime.worker.store
-        in_a_fork(SqliteStore(path), store)
-        print((await (await runtime.submit("ada", "goes on")).result()).text, flush=True)
-    in_a_fork(SqliteStore(path), store)
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
-def test_a_forked_process_leaves_its_parents_store_alone(path: Path) -> None:
-    """It has none of the locks that SQLite thinks it has: what it wrote could be lost. So it is
-    refused at once, whether it opens the file anew or by its parent's store, and the parent goes on
-    as if nothing had been. What was closed at the time of the fork is nobody's. [STO-10]
-    """
-    ended = subprocess.run(
-        [sys.executable, "-c", FORK, str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    anew, parents, goes_on, *after = ended.stdout.splitlines()
-    for said in (anew, parents):
-        assert said.startswith(f"StoreError: {path} was open when this process was forked")
-        assert "spawn" in said
-    assert (goes_on, after) == ("goes on", ["opened", "opened"])
-
-
 # -- clocks ---------------------------------------------------------------------------------------
 
 

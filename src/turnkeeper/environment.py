@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -76,6 +77,7 @@ class _Ticker:
         self._timer.cancel()
 
 
+_all_ids: "weakref.WeakSet[Uuid7]" = weakref.WeakSet()
 _POOL_BYTES = 4_096
 _TAIL_DIGITS = 16
 
@@ -94,6 +96,11 @@ class Uuid7:
         self._last = -1
         self._sequence = 0
         self._prefix = ""
+        _all_ids.add(self)
+
+    def forget_after_fork(self) -> None:
+        """Take no random half that the parent, or another of its children, takes as well."""
+        self._tails = []
 
     def __call__(self) -> str:
         now_ms = self._now_ms
@@ -120,6 +127,14 @@ class Uuid7:
         starts = range(0, len(pool), _TAIL_DIGITS)
         self._tails = [f"-8{pool[at + 1 : at + 4]}-{pool[at + 4 : at + 16]}" for at in starts]
         self._tails.reverse()
+
+
+def _after_fork() -> None:
+    for ids in tuple(_all_ids):
+        ids.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Environment(Struct, frozen=True, kw_only=True):
