@@ -5,6 +5,7 @@ without an agent. `make chaos` does the same at length.
 """
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+import apsw
 import pytest
 from conftest import until
 from patience import PATIENCE_SECONDS
@@ -82,6 +84,24 @@ def kill(process: "subprocess.Popen[str]") -> None:
     process.wait(PATIENCE_SECONDS)
     if process.stdin is not None:
         process.stdin.close()
+
+
+def stop(process: "subprocess.Popen[str]", store: Path) -> None:
+    """SIGSTOP, outside of a commit: within one it would keep SQLite's lock, and hold up everybody
+    until it goes on.
+    """
+    connection = apsw.Connection(str(store))
+    connection.setbusytimeout(1_000)
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        try:
+            connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+        except apsw.BusyError:
+            process.send_signal(signal.SIGCONT)
+        else:
+            break
+    connection.close()
 
 
 def close(process: "subprocess.Popen[str]") -> int:
@@ -175,7 +195,7 @@ async def test_a_request_to_a_stopped_worker_outlives_it(processes: Processes) -
     async with client_of(processes) as client:
         handle = await client.submit("ada", "hang")
         await processes.says("begin", "a", "ada")
-        worker.send_signal(signal.SIGSTOP)
+        stop(worker, processes.store)
         asked = asyncio.ensure_future(client.stop_runtime("ada"))
 
         async def is_there() -> bool:
@@ -196,7 +216,7 @@ async def test_a_stopped_worker_writes_nothing_and_serves_again(processes: Proce
         await processes.says("begin", "a", "ada")
         await until(lambda: client.session("ada").transcript())
         await processes.worker("b", SHORT_LEASE_SECONDS)
-        sleeper.send_signal(signal.SIGSTOP)
+        stop(sleeper, processes.store)
         assert (await handle.result()).text == "b: hang-once"
         taken = await client.transcript("ada")
         assert processes.lines("broken") == []
@@ -222,6 +242,55 @@ async def test_an_agent_that_blocks_its_process_loses_nothing(processes: Process
         assert state is not None
         assert (state.attempt_count, state.recovery_count) == (1, 0)
         assert processes.lines("begin", "b", "ada") == []
+
+
+CLOSES_ITS_LOOP = """
+import asyncio, sys
+from turnkeeper import Config, Runtime, agent
+
+@agent
+async def hang(turn):
+    await asyncio.Event().wait()
+
+async def begin():
+    runtime = await Runtime(sys.argv[1], agent=hang, config=Config(lease_seconds=0.3)).__aenter__()
+    await runtime.submit("ada", "work", key="k")
+    while await runtime.session("ada").state() != "running":
+        await asyncio.sleep(0.01)
+    return runtime
+
+loop = asyncio.new_event_loop()
+runtime = loop.run_until_complete(begin())
+loop.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+def careless(store: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", CLOSES_ITS_LOOP, str(store)]
+    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing)
+
+
+async def test_a_worker_ends_with_its_event_loop(processes: Processes) -> None:
+    """Closed without a word to it, as careless programs do: its process lives, and holds nothing.
+    [PROC-6] [PROC-7]
+    """
+    process = careless(processes.store)
+    try:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"closed\n"
+        await processes.worker("b")
+        async with client_of(processes) as client:
+            handle = await client.submit("ada", "work", key="k")
+            done = await outcome(handle)
+            assert isinstance(done, Completed)
+            assert done.result.text == "b: work"
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
 
 
 async def test_control_reaches_a_turn_in_another_process(processes: Processes) -> None:

@@ -114,7 +114,15 @@ class Threads:
     # -- on the thread of a worker's heart ------------------------------------------------------
 
     def _beat(self, worker_id: str, now_ms: int, lost: Callable[[], None]) -> None:
-        """Renew a life sign, past the event loop; call `lost` on the loop if it is too late."""
+        """Renew a life sign, past the event loop; call `lost` on the loop if it is too late.
+
+        Where the loop was closed under an open store, nobody runs the worker's sessions any more,
+        though the process may live on: it is dead.
+        """
+        if self.loop.is_closed():
+            self.hearts.end_all()
+            self.engine.lives.end_all()
+            return
         answer: Answer[None] = Answer()
 
         def beaten(_value: None, error: BaseException | None) -> None:
