@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+import msgspec
 from agents import Agent as SdkAgent
 from agents import (
     Model,
@@ -351,7 +352,7 @@ class ChatServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = int(head.lower().split("content-length:")[1].split("\r\n")[0])
-        request = json.loads(await reader.readexactly(length))
+        request = msgspec.json.decode(await reader.readexactly(length))
         self.headers.append(head)
         self.requests.append(request)
         if self.refusal is not None:

@@ -36,7 +36,8 @@ from turnkeeper.core.outcomes import CompletionOutcome, InterruptEffect
 CHILD = Path(__file__).with_name("process_child.py")
 LONG_LEASE_SECONDS = 60.0
 """Longer than any test: only the lock tells of a death."""
-SHORT_LEASE_SECONDS = 0.5
+SHORT_LEASE_SECONDS = 2.0
+"""Short enough to wait for its end, and long enough for a busy machine to renew it in time."""
 
 
 class Processes:
@@ -215,8 +216,8 @@ async def test_a_stopped_worker_writes_nothing_and_serves_again(processes: Proce
         handle = await client.submit("ada", "hang-once")
         await processes.says("begin", "a", "ada")
         await until(lambda: client.session("ada").transcript())
-        await processes.worker("b", SHORT_LEASE_SECONDS)
         stop(sleeper, processes.store)
+        await processes.worker("b")
         assert (await handle.result()).text == "b: hang-once"
         taken = await client.transcript("ada")
         assert processes.lines("broken") == []
@@ -233,15 +234,14 @@ async def test_a_stopped_worker_writes_nothing_and_serves_again(processes: Proce
 async def test_an_agent_that_blocks_its_process_loses_nothing(processes: Processes) -> None:
     """The sign of life does not hang on the event loop. [PROC-6]"""
     await processes.worker("a", SHORT_LEASE_SECONDS)
+    await processes.worker("b", SHORT_LEASE_SECONDS)
     async with client_of(processes) as client:
-        handle = await client.submit("ada", f"block {4 * SHORT_LEASE_SECONDS}")
-        await processes.says("begin", "a", "ada")
-        await processes.worker("b", SHORT_LEASE_SECONDS)
+        handle = await client.submit("ada", f"block {1.5 * SHORT_LEASE_SECONDS}")
         assert isinstance(await outcome(handle), Completed)
         state = await client.input_state("ada", handle.input_id)
         assert state is not None
         assert (state.attempt_count, state.recovery_count) == (1, 0)
-        assert processes.lines("begin", "b", "ada") == []
+        assert len(processes.lines("begin")) == 1
 
 
 CLOSES_ITS_LOOP = """
