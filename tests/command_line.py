@@ -57,8 +57,9 @@ def call(*words: str, stdin: str = "") -> Ended:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a process gets: the tests' agent on its path, and no colours by chance."""
-    kept = {name: value for name, value in os.environ.items() if "COLOR" not in name}
+    """What a process gets: the tests' agent on its path, and no colours or widths by chance."""
+    chance = {name for name in os.environ if "COLOR" in name} | {"COLUMNS", "LINES"}
+    kept = {name: value for name, value in os.environ.items() if name not in chance}
     path = os.pathsep.join([str(HERE), *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "PYTHONPATH": path, "TERM": "xterm-256color", **more}
 
@@ -102,6 +103,15 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+# A program that makes the terminal its own, then becomes another: between fork and exec a process
+# that has threads, as that of a test may, must not run any Python.
+_OWN = """import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_OWN_THE_TERMINAL = [sys.executable, "-I", "-S", "-c", _OWN]
+
+
 class Terminal:
     """A command line on a pseudo-terminal of a given width."""
 
@@ -109,13 +119,12 @@ class Terminal:
         self._mine, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*_OWN_THE_TERMINAL, *COMMAND, *words],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             env=environment(**variables),
             start_new_session=True,
-            preexec_fn=_own_the_terminal,  # noqa: PLW1509  these tests have no other threads then
         )
         os.close(theirs)
         self._read = 0
@@ -160,10 +169,6 @@ class Terminal:
             return False
         self.text += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
-
-
-def _own_the_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def kill(started: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
