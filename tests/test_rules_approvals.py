@@ -240,6 +240,7 @@ async def test_an_answer_starts_a_turn_that_is_told(
         assert callback is not None
         assert isinstance(callback.input, ToolCallbackInput)
         assert callback.input.correlation_id == approval.approval_id
+        assert callback.input.not_before is None
     assert fake.turns[-1].approval == ApprovalAnswer(
         approval_id=approval.approval_id,
         decision=decision,
@@ -344,6 +345,50 @@ async def test_nothing_else_answers(store: Store, environment: ManualEnvironment
             for other in others:
                 await ada.cancel(other.input_id)
             await runtime.close(drain_seconds=0.0)
+
+
+@pytest.mark.parametrize("setting", [{"queue_mode": QueueMode.COALESCE}, {"batching": True}])
+async def test_an_answer_is_a_turn_of_its_own(
+    store: Store, environment: ManualEnvironment, setting: dict[str, Any]
+) -> None:
+    """Beside inputs of its kind and correlation that a profile takes together. [APR-2] [APR-3]"""
+    fake, profile = agent(), Profile({Kind.TOOL_CALLBACK: KindProfile(**setting)})
+    runtime = Runtime(store, agent=lambda _: fake, profile=profile, environment=environment)
+    async with runtime:
+        ada = runtime.session("ada")
+        approval_id = (await asked(ada)).approval_id
+        await ada.pause()
+        before, after = (
+            ToolCallbackInput("tool", {}, correlation_id=approval_id) for _ in range(2)
+        )
+        handles = [await ada.submit(before)]
+        report = await ada.answer_approval(approval_id, approved=True)
+        handles.append(await ada.submit(after))
+        await ada.resume()
+        assert await says(ada, report.input_id) == "it is approved"
+        for handle in handles:
+            assert isinstance(await ended(handle), Completed)
+        alone = [turn for turn in fake.turns if turn.approval is not None]
+        assert [[item.id for item in turn.inputs] for turn in alone] == [[report.input_id]]
+
+
+async def test_an_open_approval_makes_nobody_hurry(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Inputs of its kind wait for one another as long as they would without it. [POL-6] [APR-3]"""
+    profile = Profile({Kind.TOOL_CALLBACK: KindProfile(debounce_seconds=5.0)})
+    runtime = Runtime(store, agent=lambda _: agent(), profile=profile, environment=environment)
+    async with runtime:
+        ada = runtime.session("ada")
+        await asked(ada)
+        await pass_seconds(runtime, environment, MINUTE - 8)
+        first = await ada.submit(ToolCallbackInput("tool", 1))
+        await pass_seconds(runtime, environment, 3)
+        await ada.submit(ToolCallbackInput("tool", 2))
+        await pass_seconds(runtime, environment, 3)
+        assert await state_of(ada, first.input_id) == "queued"
+        await pass_seconds(runtime, environment, 2)
+        assert isinstance(await ended(first), Completed)
 
 
 async def test_an_answer_waits_for_its_own_turn(
@@ -563,6 +608,24 @@ async def test_a_withdrawn_approval_that_is_requeued_approves_nothing(
         assert await says(ada, successor.input_id) == "it is expired"
         report = await ada.answer_approval(approval_id, approved=True)
         assert report.effect is ApprovalEffect.WITHDRAWN
+
+
+async def test_it_is_requeued_for_a_turn_of_its_own(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """The run in progress is not handed it at a checkpoint. [APR-2] [DEAD-1]"""
+    hang = Hang(Checkpoint("was busy"))
+    fake = FakeExecutor(clerk, hang, then=clerk)
+    async with serving(store, fake, environment) as runtime:
+        ada = runtime.session("ada")
+        approval_id = (await asked(ada)).approval_id
+        await ada.cancel(approval_id)
+        busy = await ada.submit("work")
+        await asyncio.wait_for(hang.started.wait(), 10)
+        successor = await ada.requeue(approval_id)
+        hang.release()
+        assert (await busy.result()).text == "was busy"
+        assert await says(ada, successor.input_id) == "it is expired"
 
 
 async def test_what_keeps_an_approval_open(

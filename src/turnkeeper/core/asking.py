@@ -153,7 +153,7 @@ def decide_answer(session: ActiveSession, asked: AnswerApproval, context: Contex
     draft.queue(record)
     start_next(draft)
     report = ApprovalReport(old.input_id, ApprovalEffect.ANSWERED, decision, record.input_id)
-    return draft.decide(checked=True, report=report)
+    return draft.decide(report=report)
 
 
 def _callback(
