@@ -12,7 +12,7 @@ import pytest
 from patience import PATIENCE_SECONDS
 from service import Desk, Served, key_file, serving, until
 
-from turnkeeper import Config, PromptInput, RunResult, Turn, agent
+from turnkeeper import Config, PromptInput, RunResult, RuntimeClosed, Turn, agent
 
 MODEL = "clerk-1"
 
@@ -319,9 +319,11 @@ async def test_keys_are_the_servers(tmp_path: Path) -> None:
 async def test_a_turn_that_is_streamed_gets_the_drain() -> None:
     """[SRV-14] [SRV-17] [SRV-18] Its stream ends with it: it is the answer to a request."""
     gate = asyncio.Event()
+    turns: list[str] = []
 
     @agent
     async def clerk(turn: Turn) -> str:
+        turns.extend(turn.primitive.contributing_input_ids)
         turn.emit("one ")
         await gate.wait()
         turn.emit("two")
@@ -333,15 +335,33 @@ async def test_a_turn_that_is_streamed_gets_the_drain() -> None:
         )
         response = await client.responses.create(model=MODEL, input="x", stream=True)
         texts = [(await anext(chat)).choices[0].delta.content for _ in range(2)]
-        kinds = [(await anext(response)).type for _ in range(5)]
-        assert (texts[-1], kinds[-1]) == ("one ", "response.output_text.delta")
+        events: list[Any] = [await anext(response) for _ in range(5)]
+        assert (texts[-1], events[-1].delta) == ("one ", "one ")
+        whole = asyncio.create_task(client.responses.create(model=MODEL, input="x"))
+        looking = asyncio.create_task(
+            served.get(
+                f"/sessions/{events[0].response.conversation.id}/inputs/{turns[1]}",
+                headers={"Prefer": "wait=20"},
+            )
+        )
+        await until(lambda: len(turns) == 3 and served.service.requests == 4)
         served.server.handle_exit(signal.SIGTERM, None)
-        await until(lambda: served.service.closing)
+        await until(lambda: is_closed(served))  # what its turns still need is there
         gate.set()
         rest = [chunk async for chunk in chat]
         assert [c.choices[0].delta.content for c in rest] == ["two", None]
         assert rest[-1].choices[0].finish_reason == "stop"
         assert [event async for event in response][-1].type == "response.completed"
+        assert (await whole).output_text == "one two"
+        assert (await looking).json()["state"]["current_state"] == "consumed"
+
+
+def is_closed(served: Served) -> bool:
+    """Whether its Runtime takes nothing any more."""
+    try:
+        return served.runtime.worker is None
+    except RuntimeClosed:
+        return True
 
 
 async def test_a_turn_that_outlives_the_drain_says_where_to_look(

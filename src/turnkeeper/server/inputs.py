@@ -193,9 +193,18 @@ async def _report(call: Call, session_id: SessionId, name: str, *, by_key: bool)
     before = completion.outcome
     outcome = await wait_for(call, completion, seconds)
     if outcome is not None and before is None:
-        found = await known(call, session_id, found.input_id)
+        found = await _as_it_ended(call, session_id, found)
     headers = {"Preference-Applied": f"wait={seconds}"} if seconds else None
     return answer(InputReport(state=found, outcome=outcome), 200, headers)
+
+
+async def _as_it_ended(call: Call, session_id: SessionId, before: InputState) -> InputState:
+    """The state of an input that has just ended. The server may be stopping. [SRV-14]"""
+    store = call.service.store
+    record = await store.find_input(session_id, input_id=before.input_id)
+    if record is None:
+        return before
+    return input_state(record, await store.load_history(session_id, before.input_id))
 
 
 async def known(

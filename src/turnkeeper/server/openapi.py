@@ -241,7 +241,7 @@ def _of_every(operation: Operation) -> tuple[str, ...]:
     if operation.tag != "Server":
         codes.append("too_many_requests")
     if operation.scopes is not None:
-        codes += ["unauthorized", "forbidden", "foreign_origin"]
+        codes += ["unauthorized", "forbidden", "foreign_origin", "closing"]
     if operation.raw_body or operation.body is not None:
         codes += ["request_timeout", "body_too_large", "unsupported_media_type"]
     return tuple(codes)

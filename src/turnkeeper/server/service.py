@@ -24,6 +24,8 @@ class Service:
         limits: Limits | None = None,
     ) -> None:
         self.runtime = runtime
+        self.store = runtime.worker.store
+        """Read also while the Runtime is closing: for turns that get the drain. [SRV-14]"""
         self.guard = Guard(None) if guard is None else guard
         self.hooks = dict(hooks or {})
         self.limits = Limits() if limits is None else limits

@@ -11,7 +11,8 @@ from typing import Any
 from msgspec import Struct
 
 from turnkeeper.core.deltas import TextDelta
-from turnkeeper.core.outcomes import CompletionOutcome, InputState
+from turnkeeper.core.outcomes import CompletionOutcome
+from turnkeeper.core.records import InputRecord
 from turnkeeper.server.service import Service
 from turnkeeper.worker.completion import Completion
 from turnkeeper.worker.live import Delta
@@ -83,10 +84,10 @@ class _Shown:
     async def _is_ours(self, run_id: str) -> bool:
         if self._run_id is not None:
             return False
-        state = await state_of(self._service, self._completion)
-        if state is None or state.last_run_id != run_id:
+        record = await record_of(self._service, self._completion)
+        if record.last_run_id != run_id:
             return False
-        self._run_id, self._attempt = run_id, state.attempt_count
+        self._run_id, self._attempt = run_id, record.attempt_count
         return True
 
 
@@ -97,9 +98,11 @@ def _text(data: Any) -> str:
     return data if isinstance(data, str) else ""
 
 
-async def state_of(service: Service, completion: Completion) -> InputState | None:
+async def record_of(service: Service, completion: Completion) -> InputRecord:
     """What is stored of the input."""
-    return await service.runtime.input_state(completion.session_id, completion.input_id)
+    found = await service.store.find_input(completion.session_id, input_id=completion.input_id)
+    assert found is not None, "a handle is on an input that is stored"
+    return found
 
 
 def ended(completion: Completion) -> CompletionOutcome | None:

@@ -20,8 +20,8 @@ from turnkeeper.core.outcomes import (
     Completed,
     CompletedWithoutResult,
     CompletionOutcome,
-    InputState,
 )
+from turnkeeper.core.records import InputRecord
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
@@ -86,9 +86,10 @@ async def create(call: Call) -> Response:
     _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
     if asked.stream:
         return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
+    record = await following.record_of(call.service, completion)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
-    return answer(await _response(call, completion))
+    return answer(response_of(completion, record))
 
 
 class RetrieveQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,7 +111,7 @@ async def retrieve(call: Call) -> Response:
         after = call.query.starting_after
         after = -1 if after is None else after
         return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
-    return answer(await _response(call, completion))
+    return answer(response_of(completion, await following.record_of(call.service, completion)))
 
 
 async def cancel(call: Call) -> Response:
@@ -118,8 +119,9 @@ async def cancel(call: Call) -> Response:
     call.service.check_open()
     completion = await _find(call)
     await call.service.runtime.cancel_input(completion.session_id, completion.input_id)
+    record = await following.record_of(call.service, completion)
     await inputs.wait_for(call, completion, CANCEL_SECONDS)
-    return answer(await _response(call, completion))
+    return answer(response_of(completion, record))
 
 
 async def _find(call: Call) -> Completion:
@@ -131,23 +133,19 @@ async def _find(call: Call) -> Completion:
 # -- the object ------------------------------------------------------------------------------------
 
 
-async def _response(call: Call, completion: Completion) -> ResponseObject:
-    state = await following.state_of(call.service, completion)
-    assert state is not None, "a handle is on an input that is stored"
-    return response_of(completion, state)
-
-
-def response_of(completion: Completion, state: InputState) -> ResponseObject:
-    """The response that an input is."""
+def response_of(completion: Completion, record: InputRecord) -> ResponseObject:
+    """The response that an input is. The record may be older than the outcome: nothing has to be
+    read after a turn's end, when a server that stops may have closed its store.
+    """
     outcome = following.ended(completion)
     told: dict[str, Any] = {}
-    if isinstance(state.input, PromptInput):
-        told = (state.input.turn_metadata or {}).get("openai", {})
-    status, error = _standing(outcome, state)
+    if isinstance(record.input, PromptInput):
+        told = (record.input.turn_metadata or {}).get("openai", {})
+    status, error = _standing(outcome, record.state)
     result = outcome.result if isinstance(outcome, Completed) else None
     return ResponseObject(
         id=prompts.response_id(completion.session_id, completion.input_id),
-        created_at=state.created_at_ms // 1_000,
+        created_at=record.created_at_ms // 1_000,
         status=status,
         model=told.get("model", MODEL),
         output=[] if result is None else [_message(completion, result)],
@@ -162,11 +160,11 @@ def response_of(completion: Completion, state: InputState) -> ResponseObject:
 
 
 def _standing(
-    outcome: CompletionOutcome | None, state: InputState
+    outcome: CompletionOutcome | None, state: InputLifecycleState
 ) -> tuple[str, ResponseError | None]:
     match outcome:
         case None:
-            return _STATUS.get(state.current_state, "in_progress"), None
+            return _STATUS.get(state, "in_progress"), None
         case Completed() | CompletedWithoutResult():
             return "completed", None
         case Abandoned(reason=AbandonReason.CANCELLED):
@@ -174,7 +172,7 @@ def _standing(
         case Abandoned(reason=reason, detail=detail):
             return "failed", ResponseError(code=reason.value, message=detail or reason.value)
         case _:
-            code = state.current_state.value
+            code = str(outcome.__struct_config__.tag)
             return "failed", ResponseError(code=code, message=f"the input ended: {outcome}")
 
 
@@ -219,7 +217,8 @@ async def _stream(call: Call, completion: Completion, after: int) -> Items:
 async def _events(
     call: Call, completion: Completion, after: int
 ) -> AsyncGenerator[ResponseEvent, None]:
-    begun = await _response(call, completion)
+    record = await following.record_of(call.service, completion)
+    begun = response_of(completion, record)
     item_id = _message_id(completion)
     place: dict[str, Any] = {"item_id": item_id, "output_index": 0, "content_index": 0}
     empty = OutputMessage(id=item_id, status="in_progress", content=[])
@@ -244,7 +243,7 @@ async def _events(
             )
     if following.ended(completion) is None:
         return
-    response = await _response(call, completion)
+    response = response_of(completion, record)
     if response.output:
         text = response.output[0].content[0].text
         if after < ATTEMPT and text.startswith(shown) and len(text) > len(shown):
