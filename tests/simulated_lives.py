@@ -197,4 +197,18 @@ FOUND = (
             does("resume", 0.1),
         ),
     ),
+    Found(
+        863,
+        "an input that came during a recovery began a run before it, which the recovery then undid",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("submit", 3.0, label="L1", script="late"),
+            does("submit", 1.0, "p1", label="L2", script="ok"),
+            does("unregister"),
+            does("submit", 0.5, label="L8", script="ok"),
+            does("submit", 0.0, "p1", label="L10", script="ok"),
+        ),
+    ),
 )

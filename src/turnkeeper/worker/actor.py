@@ -296,7 +296,7 @@ class SessionActor:
 
     def reloaded(self, command: Command) -> None:
         """The inbox was read: decide again, first about what has come if `command` starts a run."""
-        starts = self.in_flight is not None and self.in_flight.decision.start is not None
+        starts = not self.recovering and self.in_flight and self.in_flight.decision.start
         self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]

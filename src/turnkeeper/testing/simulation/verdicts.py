@@ -50,6 +50,7 @@ def judge(life: Life, agent: object | None = None) -> Verdict:
         history.rows,
         life.config,
         profile=life.profile,
+        by_hand=life.by_hand,
         scripted=agent is None,
     )
     return Verdict(life, history, check(evidence, history.trouble))

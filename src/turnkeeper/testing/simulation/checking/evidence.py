@@ -86,12 +86,15 @@ class Evidence:
         config: dict[str, Any],
         *,
         profile: str = "",
+        by_hand: bool = False,
         scripted: bool = True,
     ) -> None:
         self.facts = facts
         self.config = config
         self.profile = profile
         """What was done with prompts that came quickly: `coalesce`, `batch`, `debounce`."""
+        self.by_hand = by_hand
+        """Whether sessions have no executor but those that callers attach."""
         self.scripted = scripted
         """Whether agents played scripts, whose every word is known, or a user's agent ran."""
         self.sessions = {name: _session(name, found) for name, found in rows.items()}

@@ -87,7 +87,7 @@ LATE_SECONDS = 3.0
 
 def punctual(evidence: Evidence) -> Iterator[Violation]:
     """Where nothing else is to be done and nothing fails, a due prompt does not wait any longer."""
-    if evidence.harms or evidence.by_kind["cancellation_ignored"]:
+    if evidence.harms or evidence.by_hand or evidence.by_kind["cancellation_ignored"]:
         return
     patience = LATE_SECONDS + evidence.config["backoff_max_seconds"]
     busy = _busy(evidence)
