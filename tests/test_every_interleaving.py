@@ -88,3 +88,10 @@ def test_a_defect_in_the_core_is_convicted_by_its_shortest_path() -> None:
     assert said is not None
     assert "the_dead_are_at_rest" in said
     assert said.splitlines()[-1].startswith("explore: FAILED")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("defect", CORE_DEFECTS, ids=lambda defect: defect.name)
+def test_each_defect_in_the_core_is_convicted(defect: Defect) -> None:
+    """All of them, as far ahead as `make test` looks."""
+    assert convicted(defect) is not None

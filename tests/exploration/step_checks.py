@@ -232,6 +232,26 @@ def a_run_takes_what_it_may(step: Step, _made: Commit) -> None:
         assert in_time or record.attempt_count > 1
 
 
+def a_batch_takes_all(step: Step, _made: Commit) -> None:
+    """Of a kind that is batched, whatever is due in the starter's scope and was never staged."""
+    start = step.decision.start if step.decision else None
+    if start is None or step.context is None or start.turn_id != start.run_id:
+        return
+    taken = {
+        scope_of(step.after.session.inputs[input_id]) for input_id in step.after.session.members
+    }
+    for record in runnable(step):
+        if step.context.profile.batches(record.kind) and record.turn_id is None:
+            assert scope_of(record) not in taken
+
+
+def a_successor_inherits_its_turn(_step: Step, made: Commit) -> None:
+    """The new input that takes a dead letter's work over goes on with its recorded steps."""
+    for dead in made.dead_letters:
+        successor = next(r for r in made.new_inputs if r.input_id == dead.requeued_as)
+        assert not leads(dead) or dead.turn_id in (None, successor.turn_id)
+
+
 def the_ephemeral_do_not_outlive_their_owner(step: Step, _made: Commit) -> None:
     """After a crash or a respawn there is none, unless it was applied."""
     report = step.decision.report if step.decision else None
@@ -375,12 +395,21 @@ def reports_count(step: Step, made: Commit) -> None:
         case RecoveryReport():
             assert report.inputs_abandoned <= abandoned
             assert report.inputs_recovered == len(step.before.disk.inputs)
+        case list():
+            # No two inputs of a small world say the same.
+            verdicts = [admission.verdict for admission in report]
+            assert not any(getattr(verdict, "payload_matches", False) for verdict in verdicts)
         case _:
             pass
 
 
 def is_for(event: Event, reason: AbandonReason) -> bool:
     return event.code is E.INPUT_ABANDONED and (event.detail or {}).get("reason") == reason.value
+
+
+def scope_of(record: InputRecord) -> tuple[Any, ...]:
+    assert record.input is not None
+    return (record.kind, record.lane, record.input.correlation_id)
 
 
 def drain_is_over(step: Step) -> bool:
@@ -415,6 +444,8 @@ CHECKS: tuple[Callable[[Step, Commit], None], ...] = (
     admission_asks_the_phase,
     runs_start_in_order,
     a_run_takes_what_it_may,
+    a_batch_takes_all,
+    a_successor_inherits_its_turn,
     the_ephemeral_do_not_outlive_their_owner,
     superseding_stays_in_its_scope,
     work_is_not_left_lying,

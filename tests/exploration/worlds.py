@@ -56,6 +56,7 @@ from exploration.moves import (
     ReadInbox,
     Request,
 )
+from exploration.state import minted
 from turnkeeper.config import Config
 from turnkeeper.core.draft import Cancellation
 from turnkeeper.core.inputs import (
@@ -281,4 +282,22 @@ GATHERING = World(
     ),
     timed=True,
 )
-WORLDS = (LIFE, TURNS, KINDS, TIMES, INBOX, LETTERS, GATHERING)
+COMPANY = World(
+    "a turn of several inputs, tried again",
+    (
+        accept(progress(1)),
+        accept(progress(2), may_start=False),
+        accept(prompt(3)),
+        FINISH,
+        FAIL,
+        UNDO,
+        INTERRUPT_REQUEUE,
+        Interrupt("one of the turn is cancelled", Cancellation("no", targets=(minted(3),))),
+        END_INTERRUPTED,
+        Later(),
+        LOOK,
+        CRASH,
+    ),
+    depth=7,
+)
+WORLDS = (LIFE, TURNS, KINDS, TIMES, INBOX, LETTERS, GATHERING, COMPANY)
