@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,11 @@ def cited_in(text: str) -> set[str]:
     }
 
 
-def docstrings(path: Path) -> Iterator[tuple[ast.AST, str]]:
+@cache
+def docstrings(path: Path) -> list[tuple[ast.AST, str]]:
     """Each documented node of a file with its docstring."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, _DOCUMENTED):
-            text = ast.get_docstring(node)
-            if text is not None:
-                yield node, text
+    nodes = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, _DOCUMENTED)]
+    return [(node, text) for node in nodes if (text := ast.get_docstring(node)) is not None]
 
 
 def defined() -> list[str]:

@@ -276,15 +276,14 @@ async def test_a_stream_goes_on_where_it_broke(tmp_path: Path) -> None:
     """[SRV-21] Over a server's stop and the next one's start: each event once, none missing."""
     store, desk = tmp_path / "store.db", Desk()
     found: list[int] = []
-    port = 0
+    port = free_port()
 
     async def follow(url: str) -> None:
         async with Client(url) as client:
             async for envelope in client.session("ada").events():
                 found.append(envelope.sequence)  # noqa: PERF401  it is looked at meanwhile
 
-    async with serving(desk.agent, store=store) as served:
-        port = int(served.url.rpartition(":")[2])
+    async with serving(desk.agent, store=store, port=port) as served:
         await served.submit("ada", "one", Prefer="wait=60")
         following = asyncio.create_task(follow(served.url))
         await until(lambda: len(found) > 3)

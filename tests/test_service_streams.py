@@ -265,7 +265,7 @@ async def test_two_thousand_streams_at_once() -> None:
         for turn in range(turns):
             handles = [await served.runtime.submit(name, f"ticket {turn}") for name in names]
             for handle in handles:
-                await handle.wait(20)
+                await handle.wait(PATIENCE_SECONDS)
         held = [len(r._queue) for f in served.service.feeds._feeds.values() for r in f.readers]
         assert len(held) == 2_000
         assert max(held) <= served.service.limits.stream_events
