@@ -5,6 +5,8 @@ A life is plain data; each is lived again by the tests, on both stores.
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from turnkeeper.testing.simulation.actions import Action, Life, Value
 
 SETTINGS = {
@@ -17,7 +19,6 @@ SETTINGS = {
     "interrupt_grace_seconds": 0.5,
     "unregister_grace_seconds": 0.5,
     "close_drain_seconds": 0.5,
-    "commit_retry_seconds": 1.0,
     "passivation_seconds": 60.0,
     "poll_seconds": 2.0,
     "lease_seconds": 2.0,
@@ -38,6 +39,7 @@ class Found:
     actions: tuple[Action, ...]
     by_hand: bool = False
     profile: str = ""
+    commit_retry_seconds: float = 1.0
 
     def life(self, store: str, **settings: object) -> Life:
         return Life(
@@ -46,15 +48,17 @@ class Found:
             by_hand=self.by_hand,
             profile=self.profile,
             processes=self.processes,
-            sessions=("s0",),
-            config=SETTINGS | settings,
+            sessions=tuple(sorted({action.session for action in self.actions})),
+            config=SETTINGS | {"commit_retry_seconds": self.commit_retry_seconds} | settings,
             actions=self.actions,
         )
 
 
-def does(verb: str, after: float = 0.0, process: str = "p0", **facts: Value) -> Action:
-    """One action on the session."""
-    return Action(after_seconds=after, verb=verb, process=process, session="s0", facts=facts)
+def does(
+    verb: str, after: float = 0.0, process: str = "p0", session: str = "s0", **facts: Value
+) -> Action:
+    """One action, on the session unless it says another one."""
+    return Action(after_seconds=after, verb=verb, process=process, session=session, facts=facts)
 
 
 ONE = ("p0",)
@@ -210,5 +214,20 @@ FOUND = (
             does("submit", 0.5, label="L8", script="ok"),
             does("submit", 0.0, "p1", label="L10", script="ok"),
         ),
+    ),
+    Found(
+        30152,
+        "a Runtime that drained asked for a place again and again, for what it may not start",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            replace(does("submit", label="L0", script="ok", not_before=2.0), after_steps=2),
+            does("fault", fault="lose", times=2, held=0.3),
+            does("submit", 0.1, "p1", "s1", label="L6", script="work:0.01,cp,step:b,stubborn:1.0"),
+            does("submit", 4.004, "p0", "s1", label="L13", script="ok"),
+            does("close", 0.002, drain=0.2),
+        ),
+        commit_retry_seconds=5.0,
     ),
 )

@@ -19,7 +19,7 @@ FUNCTION_LINES = 70
 LONGER_FILES: dict[str, int] = {
     "runtime.py": 600,
     "stores/memory_session.py": 490,
-    "worker/actor.py": 700,
+    "worker/actor.py": 692,
     "worker/dispatcher.py": 675,
 }
 """Files over the habit, each with the most lines that it may have. A ratchet: figures only fall."""

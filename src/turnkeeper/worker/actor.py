@@ -345,21 +345,23 @@ class SessionActor:
 
     def _may_start(self, command: Command) -> bool:
         """Whether a run may be staged now; if so, this session holds a place for it."""
-        row = self.session.row
-        if self.unregistering is not None or self.services.closing:
+        if self._is_barred() or (self.executor is None and command.executor is None):
             return False
-        if self.executor is None and command.executor is None:
-            return False
-        if row.intent is not None:
-            return False  # a respawn's next run is the new executor's
-        if self.zombies and self.config.on_zombie == "hold":
-            return False
-        if row.run is not None:
+        if self.session.row.run is not None:
             ended = command.run
             if ended is None or (ended.commit_lost and ended.executor is self.executor):
                 return False
             return self.services.slots.may_keep(self)
         return self.has_slot or self.services.slots.take(self)
+
+    def _is_barred(self) -> bool:
+        """Whether nothing may start here, whatever waits and whoever has a place."""
+        return (
+            self.unregistering is not None
+            or self.services.closing
+            or self.session.row.intent is not None  # a respawn's next run is the new executor's
+            or (self.zombies > 0 and self.config.on_zombie == "hold")
+        )
 
     def free_slot(self) -> None:
         """Give the place back, unless it came while a commit was in flight: its use is next."""
@@ -663,18 +665,8 @@ class SessionActor:
 
     def _stand_in_line(self) -> None:
         """There is queued work: wait for a place to run it, unless it waits for something else."""
-        row = self.session.row
-        if (
-            self.in_line
-            or self.held
-            or row.paused
-            or row.intent is not None
-            or self.executor is None
-        ):
-            return
-        if self.zombies and self.config.on_zombie == "hold":
-            return
-        if self.retry_at is not None:
+        waits = self.in_line or self.held or self.session.row.paused or self.executor is None
+        if waits or self.retry_at is not None or self._is_barred():
             return
         blocked = self.config.on_failure == "block"
         if endings.something_due(
