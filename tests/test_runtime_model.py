@@ -428,10 +428,10 @@ def test_a_runtime_does_what_its_model_does(store: Callable[[Path], Store], exam
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("store", [memory, sqlite])
-def test_it_does_so_for_long(store: Callable[[Path], Store]) -> None:
+@pytest.mark.parametrize(("store", "examples"), [(memory, 500), (sqlite, 200)])
+def test_it_does_so_for_long(store: Callable[[Path], Store], examples: int) -> None:
     """The same, with more and longer examples. [LIFE-2] [COMP-1] [ORD-1]"""
-    run_state_machine_as_test(machine(store), settings=plan(examples=500, steps=50))
+    run_state_machine_as_test(machine(store), settings=plan(examples, steps=50))
 
 
 def test_a_defect_is_convicted(monkeypatch: pytest.MonkeyPatch) -> None:
