@@ -35,7 +35,7 @@ from openai.types.responses import (
     ResponseUsage,
 )
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
-from pydantic_ai import Agent
+from pydantic_ai import Agent, DeferredToolRequests, Tool
 from pydantic_ai.messages import (
     ModelMessage,
     SystemPromptPart,
@@ -107,7 +107,12 @@ def pydantic_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> 
     agent = Agent(
         pydantic_model(brain),
         system_prompt="Be brief.",
-        tools=[lookup, pydantic_ai.durable_tool(charge)],
+        tools=[
+            lookup,
+            pydantic_ai.durable_tool(charge),
+            pydantic_ai.durable_tool(Tool(tools.guarded(), requires_approval=True)),
+        ],
+        output_type=[str, DeferredToolRequests],
     )
     return pydantic_ai.durable_agent(agent, limits=limits)
 
@@ -216,7 +221,11 @@ def sdk_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         name="ada",
         instructions="Be brief.",
         model=SdkModel(brain),
-        tools=[function_tool(lookup), openai_agents.durable_tool(charge)],
+        tools=[
+            function_tool(lookup),
+            openai_agents.durable_tool(charge),
+            openai_agents.durable_tool(function_tool(tools.guarded(), needs_approval=True)),
+        ],
     )
     return openai_agents.durable_agent(agent, limits=limits)
 
@@ -289,7 +298,8 @@ def graph_of(
 
 def graph_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
     lookup, charge = tools.functions()
-    made = [langchain_tool(lookup), langgraph.durable_tool(charge)]
+    wire = langgraph.durable_tool(tools.guarded(), needs_approval=True)
+    made = [langchain_tool(lookup), langgraph.durable_tool(charge), wire]
     return langgraph.durable_agent(graph_of(brain, made), limits=limits)
 
 
@@ -407,6 +417,10 @@ class ChatServer:
             "brain",
             base_url=self.url,
             system="Be brief.",
-            tools=[lookup, openai_chat.durable_tool(charge)],
+            tools=[
+                lookup,
+                openai_chat.durable_tool(charge),
+                openai_chat.durable_tool(tools.guarded(), needs_approval=True),
+            ],
             limits=limits,
         )

@@ -190,3 +190,12 @@ async def test_the_tutorial_runs_as_it_is_written(
         if inspect.isawaitable(running):
             await running
         assert capsys.readouterr().out == printed
+
+
+def test_a_tool_waits_for_a_person(tmp_path: Path) -> None:
+    """The framework's own mechanism: asked in one life, approved and called in the next."""
+    pytest.importorskip("pydantic_ai")
+    assert run("approve_a_tool.py", tmp_path) == [
+        'May refund be called with {"cents":0}?',
+        '{"refund":"0 cents are on their way"}',
+    ]

@@ -51,6 +51,7 @@ from turnkeeper.executors import openai_agents as sdk
 from turnkeeper.executors import openai_chat as chat
 from turnkeeper.executors import pydantic_ai as pydantics
 from turnkeeper.executors.safety import Call, View, faults, settle
+from turnkeeper.executors.spent import Spent
 from turnkeeper.testing.agents import Bed, Brain, Reply, Said, Tools
 from turnkeeper.testing.agents.bed import CONFIG, made
 from turnkeeper.testing.agents.brain import obey
@@ -349,8 +350,9 @@ def test_a_missing_extra_is_named(
 ) -> None:
     """The error says which command installs it. [ADP-1]"""
     name = f"turnkeeper.executors.{module}"
-    monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "turnkeeper.executors.pydantic_messages")
+    prefix = f"turnkeeper.executors.{module.partition('_ai')[0]}"
+    for known in [known for known in sys.modules if known.startswith(prefix)]:
+        monkeypatch.delitem(sys.modules, known)
     monkeypatch.setitem(sys.modules, framework, None)
     with pytest.raises(ImportError, match=rf'pip install "turnkeeper\[{extra}\]"'):
         importlib.import_module(name)
@@ -569,7 +571,8 @@ async def test_the_state_of_a_graph_outlives_its_process(tmp_path: Path) -> None
         await bed.ask("hello")
         snapshot = await bed.store.load_snapshot("ada")
         assert snapshot is not None
-        kept = msgspec.msgpack.decode(msgspec.msgpack.decode(snapshot)[-1])
+        spent = msgspec.msgpack.decode(snapshot, type=Spent)
+        kept = msgspec.msgpack.decode(spent.extra or b"")
         assert graphs._serde.loads_typed((kept[1], kept[2])) == {"steps": 2}
 
 

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from turnkeeper.config import TurnLimits
+from turnkeeper.core.approvals import expiry_refusal
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
-from turnkeeper.errors import NonRetryable
+from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executor import Capabilities, SharedExecutor
 from turnkeeper.executors.transcripts import Codec, Histories
 from turnkeeper.executors.work import Stop, Work, inside
@@ -23,16 +24,24 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
 
     capabilities = Capabilities(steer="native", snapshot="per_step", cancel="graceful")
 
-    def __init__(self, codec: Codec[Item], limits: TurnLimits | None) -> None:
+    def __init__(
+        self, codec: Codec[Item], limits: TurnLimits | None, approval_seconds: float
+    ) -> None:
+        refusal = expiry_refusal(approval_seconds)
+        if refusal is not None:
+            raise ValidationFailed(f"approval_seconds: {refusal}")
         self.codec = codec
         """How this framework's messages lie in a transcript."""
         self._limits = limits or TurnLimits()
+        self.approval_seconds = approval_seconds
+        """How long there is time for a person to decide."""
         self.histories = Histories(codec)
         self._works: dict[str, Work[Item]] = {}
 
     async def run(self, turn: Turn) -> ApplyOutput:
         """Make one attempt at a turn."""
-        work = Work(turn, self.codec, self._limits, await self.histories.load(turn))
+        entries = await self.histories.load(turn)
+        work = Work(turn, self.codec, self._limits, entries, approval_seconds=self.approval_seconds)
         self._works[turn.run_id] = work
         try:
             async with work.steps:
@@ -43,9 +52,13 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
             del self._works[turn.run_id]
 
     async def _attempt(self, work: Work[Item]) -> ApplyOutput:
-        if not (work.prompts or work.continuation):
+        if not (work.prompts or work.continuation or work.questions.is_answer):
             raise NonRetryable("the turn's inputs hold nothing but white space")
         try:
+            if work.questions.group:
+                waiting = await work.begin_answer()
+                if waiting is not None:
+                    return waiting
             return await self.answer(work)
         except Stop:
             return await work.conclude()

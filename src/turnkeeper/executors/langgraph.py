@@ -11,73 +11,44 @@ graph's own is not used: each run gets one in memory, and the state beside the m
 the session's snapshot.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from turnkeeper.config import TurnLimits
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.errors import NonRetryable
+from turnkeeper.executors.approvals import Decided, Question
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.safety import Call, View
-from turnkeeper.executors.transcripts import Codec
-from turnkeeper.executors.work import Prompt, StepRule, Stop, Work, current_work
+from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, tool_message
+from turnkeeper.executors.langgraph_tools import Denied, durable_tool, resume_value
+from turnkeeper.executors.prompts import Prompt
+from turnkeeper.executors.work import Stop, Work
 
 try:
     from langchain_core.callbacks import AsyncCallbackHandler
     from langchain_core.messages import (
         AIMessage,
         BaseMessage,
-        HumanMessage,
         SystemMessage,
         ToolMessage,
-        messages_from_dict,
-        messages_to_dict,
     )
     from langchain_core.outputs import LLMResult
     from langchain_core.runnables import RunnableConfig
-    from langchain_core.tools import BaseTool
-    from langchain_core.tools import tool as make_tool
     from langgraph.checkpoint.memory import InMemorySaver
-    from langgraph.checkpoint.serde.base import SerializerProtocol
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+    from langgraph.graph import START
     from langgraph.graph.state import CompiledStateGraph
-    from langgraph.types import StateSnapshot
-    from pydantic import BaseModel, ValidationError
+    from langgraph.types import Command, StateSnapshot
+    from pydantic import BaseModel
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
+__all__ = ["Denied", "GraphAgent", "durable_agent", "durable_tool"]
+
 _serde = JsonPlusSerializer()
-
-
-class _Codec(Codec[BaseMessage]):
-    """`Message.data` is the JSON of LangChain's own `messages_to_dict`, one message long."""
-
-    format = "langgraph/1"
-
-    def encode(self, items: Sequence[BaseMessage]) -> bytes:
-        return msgspec.json.encode(messages_to_dict(items), enc_hook=str)
-
-    def decode(self, data: bytes) -> tuple[BaseMessage, ...]:
-        return tuple(messages_from_dict(msgspec.json.decode(data)))
-
-    def view(self, role: Role, items: Sequence[BaseMessage]) -> View:
-        (message,) = items
-        if isinstance(message, ToolMessage):
-            return View("tool", answers=message.tool_call_id)
-        if isinstance(message, AIMessage):
-            calls = tuple(Call(call["id"] or "", call["name"]) for call in message.tool_calls)
-            return View("assistant", empty=not (message.content or calls), calls=calls)
-        return View("notice" if role == "system_notice" else "user", empty=not message.content)
-
-    def plain(self, role: Role, content: str) -> tuple[BaseMessage, ...]:
-        if role == "assistant":
-            return (AIMessage(content),)
-        return (SystemMessage(content) if role == "system_notice" else HumanMessage(content),)
-
-    def answer(self, call: Call, content: str) -> tuple[BaseMessage, ...]:
-        return (ToolMessage(content, tool_call_id=call.id, name=call.name, status="error"),)
 
 
 class _Kept(msgspec.Struct, array_like=True):
@@ -89,14 +60,13 @@ class _Kept(msgspec.Struct, array_like=True):
     values: bytes = b""
 
 
-class _AsIs(SerializerProtocol):
-    """Keeps the state of a run as it is: it never leaves memory, so that nothing is packed."""
+class _Place(msgspec.Struct, array_like=True):
+    """Where a graph waits."""
 
-    def dumps_typed(self, obj: Any) -> tuple[str, Any]:
-        return "as is", obj
-
-    def loads_typed(self, data: tuple[str, Any]) -> Any:
-        return data[1]
+    node: str
+    """The node that ran last."""
+    answers: list[tuple[str, Decided]] = []
+    """What the step that waits has asked before, and what was decided."""
 
 
 class _Meter(AsyncCallbackHandler):
@@ -123,13 +93,23 @@ class _Meter(AsyncCallbackHandler):
             self.finished.append(output)
 
 
+def _text_of(asked: Any) -> str | None:
+    """What a person can read of what `interrupt()` asks."""
+    words = asked.get("question") if isinstance(asked, dict) else asked
+    return words if isinstance(words, str) else None
+
+
 class GraphAgent(FrameworkExecutor[BaseMessage]):
     """What `durable_agent` makes of a graph."""
 
     def __init__(
-        self, graph: CompiledStateGraph[Any, Any, Any, Any], limits: TurnLimits | None, key: str
+        self,
+        graph: CompiledStateGraph[Any, Any, Any, Any],
+        limits: TurnLimits | None,
+        approval_seconds: float,
+        key: str,
     ) -> None:
-        super().__init__(_Codec(), limits)
+        super().__init__(GraphCodec(), limits, approval_seconds)
         self._graph = graph
         self._key = key
 
@@ -154,7 +134,7 @@ class _GraphRun:
         key: str,
     ) -> None:
         self.work = work
-        self.graph = graph.copy(update={"checkpointer": InMemorySaver(serde=_AsIs())})
+        self.graph = graph.copy(update={"checkpointer": InMemorySaver(serde=AsIs())})
         self.key = key
         self.meter = _Meter(work)
         self.config: RunnableConfig = {
@@ -163,7 +143,12 @@ class _GraphRun:
             "recursion_limit": 1_000_000,
         }
         self.known: set[str | None] = set()
-        self.node: str | None = None
+        self.node: str | None = START
+        """The node that ran last; None where several ran side by side."""
+        self.answers: list[tuple[str, Decided]] = []
+        """What people have decided of what the step under way asks, by the JSON of the question."""
+        self.used: list[tuple[str, Decided]] = []
+        """Those that it has got."""
         self.open: list[Any] = []
         """Calls of the newest message: their tools come next."""
         self.said: list[str] = []
@@ -178,6 +163,12 @@ class _GraphRun:
             state = await self._step(inputs)
             inputs = None
             self._take(state.values[self.key])
+            if state.interrupts:
+                inputs = self._answer(state)
+                if inputs is None:
+                    return await self._ask(state, steered)
+                continue
+            self._settle()
             self._remember(state)
             if not state.next:
                 return self._result(state)
@@ -190,21 +181,20 @@ class _GraphRun:
                 state = await self.graph.aget_state(self.config)
                 self.known |= {message.id for message in state.values[self.key]}
 
-    async def _begin(self) -> dict[str, Any] | None:
+    async def _begin(self) -> Any:
         """Put the conversation in; gives what the graph is started with, None to go on."""
         work = self.work
         kept = _Kept(None)
         if work.spent.extra is not None:
             kept = msgspec.msgpack.decode(work.spent.extra, type=_Kept)
         values = _serde.loads_typed((kept.kind, kept.values)) if kept.kind else {}
+        if work.questions.group:
+            values[self.key] = self._asked_again()
+            return await self._go_on(values)
         if work.continuation and kept.node is not None:
             values[self.key] = [*work.history(), *work.behind()]
             self.node = kept.node
-            await self.graph.aupdate_state(self.config, values, as_node=kept.node)
-            state = await self.graph.aget_state(self.config)
-            self.known = {message.id for message in state.values[self.key]}
-            self._tell_calls(state.values[self.key])
-            return None
+            return await self._go_on(values)
         if work.continuation:
             work.give_up_pending()
         prompts = [m for p in work.prompts for m in work.codec.plain("user", p.text)]
@@ -214,7 +204,74 @@ class _GraphRun:
         self.known = {message.id for message in messages}
         return {**values, self.key: messages}
 
-    async def _step(self, inputs: dict[str, Any] | None) -> StateSnapshot:
+    async def _go_on(self, values: dict[str, Any]) -> None:
+        """Take the graph to behind the node that ran last."""
+        await self.graph.aupdate_state(self.config, values, as_node=self.node)
+        state = await self.graph.aget_state(self.config)
+        self.known = {message.id for message in state.values[self.key]}
+        self._tell_calls(state.values[self.key])
+
+    # -- approvals ----------------------------------------------------------------------------
+
+    async def _ask(self, state: StateSnapshot, steered: Sequence[Prompt]) -> ApplyOutput:
+        """End the run: the graph waits in `interrupt()`, which a person is to answer. [ADP-12]"""
+        if self.node is None:
+            raise NonRetryable("a graph may not interrupt() behind nodes that ran side by side")
+        work = self.work
+        work.questions.settle(*work.questions.group)
+        made = await work.finish_steps()
+        calls = {call["id"]: call["name"] for call in self.open if call["id"] not in work.answered}
+        for call_id in [*calls]:
+            if call_id in made:
+                self._write(tool_message(made[call_id], call_id, calls.pop(call_id)))
+        for message in self.meter.finished:
+            calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
+        place = msgspec.to_builtins(_Place(self.node, self.used))
+        values = [as_json(interrupt.value) for interrupt in state.interrupts]
+        questions = [
+            Question(
+                key=f"{work.turn.run_id} {index}",
+                text=_text_of(asked.value) or value,
+                details={"value": msgspec.json.decode(value), "graph": place},
+                calls=tuple(calls),
+                kind=value,
+            )
+            for index, (asked, value) in enumerate(zip(state.interrupts, values, strict=True))
+        ]
+        return work.ask(questions, steered)
+
+    def _asked_again(self) -> list[BaseMessage]:
+        """Prepare to run the step again that has asked; gives the conversation as it was then."""
+        questions = self.work.questions
+        place = msgspec.convert(questions.details["graph"], _Place)
+        self.node = place.node
+        self.answers = [*place.answers]
+        self.answers += [(questions.group[key].kind, d) for key, d in questions.decided.items()]
+        messages = self.work.history()
+        while messages and isinstance(last := messages[-1], ToolMessage):
+            # The step gives it once more: what the transcript has, if it is a durable tool's.
+            self.work.answered[last.tool_call_id] = (last,)
+            messages.pop()
+        return messages
+
+    def _answer(self, state: StateSnapshot) -> Command[Any] | None:
+        """Answer what was asked and decided before, word for word; None if there is nothing."""
+        resume: dict[str, Any] = {}
+        for interrupt in state.interrupts:
+            asked = as_json(interrupt.value)
+            known = next((answer for answer in self.answers if answer[0] == asked), None)
+            if known is not None:
+                self.answers.remove(known)
+                self.used.append(known)
+                resume[interrupt.id] = resume_value(known[1])
+        return Command(resume=resume) if resume else None
+
+    def _settle(self) -> None:
+        """The step has ended: nothing in it is asked any more."""
+        self.work.questions.settle(*self.work.questions.group)
+        self.answers, self.used = [], []
+
+    async def _step(self, inputs: Any) -> StateSnapshot:
         self.said.clear()
         self.meter.finished.clear()
         nodes: set[str] = set()
@@ -239,7 +296,11 @@ class _GraphRun:
         for message in messages:
             if message.id not in self.known:
                 self.known.add(message.id)
-                self._write(message)
+                again = (
+                    isinstance(message, ToolMessage) and message.tool_call_id in self.work.answered
+                )
+                if not again:
+                    self._write(message)
 
     def _write(self, message: BaseMessage) -> None:
         role: Role = "user"
@@ -287,84 +348,21 @@ class _GraphRun:
         last = messages[-1] if messages else None
         self.open = list(last.tool_calls) if isinstance(last, AIMessage) else []
         for call in self.open:
-            arguments = msgspec.json.encode(call["args"]).decode()
-            self.work.emit(ToolCall(call["id"] or "", call["name"], arguments))
-
-
-class _DurableTool(BaseTool):
-    """A tool whose calls are durable steps of the turn."""
-
-    inner: BaseTool
-    rule: Any
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        return self.inner._run(*args, **kwargs)  # noqa: SLF001 - as a tool that wraps another does
-
-    async def ainvoke(
-        self,
-        input: Any,  # noqa: A002 - the framework's signature
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Answer a call from the turn's recorded step, or make it."""
-        work = current_work()
-        called = isinstance(input, dict) and input.get("type") == "tool_call"
-        if work is None or not called or not self._valid(input["args"]):
-            return await self.inner.ainvoke(input, config, **kwargs)
-
-        async def call() -> Any:
-            answer = await self.inner.ainvoke(input, config, **kwargs)
-            return msgspec.to_builtins(messages_to_dict([answer]), enc_hook=str)
-
-        call_id, arguments = input["id"], msgspec.to_builtins(input["args"])
-        answer = await work.step(call_id, self.name, arguments, call, self.rule)
-        if isinstance(answer, list) and answer and isinstance(answer[0], dict):
-            return messages_from_dict(answer)[0]
-        content = answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
-        return ToolMessage(content, tool_call_id=call_id, name=self.name)
-
-    def _valid(self, arguments: Any) -> bool:
-        schema = self.inner.tool_call_schema
-        if isinstance(schema, dict) or not issubclass(schema, BaseModel):
-            return True
-        try:
-            schema.model_validate(arguments)
-        except ValidationError:
-            return False  # the tool is not called at all: the framework tells the model
-        return True
+            self.work.emit(ToolCall(call["id"] or "", call["name"], as_json(call["args"])))
 
 
 def durable_agent(
     graph: CompiledStateGraph[Any, Any, Any, Any],
     *,
     limits: TurnLimits | None = None,
+    approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     messages_key: str = "messages",
 ) -> GraphAgent:
     """Make an executor of a compiled graph; it serves any number of sessions. [ADP-1]
 
     The graph's state holds the conversation under `messages_key`, with `add_messages` as its
-    reducer. `limits` bounds a turn; None is `TurnLimits()`.
+    reducer. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`, more than 0 and at
+    most a year, is how long there is time to answer an `interrupt()`; `ValidationFailed` is raised
+    for another.
     """
-    return GraphAgent(graph, limits, messages_key)
-
-
-def durable_tool(
-    tool: BaseTool | Callable[..., Any],
-    *,
-    idempotent: bool = False,
-    reconcile: Callable[..., Any] | None = None,
-) -> BaseTool:
-    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
-
-    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
-    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`. The tool answers with content, not with a `Command`.
-    """
-    made = tool if isinstance(tool, BaseTool) else make_tool(tool)
-    return _DurableTool(
-        name=made.name,
-        description=made.description,
-        args_schema=made.args_schema,
-        inner=made,
-        rule=StepRule(idempotent=idempotent, reconcile=reconcile),
-    )
+    return GraphAgent(graph, limits, approval_seconds, messages_key)

@@ -10,27 +10,32 @@ what may reach a model, is decided in `work` and `safety`. The SDK's own session
 """
 
 import asyncio
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from turnkeeper.config import TurnLimits
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
-from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.errors import NonRetryable, TurnkeeperError
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.safety import Call, View
-from turnkeeper.executors.transcripts import Codec
-from turnkeeper.executors.work import Prompt, StepRule, Stop, Work, current_work
+from turnkeeper.executors.openai_agents_items import (
+    ItemCodec,
+    Json,
+    as_words,
+    is_answer,
+    is_call,
+)
+from turnkeeper.executors.openai_agents_tools import Pending, durable_tool, question_of
+from turnkeeper.executors.prompts import Prompt
+from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
 try:
     from agents import (
         Agent,
-        FunctionTool,
         Handoff,
         ItemHelpers,
         ModelResponse,
@@ -40,7 +45,6 @@ try:
         Runner,
         RunResultStreaming,
         Tool,
-        function_tool,
     )
     from agents.exceptions import (
         InputGuardrailTripwireTriggered,
@@ -49,16 +53,14 @@ try:
         ToolOutputGuardrailTripwireTriggered,
         UserError,
     )
-    from agents.function_schema import FuncSchema, function_schema
     from agents.run_config import CallModelData, ModelInputData
-    from agents.tool import invoke_function_tool, set_function_tool_failure_error_function
     from agents.tool_context import ToolContext
     from openai.types.responses import ResponseFunctionToolCall
     from pydantic_core import to_json, to_jsonable_python
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
-Json = dict[str, Any]
+__all__ = ["OpenAIAgent", "durable_agent", "durable_tool"]
 
 _TRIPWIRES = (
     InputGuardrailTripwireTriggered,
@@ -66,41 +68,6 @@ _TRIPWIRES = (
     ToolInputGuardrailTripwireTriggered,
     ToolOutputGuardrailTripwireTriggered,
 )
-
-
-class _Codec(Codec[Json]):
-    """`Message.data` is a JSON list of the SDK's input items: of one response, or one answer."""
-
-    format = "openai-agents/1"
-
-    def encode(self, items: Sequence[Json]) -> bytes:
-        return to_json(list(items))
-
-    def decode(self, data: bytes) -> tuple[Json, ...]:
-        return tuple(msgspec.json.decode(data, type=list[Json]))
-
-    def view(self, role: Role, items: Sequence[Json]) -> View:
-        if role == "tool":
-            return View("tool", answers=items[0]["call_id"])
-        calls = tuple(Call(item["call_id"], item.get("name", "")) for item in items if _calls(item))
-        says = any(item.get("type") != "reasoning" for item in items)
-        return View("assistant", empty=not says, calls=calls)
-
-    def plain(self, role: Role, content: str) -> tuple[Json, ...]:
-        return ({"role": "system" if role == "system_notice" else role, "content": content},)
-
-    def answer(self, call: Call, content: str) -> tuple[Json, ...]:
-        return ({"type": "function_call_output", "call_id": call.id, "output": content},)
-
-
-def _calls(item: Json) -> bool:
-    """Whether an item is a call that an item of ours has to answer."""
-    kind = str(item.get("type", ""))
-    return kind.endswith("_call") and "call_id" in item
-
-
-def _answers(item: Json) -> bool:
-    return str(item.get("type", "")).endswith("_call_output") and "call_id" in item
 
 
 class _Hooks(RunHooks[Any]):
@@ -140,7 +107,7 @@ class _Hooks(RunHooks[Any]):
     def take_answers(self, items: Sequence[Json]) -> None:
         """Have the answers among the items written that are not written yet."""
         for item in items:
-            if _answers(item) and self.awaited.pop(item["call_id"], None) is not None:
+            if is_answer(item) and self.awaited.pop(item["call_id"], None) is not None:
                 output = item.get("output", "")
                 words = output if isinstance(output, str) else to_json(output).decode()
                 self.work.add("tool", words, item)
@@ -158,7 +125,7 @@ class _Hooks(RunHooks[Any]):
             return
         text = "".join(ItemHelpers.extract_text(item) or "" for item in response.output)
         self.work.add("assistant", text, *items)
-        self.awaited = {item["call_id"]: item for item in items if _calls(item)}
+        self.awaited = {item["call_id"]: item for item in items if is_call(item)}
         if self.awaited:
             self.steered += await self.work.border()
 
@@ -180,9 +147,10 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         agent: Agent[Any],
         context: Callable[[Turn], Any] | None,
         limits: TurnLimits | None,
+        approval_seconds: float,
         run_config: RunConfig | None,
     ) -> None:
-        super().__init__(_Codec(), limits)
+        super().__init__(ItemCodec(), limits, approval_seconds)
         self._agent = agent
         self._context = context
         self._run_config = run_config or RunConfig()
@@ -195,7 +163,12 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         context = None if self._context is None else self._context(work.turn)
         if work.pending:
             async with work.stoppable():
-                items += await self._run_pending(work, hooks, agent, context, items)
+                pending = Pending(work, agent, self._run_config, context)
+                calls = pending.calls(items)
+                hooks.awaited = {call["call_id"]: call for call in calls}
+                items += await pending.answers(calls, hooks.take_answers)
+            if work.questions.new:
+                return work.ask(work.questions.new)
             items += work.behind()
             hooks.at_border = True
         elif not work.continuation:
@@ -207,7 +180,9 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         )
         await self._follow(work, hooks, result)
         if result.interruptions:
-            raise NonRetryable("a tool asks for an approval, which this version does not take")
+            hooks.take_answers(list(hooks.finished.values()))
+            questions = [question_of(item, work) for item in result.interruptions]
+            return work.ask(questions, hooks.steered)
         if result.final_output is None:
             return work.result("")
         hooks.take_answers(to_jsonable_python(result.to_input_list()))
@@ -263,56 +238,6 @@ class OpenAIAgent(FrameworkExecutor[Json]):
                 found += [inner] if isinstance(inner, Agent) else []
         return known.get(name, self._agent)
 
-    async def _run_pending(
-        self,
-        work: Work[Json],
-        hooks: _Hooks,
-        agent: Agent[Any],
-        context: Any,
-        items: Sequence[Json],
-    ) -> list[Json]:
-        """Run the tools whose calls are committed and not answered: the SDK would not."""
-        wanted = {call.id for call in work.pending}
-        calls = [item for item in items if _calls(item) and item["call_id"] in wanted]
-        tools = await agent.get_all_tools(RunContextWrapper(context))
-        named = {tool.name: tool for tool in tools if isinstance(tool, FunctionTool)}
-        answers: list[Json] = []
-        hooks.awaited = {item["call_id"]: item for item in calls}
-        for item in calls:
-            tool = named.get(item.get("name", ""))
-            if tool is None:  # a handoff, or a tool that is gone: the model may call again
-                (answer,) = work.codec.answer(Call(item["call_id"], ""), "Interrupted; call again.")
-            else:
-                answer = await self._run_one(work, tool, agent, context, item)
-            hooks.take_answers([answer])
-            answers.append(answer)
-        return answers
-
-    async def _run_one(
-        self, work: Work[Json], tool: FunctionTool, agent: Agent[Any], context: Any, item: Json
-    ) -> Json:
-        call = ResponseFunctionToolCall.model_validate(item)
-        work.emit(ToolCall(call.call_id, call.name, call.arguments))
-        ctx = ToolContext(
-            context,
-            tool_name=call.name,
-            tool_call_id=call.call_id,
-            tool_arguments=call.arguments,
-            tool_call=call,
-            agent=agent,
-            run_config=self._run_config,
-        )
-        output = await invoke_function_tool(
-            function_tool=tool, context=ctx, arguments=call.arguments
-        )
-        work.emit(ToolResult(call.call_id, call.name, _words(output)))
-        made: Json = to_jsonable_python(ItemHelpers.tool_call_output_item(call, output))
-        return made
-
-
-def _words(output: Any) -> str:
-    return output if isinstance(output, str) else to_json(output, fallback=str).decode()
-
 
 def _tell(work: Work[Json], event: Any, said: list[str]) -> None:
     """Stream an event of the SDK, if it is one that the typed set has. [STR-1]"""
@@ -331,7 +256,7 @@ def _tell(work: Work[Json], event: Any, said: list[str]) -> None:
             said.clear()
             work.emit(ToolCall(raw.call_id, raw.name, raw.arguments))
         elif event.name == "tool_output" and isinstance(raw, dict):
-            work.emit(ToolResult(raw["call_id"], "", _words(event.item.output)))
+            work.emit(ToolResult(raw["call_id"], "", as_words(event.item.output)))
 
 
 def durable_agent(
@@ -339,59 +264,16 @@ def durable_agent(
     *,
     context: Callable[[Turn], Any] | None = None,
     limits: TurnLimits | None = None,
+    approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     run_config: RunConfig | None = None,
 ) -> OpenAIAgent:
     """Make an executor of an agent; it serves any number of sessions. [ADP-1]
 
     `context` makes the context object of each turn. `limits` bounds a turn; None is
-    `TurnLimits()`. A conversation that was handed off goes on with the agent that it was handed
+    `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
+    to approve a call; `ValidationFailed` is raised for another.
+
+    A conversation that was handed off goes on with the agent that it was handed
     to. `run_config`'s own input filter is replaced.
     """
-    return OpenAIAgent(agent, context, limits, run_config)
-
-
-def durable_tool(
-    tool: FunctionTool | Callable[..., Any],
-    *,
-    idempotent: bool = False,
-    reconcile: Callable[..., Any] | None = None,
-) -> FunctionTool:
-    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
-
-    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
-    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`.
-
-    What the tool raises ends the run, and is never told to the model as a failure: nobody knows
-    what it had done by then.
-    """
-    made = tool if isinstance(tool, FunctionTool) else function_tool(tool)
-    inner = set_function_tool_failure_error_function(copy.copy(made), None)
-    rule = StepRule(idempotent=idempotent, reconcile=reconcile)
-    schema = _schema_of(made)
-
-    async def invoke(ctx: ToolContext[Any], arguments: str) -> Any:
-        work = current_work()
-        if work is None:  # outside of any turn, or inside of a step
-            return await inner.on_invoke_tool(ctx, arguments)
-        try:
-            given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-            if schema is not None:
-                schema.params_pydantic_model(**given)
-        except ValueError as error:  # the tool is not called at all: the model may try again
-            return f"The arguments of {inner.name} are wrong: {error}"
-
-        async def called() -> Any:
-            return to_jsonable_python(await inner.on_invoke_tool(ctx, arguments), fallback=str)
-
-        return await work.step(ctx.tool_call_id, inner.name, given, called, rule)
-
-    return set_function_tool_failure_error_function(replace(inner, on_invoke_tool=invoke), None)
-
-
-def _schema_of(tool: FunctionTool) -> FuncSchema | None:
-    """What checks the arguments of a function's tool; another kind of tool has none."""
-    function = getattr(tool, "__wrapped__", None)
-    if function is None:
-        return None
-    return function_schema(function, strict_json_schema=tool.strict_json_schema)
+    return OpenAIAgent(agent, context, limits, approval_seconds, run_config)

@@ -18,14 +18,16 @@ from typing import Any
 
 import msgspec
 
-from turnkeeper.config import TurnLimits
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
+from turnkeeper.executors.approvals import about_call
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
-from turnkeeper.executors.work import StepRule, Work
+from turnkeeper.executors.work import Work
 
 try:
     import httpx2
@@ -80,12 +82,20 @@ class _Codec(Codec[Json]):
 class ChatTool:
     """A function that the model may call; its signature and docstring are what the model reads.
 
-    Raises `ValidationFailed` for a parameter without a type that has a JSON schema.
+    `needs_approval`: a person has to approve each call. Raises `ValidationFailed` for a parameter
+    without a type that has a JSON schema.
     """
 
-    def __init__(self, function: Callable[..., Any], rule: StepRule | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        rule: StepRule | None = None,
+        *,
+        needs_approval: bool = False,
+    ) -> None:
         self.function = function
         self.rule = rule
+        self.needs_approval = needs_approval
         self.name = function.__name__
         fields: list[Any] = []
         hints = inspect.get_annotations(function, eval_str=True)
@@ -131,14 +141,17 @@ def durable_tool(
     *,
     idempotent: bool = False,
     reconcile: Callable[..., Any] | None = None,
+    needs_approval: bool = False,
 ) -> ChatTool:
     """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
 
     Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
     by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`.
+    the turn is parked as `outcome_unknown`. `needs_approval`: a person has to approve each call
+    before it is made; the turn ends and waits. [ADP-12]
     """
-    return ChatTool(tool, StepRule(idempotent=idempotent, reconcile=reconcile))
+    rule = StepRule(idempotent=idempotent, reconcile=reconcile)
+    return ChatTool(tool, rule, needs_approval=needs_approval)
 
 
 class _Reply:
@@ -189,9 +202,11 @@ class ChatAgent(FrameworkExecutor[Json]):
         key: str | None,
         tools: Sequence[ChatTool],
         limits: TurnLimits | None,
+        approval_seconds: float,
+        *,
         timeout_seconds: float,
     ) -> None:
-        super().__init__(_Codec(), limits)
+        super().__init__(_Codec(), limits, approval_seconds)
         self._request = request
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -213,12 +228,12 @@ class ChatAgent(FrameworkExecutor[Json]):
             work.stoppable(),
         ):
             if work.pending:
-                messages += await self._run_tools(work, messages[-1]["tool_calls"])
+                messages += await self._run_tools(work, _pending(work, messages))
                 messages += work.behind()
             elif not work.continuation:
                 messages += [m for p in work.prompts for m in work.codec.plain("user", p.text)]
             at_border = bool(work.pending)
-            while True:
+            while not work.questions.new:
                 if at_border:
                     messages += work.say(await work.border())
                 work.asking()
@@ -232,6 +247,7 @@ class ChatAgent(FrameworkExecutor[Json]):
                 messages += await self._run_tools(work, message["tool_calls"])
                 messages += work.say(steered)
                 at_border = True
+            return work.ask(work.questions.new)
 
     async def _ask(
         self, client: httpx2.AsyncClient, work: Work[Json], messages: list[Json]
@@ -273,12 +289,23 @@ class ChatAgent(FrameworkExecutor[Json]):
             raise ChatError(f"{self._url}: {type(error).__name__}: {error}") from error
 
     async def _run_tools(self, work: Work[Json], calls: Sequence[Json]) -> list[Json]:
-        """Run the tools, one after another, and give their answers."""
+        """Run the tools, one after another, and give the answers of those that wait for nobody."""
         answers: list[Json] = []
+        decided = work.questions.decided
         for call in calls:
             name, arguments = call["function"]["name"], call["function"]["arguments"]
+            decision = decided.get(call["id"])
+            if decision is None and name in self._tools and self._tools[name].needs_approval:
+                work.questions.new.append(about_call(call["id"], name, arguments))
+                continue
+            given = {} if decision is None else decision.given
+            if given:
+                arguments = msgspec.json.encode(given).decode()
             work.emit(ToolCall(call["id"], name, arguments))
-            content = await self._run_tool(work, call["id"], name, arguments)
+            if given is None and decision is not None:
+                content = decision.told
+            else:
+                content = await self._run_tool(work, call["id"], name, arguments)
             work.emit(ToolResult(call["id"], name, content))
             (answer,) = work.codec.answer(Call(call["id"], name), content)
             work.add("tool", content, answer)
@@ -308,6 +335,13 @@ class ChatAgent(FrameworkExecutor[Json]):
             raise ChatError(f"{self._url} was asked for JSON and answered {text!r:.100}") from error
 
 
+def _pending(work: Work[Json], messages: Sequence[Json]) -> list[Json]:
+    """Of the last response that calls tools, the calls that are not answered."""
+    response = next(m for m in reversed(messages) if m.get("tool_calls"))
+    wanted = {call.id for call in work.pending}
+    return [call for call in response["tool_calls"] if call["id"] in wanted]
+
+
 def _chunk(data: str) -> Json:
     try:
         chunk = msgspec.json.decode(data, type=Json)
@@ -326,6 +360,7 @@ def chat_agent(  # noqa: PLR0913 - settings, each with a default
     tools: Sequence[Callable[..., Any] | ChatTool] = (),
     output: type | None = None,
     limits: TurnLimits | None = None,
+    approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     options: Json | None = None,
     key_variable: str = DEFAULT_KEY_VARIABLE,
     timeout_seconds: float = 120.0,
@@ -334,10 +369,11 @@ def chat_agent(  # noqa: PLR0913 - settings, each with a default
 
     `system` stands before every conversation. `tools` are functions, or what `durable_tool` makes
     of them. `output` is a type that the answer is to be JSON of; it becomes `structured_output`.
-    `limits` bounds a turn; None is `TurnLimits()`. `options` are further fields of the request,
+    `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`, more than 0 and at most a
+    year, is how long there is time to approve a call. `options` are further fields of the request,
     such as `temperature`. The key is read from the environment variable `key_variable`; where
     that is not set, none is sent. `timeout_seconds`, more than 0, bounds the wait for each piece.
-    Raises `ValidationFailed` for two tools of one name.
+    Raises `ValidationFailed` for two tools of one name, or another `approval_seconds`.
     """
     made = [tool if isinstance(tool, ChatTool) else ChatTool(tool) for tool in tools]
     if len({tool.name for tool in made}) < len(made):
@@ -353,4 +389,7 @@ def chat_agent(  # noqa: PLR0913 - settings, each with a default
         schema = {"name": "answer", "schema": msgspec.json.schema(output)}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}
     url = f"{base_url.rstrip('/')}/chat/completions"
-    return ChatAgent(request, url, os.environ.get(key_variable), made, limits, timeout_seconds)
+    key = os.environ.get(key_variable)
+    return ChatAgent(
+        request, url, key, made, limits, approval_seconds, timeout_seconds=timeout_seconds
+    )

@@ -10,38 +10,40 @@ commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from inspect import isawaitable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from turnkeeper.config import TurnLimits
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.pydantic_messages import (
     PydanticCodec,
     answered_call,
     says_something,
     words_of,
 )
-from turnkeeper.executors.work import (
-    Prompt,
-    StepRule,
-    Stop,
-    Work,
-    current_work,
-    inner_call,
+from turnkeeper.executors.pydantic_tools import (
+    RULE,
+    durable_tool,
+    questions_of,
+    recalled,
+    recorded,
+    results_of,
+    step_metadata,
 )
+from turnkeeper.executors.steps import StepRule
+from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
 try:
-    from pydantic import TypeAdapter
     from pydantic_ai import (
         Agent,
         CancellationToken,
+        DeferredToolRequests,
         RunContext,
-        Tool,
         exceptions,
     )
     from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
@@ -59,7 +61,6 @@ try:
         ThinkingPart,
         ThinkingPartDelta,
         ToolCallPart,
-        ToolReturn,
         UserPromptPart,
     )
     from pydantic_ai.models import ModelRequestContext
@@ -71,7 +72,8 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
 
-_RULE = "turnkeeper_step"
+__all__ = ["PydanticAgent", "durable_agent", "durable_tool", "step_metadata"]
+
 _WRITTEN = {"turnkeeper": "written"}
 """Marks a request that is in the transcript already, or is not to be."""
 
@@ -145,18 +147,36 @@ class _Hooks(AbstractCapability[Any]):
     run: AgentRun[Any, Any] | None = None
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
+    queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
+    """What waits for the next call of the model: its id in the framework's queue, and what is still
+    to be written of it."""
+    held: list[Prompt] = field(default_factory=list)
+    """What was taken out of that queue again, since the run is about to wait for a person."""
 
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
+        steered, self.held, self.queued = self.held, [], []
         if self.at_border:
             assert self.run is not None
             self.record.take(self.run.new_messages())
-            for request in _requests(await self.work.border()):
-                ctx.enqueue(request)
+            steered += await self.work.border()
+        for request in _requests(steered):
+            ctx.enqueue(request)
         self.at_border = True
         self.work.asking()
         return request_context
+
+    async def handle_deferred_tool_calls(
+        self,
+        ctx: RunContext[Any],
+        *,
+        requests: DeferredToolRequests,  # noqa: ARG002 - the framework's signature
+    ) -> None:
+        """Nothing but the end of the run is to come: what is queued would go on with it instead."""
+        for queued, prompt in self.queued:
+            if queued is not None and ctx.dequeue(queued) and prompt is not None:
+                self.held.append(prompt)
 
     async def wrap_tool_execute(
         self,
@@ -167,62 +187,16 @@ class _Hooks(AbstractCapability[Any]):
         args: dict[str, Any],
         handler: Callable[[dict[str, Any]], Any],
     ) -> Any:
-        rule = (tool_def.metadata or {}).get(_RULE)
+        rule = (tool_def.metadata or {}).get(RULE)
         if not isinstance(rule, StepRule):
             return await handler(args)
 
         async def called() -> dict[str, Any]:
-            try:
-                return _recorded(await handler(args))
-            # The tool's own answers to the model: it says that it has done nothing.
-            except (
-                exceptions.ModelRetry,
-                exceptions.ToolRetryError,
-                exceptions.UnexpectedModelBehavior,
-            ) as retry:
-                return {"retry": _asked_for(retry)}
-            except (exceptions.ToolFailed, exceptions.ToolFailedError) as failure:
-                return {"failed": str(failure)}
+            return await recorded(handler(args))
 
         arguments = call.args_as_dict()
         answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
-        return _recalled(answer)
-
-
-def _asked_for(error: Exception) -> str:
-    """What a tool has its model try again for. Raises what is no answer of the tool's own.
-
-    The framework says of a tool that it cut off at its time limit that it may be called again,
-    and of one that has asked for too many retries that the model misbehaves.
-    """
-    retry = error if isinstance(error, exceptions.ModelRetry) else error.__cause__
-    if not isinstance(retry, exceptions.ModelRetry):
-        raise error
-    if isinstance(retry.__context__, TimeoutError):
-        raise TimeoutError(f"the tool was cut off: {retry}") from retry
-    return str(retry)
-
-
-_tool_returns = TypeAdapter(ToolReturn[Any])
-
-
-def _recorded(value: Any) -> dict[str, Any]:
-    if isinstance(value, ToolReturn):
-        return {"return": _tool_returns.dump_python(value, mode="json")}
-    return {"value": to_jsonable_python(value)}
-
-
-def _recalled(answer: Any) -> Any:
-    if isinstance(answer, dict) and len(answer) == 1:
-        if "retry" in answer:
-            raise exceptions.ModelRetry(answer["retry"])
-        if "failed" in answer:
-            raise exceptions.ToolFailed(answer["failed"])
-        if "return" in answer:
-            return _tool_returns.validate_python(answer["return"])
-        if "value" in answer:
-            return answer["value"]
-    return answer  # of a reconcile function
+        return recalled(answer)
 
 
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
@@ -240,10 +214,11 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         agent: Agent[Any, Any],
         deps: Callable[[Turn], Any] | None,
         limits: TurnLimits | None,
+        approval_seconds: float,
         *,
         stream: bool,
     ) -> None:
-        super().__init__(PydanticCodec(), limits)
+        super().__init__(PydanticCodec(), limits, approval_seconds)
         self._agent = agent
         self._deps = deps
         self._stream = stream
@@ -260,6 +235,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
             async with self._agent.iter(
                 _joined(work.prompts) or None,
                 message_history=work.history(),
+                deferred_tool_results=results_of(work),
                 deps=None if self._deps is None else self._deps(work.turn),
                 run_id=work.turn.run_id,
                 conversation_id=work.turn.session_id,
@@ -270,31 +246,36 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                 hooks.run = run
                 hooks.at_border = bool(work.pending)
                 for request in work.behind():
-                    run.enqueue(replace(request, metadata=dict(_WRITTEN)))
-                await self._drive(run, work, record)
+                    queued = run.enqueue(replace(request, metadata=dict(_WRITTEN)))
+                    hooks.queued.append((queued, None))
+                await self._drive(run, hooks)
         except exceptions.RunCancelled as cancelled:
             record.take(cancelled.new_messages())
             raise Stop from None
         except exceptions.UsageLimitExceeded as error:
             raise NonRetryable(f"a usage limit of the agent: {error}") from error
+        except exceptions.UserError as error:
+            raise NonRetryable(f"the agent is not made for this: {error}") from error
         assert run.result is not None
         record.take(run.result.new_messages())
         output = run.result.output
+        if isinstance(output, DeferredToolRequests):
+            return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
         structured = to_jsonable_python(output)
         return work.result(words_of(run.result.new_messages()[-1]), structured)
 
-    async def _drive(
-        self, run: AgentRun[Any, Any], work: Work[ModelMessage], record: _Record
-    ) -> None:
+    async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
+        work, record = hooks.work, hooks.record
         node = run.next_node
         while not isinstance(node, End):
             if Agent.is_call_tools_node(node):
                 # Before the first tool runs, the response that calls it is committed. [ADP-5]
                 if node.model_response.tool_calls and record.take(run.new_messages()):
-                    for request in _requests(await work.border()):
-                        run.enqueue(request)
+                    steered = await work.border()
+                    for prompt, request in zip(steered, _requests(steered), strict=True):
+                        hooks.queued.append((run.enqueue(request), prompt))
                 async with node.stream(run.ctx) as happenings:
                     async for happening in happenings:
                         _tell(work, happening)
@@ -328,48 +309,14 @@ def durable_agent(
     *,
     deps: Callable[[Turn], Any] | None = None,
     limits: TurnLimits | None = None,
+    approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     stream: bool = True,
 ) -> PydanticAgent:
     """Make an executor of an agent; it serves any number of sessions. [ADP-1]
 
     `deps` makes the agent's dependencies of each turn. `limits` bounds a turn; None is
-    `TurnLimits()`. `stream=False` is for a model that cannot stream.
+    `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
+    to approve a call. `stream=False` is for a model that cannot stream.
+    Raises `ValidationFailed` for another time than that.
     """
-    return PydanticAgent(agent, deps, limits, stream=stream)
-
-
-def durable_tool(
-    tool: Tool[Any] | Callable[..., Any],
-    *,
-    idempotent: bool = False,
-    reconcile: Callable[..., Any] | None = None,
-) -> Tool[Any]:
-    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
-
-    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
-    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`.
-
-    A toolset's tools are made durable by `toolset.with_metadata(**step_metadata())`.
-    """
-    made = tool if isinstance(tool, Tool) else Tool(tool)
-    rule = step_metadata(idempotent=idempotent, reconcile=reconcile)
-    inner = made.prepare
-
-    async def prepare(ctx: RunContext[Any], defined: ToolDefinition) -> ToolDefinition | None:
-        work = current_work()
-        if work is not None and ctx.run_id != work.turn.run_id:
-            raise inner_call(made.name)
-        if inner is None:
-            return defined
-        prepared = inner(ctx, defined)
-        return await prepared if isawaitable(prepared) else prepared
-
-    return replace(made, metadata={**(made.metadata or {}), **rule}, prepare=prepare)
-
-
-def step_metadata(
-    *, idempotent: bool = False, reconcile: Callable[..., Any] | None = None
-) -> dict[str, Any]:
-    """The metadata that makes a tool durable, for `@agent.tool(metadata=...)` and toolsets."""
-    return {_RULE: StepRule(idempotent=idempotent, reconcile=reconcile)}
+    return PydanticAgent(agent, deps, limits, approval_seconds, stream=stream)

@@ -5,7 +5,7 @@ or a rollback may leave a transcript with a call that nobody answered, an answer
 gone, or a message without content; a provider refuses each, and with it every later turn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -44,19 +44,35 @@ class Order(Struct, frozen=True):
     """Indexes of messages that come behind those answers."""
 
 
-def settle(views: Sequence[View], *, resume: bool = False) -> Order:
+class Again(Struct, frozen=True):
+    """A response of an earlier turn whose calls this turn carries out."""
+
+    calls: Collection[str] = ()
+    """Some of them."""
+    start: int = 0
+    """Where this turn begins."""
+
+
+def settle(views: Sequence[View], *, resume: bool = False, again: Again | None = None) -> Order:
     """Put a history in order: every call answered once and at once, nothing empty. [ADP-4]
 
     An answer goes behind its call, however late it came; what lay between comes behind both.
     `resume`: the last calls belong to a turn that goes on; those without an answer are left
-    pending, for their tools to be run.
+    pending, for their tools to be run. `again`: that response goes behind everything that was said
+    before this turn, as if it had just been made, and so do its calls. [ADP-12]
     """
     answers = _answers(views)
-    last = max((i for i, view in enumerate(views) if view.calls), default=-1)
+    places = list(range(len(views)))
+    at = None if again is None else _newest(views, again)
+    if again is not None and at is not None:
+        places = [*places[:at], *places[at + 1 : again.start], at, *places[again.start :]]
+        resume = True
+    last = max((n for n, place in enumerate(places) if views[place].calls), default=-1)
     before: list[int | Call] = []
     after: list[int] = []
     pending: list[Call] = []
-    for index, view in enumerate(views):
+    for number, index in enumerate(places):
+        view = views[index]
         if view.kind == "tool" or view.empty:
             continue
         if pending:
@@ -65,11 +81,19 @@ def settle(views: Sequence[View], *, resume: bool = False) -> Order:
             before.append(index)
         for call in {call.id: call for call in view.calls}.values():
             answer = answers.get((index, call.id))
-            if answer is None and resume and index == last:
+            if answer is None and resume and number == last:
                 pending.append(call)
             else:
                 before.append(call if answer is None else answer)
     return Order(tuple(before), tuple(pending), tuple(after))
+
+
+def _newest(views: Sequence[View], again: Again) -> int | None:
+    """The newest response before the turn with one of the calls: ids may come more than once."""
+    for index in range(min(again.start, len(views)) - 1, -1, -1):
+        if any(call.id in again.calls for call in views[index].calls):
+            return index
+    return None
 
 
 def _answers(views: Sequence[View]) -> dict[tuple[int, str], int]:

@@ -5,9 +5,22 @@ its time limit or because another tool failed, does not cut off a payment in the
 """
 
 import asyncio
-from collections.abc import Coroutine
+import hashlib
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
+
+from msgspec import Struct
+
+from turnkeeper.errors import NonRetryable
+
+
+class StepRule(Struct, frozen=True, kw_only=True):
+    """How a durable tool is settled where nobody knows whether it was called."""
+
+    idempotent: bool = False
+    reconcile: Callable[..., Any] | None = None
+    """Called with the tool's arguments by name; gives its result, or `NOT_DONE`."""
 
 
 class Steps:
@@ -30,12 +43,11 @@ class Steps:
     ) -> None:
         if isinstance(error, Exception):
             # What has begun comes to its end and is recorded: the next attempt finds it there.
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+            await self.end()
             kind = error = trace = None  # it is no error of a task's: it goes on as it is
         await self._group.__aexit__(kind, error, trace)
 
-    async def take(self, step: Coroutine[Any, Any, Any], name: str) -> Any:
+    async def take(self, step: Callable[[], Coroutine[Any, Any, Any]], name: str) -> Any:
         """Take a step to its end, also where the caller is cancelled meanwhile."""
         task = self._group.create_task(_outcome(step), name=name)
         self._tasks.add(task)
@@ -47,6 +59,11 @@ class Steps:
             raise failure
         return value
 
+    async def end(self) -> None:
+        """Wait until none is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def cancel(self) -> None:
         """Cut off what is under way: the run was asked to end."""
         self._cancelled = True
@@ -54,9 +71,26 @@ class Steps:
             task.cancel()
 
 
-async def _outcome(step: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
+async def _outcome(step: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, Exception | None]:
     """What a step gives or raises; a task group would end the others for what one raises."""
     try:
-        return await step, None
+        return await step(), None
     except Exception as error:  # noqa: BLE001 - raised to who asked for the step
         return None, error
+
+
+def step_key(call_id: str, uses: int) -> str:
+    """The key of the step that a call is; `uses`: how often the turn has had that id."""
+    key = f"tool {call_id}"
+    if len(key) > 150:
+        key = f"tool {hashlib.sha256(call_id.encode()).hexdigest()}"
+    return key if uses == 1 else f"{key} #{uses}"
+
+
+def inner_call(name: str) -> NonRetryable:
+    """The error of a durable tool whose call stands in no transcript. [ADP-7]"""
+    return NonRetryable(
+        f"durable tool {name!r} belongs to an agent that runs inside another one's tool or node: "
+        "its calls are in no transcript, so that after a crash nobody could tell whether they "
+        "were made; make the outer tool durable instead, or give this one to the outer agent"
+    )

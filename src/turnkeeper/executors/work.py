@@ -6,7 +6,6 @@ framework is driven, and what its messages look like, is each adapter's own busi
 """
 
 import asyncio
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -14,59 +13,20 @@ from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
-from msgspec import Struct
 
-from turnkeeper.config import TurnLimits
+from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import StreamDelta
-from turnkeeper.core.inputs import append_text
-from turnkeeper.core.runs import (
-    ApplyOutput,
-    Message,
-    Role,
-    RunResult,
-    StagedInput,
-    Steered,
-)
-from turnkeeper.errors import NonRetryable, TurnLimitExceeded
-from turnkeeper.executors.safety import UNANSWERED, Call, Order, View, settle
-from turnkeeper.executors.steps import Steps
+from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
+from turnkeeper.errors import TurnLimitExceeded
+from turnkeeper.executors.approvals import WAITING, Question, Questions
+from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
+from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
+from turnkeeper.executors.spent import spent_before
+from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
 from turnkeeper.executors.transcripts import Codec, Entry
 from turnkeeper.turn import Turn
 
 Item = TypeVar("Item")
-
-
-class Spent(Struct, array_like=True):
-    """What a turn has used up so far: an adapter's snapshot."""
-
-    turn: str = ""
-    """The first input of the turn that this speaks of."""
-    start: int = 0
-    """Messages in the transcript before this turn."""
-    model_calls: int = 0
-    tool_calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    seconds: float = 0.0
-    extra: bytes | None = None
-    """What an adapter itself has to remember; unlike the rest it outlives the turn."""
-
-
-class Prompt(Struct, frozen=True):
-    """Something for the model to read that did not come from it or from a tool."""
-
-    text: str
-    kind: Literal["user", "notice"] = "user"
-    written: bool = True
-    """Whether it is this run's business to write it: not hidden, not in the transcript already."""
-
-
-class StepRule(Struct, frozen=True, kw_only=True):
-    """How a durable tool is settled where nobody knows whether it was called."""
-
-    idempotent: bool = False
-    reconcile: Callable[..., Any] | None = None
-    """Called with the tool's arguments by name; gives its result, or `NOT_DONE`."""
 
 
 class Stop(Exception):
@@ -85,27 +45,47 @@ class Work(Generic[Item]):
     """One run of a turn."""
 
     def __init__(
-        self, turn: Turn, codec: Codec[Item], limits: TurnLimits, entries: list[Entry[Item]]
+        self,
+        turn: Turn,
+        codec: Codec[Item],
+        limits: TurnLimits,
+        entries: list[Entry[Item]],
+        *,
+        approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     ) -> None:
         self.turn = turn
         self.codec = codec
         self.limits = limits
+        self._approval_seconds = approval_seconds
         self.continuation = turn.primitive.continuation
-        self.spent = _spent_before(turn)
-        self.prompts = _prompts(turn.primitive)
+        self.spent = spent_before(turn)
+        self.questions = Questions(self.spent.asked, turn.approval, continuation=self.continuation)
+        self.prompts = prompts_of(turn.primitive, is_answer=self.questions.is_answer)
+        self._early: list[Prompt] = []
+        """What was steered in before the framework was called."""
         self._entries = entries
         self._order = self._settle()
         self._unwritten: list[Message] = []
         # The turn's own prompts are written by the core, as plain text, unless the framework has
         # a form of its own for them; what is steered in later has its place among the answers.
-        self._includes_input = self.continuation or not codec.plain_prompts
+        self._includes_input = (
+            self.continuation or self.questions.is_answer or not codec.plain_prompts
+        )
         self._uses = Counter(
             call.id for entry in entries[self.spent.start :] for call in entry.view.calls
         )
+        for call in self.pending:
+            self._uses[call.id] = max(self._uses[call.id], 1)
+        self.answered: dict[str, tuple[Item, ...]] = {}
+        """Of calls whose tools a framework runs again, the answers that the transcript has."""
         self.steps = Steps()
         """Durable tools that are under way."""
         self._failed: Exception | None = None
         """What a durable tool raised: nobody knows what it has done."""
+        self._given_up: dict[str, str] = {}
+        """Durable tools, by call, that the framework no longer waits for."""
+        self._made: dict[str, Any] = {}
+        """What durable tools gave, by call."""
         self.stopped: Literal["cancelled", "expired"] | None = None
         self.on_stop: Callable[[], None] | None = None
         """How the framework is told to end; set by the adapter."""
@@ -124,14 +104,17 @@ class Work(Generic[Item]):
             words = [Entry(View("user"), self.codec.plain("user", p.text)) for p in hidden]
             self._entries[self.spent.start : self.spent.start] = words
             self.prompts = [prompt for prompt in self.prompts if prompt.written]
-        return settle([entry.view for entry in self._entries], resume=self.continuation)
+        views = [entry.view for entry in self._entries]
+        asked = Again(self.questions.calls, self.spent.start)
+        return settle(views, resume=self.continuation, again=asked)
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
         items: list[Item] = []
         for place in self._order.before:
             if isinstance(place, Call):
-                items += self.codec.answer(place, UNANSWERED)
+                words = WAITING if self.questions.waits(place.id) else UNANSWERED
+                items += self.codec.answer(place, words)
             else:
                 items += self._entries[place].items
         return items
@@ -168,11 +151,13 @@ class Work(Generic[Item]):
         for call in self.codec.view(role, items).calls:
             self._uses[call.id] += 1
             self.spent.tool_calls += 1
+        answered = self.codec.view(role, items).answers
+        if answered is not None:
+            self.questions.settle(answered)
 
     async def border(self) -> list[Prompt]:
         """Commit what there is, and take what was said meanwhile. [ADP-5]"""
-        if self._failed is not None:
-            raise self._failed
+        self._check_steps()
         return await self._commit()
 
     async def _commit(self) -> list[Prompt]:
@@ -181,7 +166,8 @@ class Work(Generic[Item]):
             appends, snapshot=self._snapshot(), includes_input=self._includes_input
         )
         self._includes_input = True
-        return _steered(steered)
+        early, self._early = self._early, []
+        return [*early, *steered_prompts(steered)]
 
     def output(self, result: RunResult | None) -> ApplyOutput:
         """What the run returns: all that no border has committed."""
@@ -192,8 +178,7 @@ class Work(Generic[Item]):
 
     def result(self, text: str, structured: Any = None) -> ApplyOutput:
         """The output of a turn that has its answer."""
-        if self._failed is not None:
-            raise self._failed
+        self._check_steps()
         spent = self.spent
         usage = {
             "model_calls": spent.model_calls,
@@ -209,6 +194,40 @@ class Work(Generic[Item]):
                 tool_calls=spent.tool_calls,
             )
         )
+
+    # -- approvals ----------------------------------------------------------------------------
+
+    async def begin_answer(self) -> ApplyOutput | None:
+        """What a turn does first that was started by a decision. [ADP-12]
+
+        Gives its output where other questions of the same run are still open.
+        """
+        left = self.questions.left
+        if left:
+            what = "another approval" if left == 1 else f"{left} other approvals"
+            return self.output(RunResult(f"This waits for {what}."))
+        # From here on the calls may have been made, whatever happens to this run.
+        self._early = await self.border()
+        return None
+
+    def ask(self, questions: Sequence[Question], steered: Sequence[Prompt] = ()) -> ApplyOutput:
+        """The output of a run that ends waiting for people. [ADP-12]
+
+        `steered`: what was handed out and no call of the model has read.
+        """
+        self.say(steered)
+        asked = self.questions.ask(self.turn.run_id, questions, self._approval_seconds)
+        output = self.result("\n".join(question.text for question in questions))
+        return msgspec.structs.replace(output, approvals=asked)
+
+    def has_called(self, call_id: str) -> bool:
+        """Whether this turn's transcript has a call."""
+        return self._uses[call_id] > 0
+
+    def answer_to(self, call_id: str) -> tuple[Item, ...] | None:
+        """What the transcript has as the newest answer of a call, if it has any."""
+        answers = (e.items for e in reversed(self._entries) if e.view.answers == call_id)
+        return next(answers, None)
 
     def _snapshot(self) -> bytes:
         self.spent.seconds = asyncio.get_running_loop().time() - self._since
@@ -312,8 +331,8 @@ class Work(Generic[Item]):
             with _within(None):
                 return await fn()
 
-        try:
-            step = self.turn.once(
+        async def taken() -> Any:
+            value = self._made[call_id] = await self.turn.once(
                 self._step_key(call_id, name),
                 called,
                 name,
@@ -321,66 +340,37 @@ class Work(Generic[Item]):
                 idempotent=rule.idempotent,
                 reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
             )
-            return await self.steps.take(step, f"{name} {call_id}")
+            return value
+
+        try:
+            return await self.steps.take(taken, f"{name} {call_id}")
         except Exception as error:
             # A framework may tell its model of it instead: this ends the run nevertheless.
             self._failed = error
             raise
         except asyncio.CancelledError:
             # Likewise where it has given up on the tool, and goes on without its answer.
-            self._failed = TimeoutError(f"durable tool {name!r} was given up by its framework")
+            self._given_up[call_id] = name
             raise
 
+    async def finish_steps(self) -> dict[str, Any]:
+        """Wait for the durable tools that a framework no longer waits for; gives what all gave."""
+        await self.steps.end()
+        for call_id in self._made:
+            self._given_up.pop(call_id, None)
+        return self._made
+
+    def _check_steps(self) -> None:
+        """Raise what keeps this run from going on as if nothing had happened."""
+        if self._failed is not None:
+            raise self._failed
+        for name in self._given_up.values():
+            raise TimeoutError(f"durable tool {name!r} was given up by its framework")
+
     def _step_key(self, call_id: str, name: str) -> str:
-        uses = self._uses[call_id]
-        if not uses:
+        if not self.has_called(call_id):
             raise inner_call(name)
-        key = f"tool {call_id}"
-        if len(key) > 150:
-            key = f"tool {hashlib.sha256(call_id.encode()).hexdigest()}"
-        return key if uses == 1 else f"{key} #{uses}"
-
-
-def inner_call(name: str) -> NonRetryable:
-    """The error of a durable tool whose call stands in no transcript. [ADP-7]"""
-    return NonRetryable(
-        f"durable tool {name!r} belongs to an agent that runs inside another one's tool or node: "
-        "its calls are in no transcript, so that after a crash nobody could tell whether they "
-        "were made; make the outer tool durable instead, or give this one to the outer agent"
-    )
-
-
-def _spent_before(turn: Turn) -> Spent:
-    """What the turn has used up in earlier runs, and what outlived the turns before it."""
-    known = Spent()
-    if turn.snapshot is not None:
-        try:
-            known = msgspec.msgpack.decode(turn.snapshot, type=Spent)
-        except (msgspec.MsgspecError, ValueError):
-            known = Spent()  # another executor's
-    first = turn.primitive.contributing_input_ids[0]
-    if turn.primitive.continuation and known.turn == first:
-        return known
-    return Spent(first, turn.head.count, extra=known.extra)
-
-
-def _prompts(primitive: StagedInput) -> list[Prompt]:
-    """What the inputs say. Of a continuation's, only those that are in no transcript."""
-    prompts = [
-        Prompt(append_text(item), written=item.visibility.transcript_eligible)
-        for item in primitive.inputs
-        if not (primitive.continuation and item.visibility.transcript_eligible)
-    ]
-    return [prompt for prompt in prompts if prompt.text.strip()]
-
-
-def _steered(steered: Steered) -> list[Prompt]:
-    inputs = [
-        Prompt(append_text(item), written=item.visibility.transcript_eligible)
-        for item in steered.inputs
-    ]
-    notices = [Prompt(n.content, "notice", written=False) for n in steered.context_appends]
-    return [prompt for prompt in (*notices, *inputs) if prompt.text.strip()]
+        return step_key(call_id, self._uses[call_id])
 
 
 @contextmanager

@@ -5,7 +5,9 @@
     class TestMyAdapter(AgentConformance):
         def make_executor(self, brain, tools, limits):
             lookup, charge = tools.functions()
-            return durable_agent(MyAgent(BridgeTo(brain), [lookup, durable_tool(charge)]), limits)
+            wire = durable_tool(tools.guarded(), needs_approval=True)
+            tools = [lookup, durable_tool(charge), wire]
+            return durable_agent(MyAgent(BridgeTo(brain), tools), limits)
 
 That needs pytest-asyncio with `asyncio_mode = "auto"`. A bridge is a model of the framework that
 turns its request into a list of `Said`, asks the brain, and streams the words of its `Reply`, then
@@ -15,10 +17,12 @@ its calls. For assertions that show their values, call in your `conftest.py`
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
     texting   DoubleTexting                       messages that meet a turn
     tools     ToolCalls                           what a model gets wrong, what a tool raises
+    approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
     safety    Safety                              many bad days, and what a model reads then
 """
 
+from turnkeeper.testing.agents.approving import Approvals
 from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
@@ -30,6 +34,7 @@ from turnkeeper.testing.agents.tools import ToolCalls
 
 __all__ = [
     "AgentConformance",
+    "Approvals",
     "Bed",
     "Brain",
     "Chapter",
@@ -55,6 +60,7 @@ class AgentConformance(
     Streams,
     DoubleTexting,
     ToolCalls,
+    Approvals,
     Stopping,
     Limits,
     Crashes,

@@ -36,14 +36,19 @@ Hook = Callable[[str], Awaitable[None]]
 
 
 class Tools:
-    """What the agent may call. `lookup` is an ordinary tool, `charge` is to be a durable one."""
+    """What the agent may call.
+
+    `lookup` is an ordinary tool, `charge` a durable one, `wire` a durable one that a person has to
+    approve.
+    """
 
     def __init__(self) -> None:
         self.lookups: list[str] = []
         self.charges: list[int] = []
+        self.wires: list[int] = []
         """What the outside world has seen."""
         self.hook: Hook | None = None
-        """Awaited at each point: `lookup`, `before charge`, `after charge`."""
+        """Awaited at each point: `lookup`, `before charge`, `after charge`, and so with `wire`."""
 
     async def at(self, point: str) -> None:
         """A point at which a test may have something happen."""
@@ -51,7 +56,7 @@ class Tools:
             await self.hook(point)
 
     def functions(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Both, as plain functions."""
+        """`lookup` and `charge`, as plain functions."""
 
         async def lookup(q: str) -> str:
             """Look something up."""
@@ -67,6 +72,18 @@ class Tools:
             return f"paid {cents}"
 
         return lookup, charge
+
+    def guarded(self) -> Callable[..., Any]:
+        """`wire`, as a plain function."""
+
+        async def wire(cents: int) -> str:
+            """Send money."""
+            await self.at("before wire")
+            self.wires.append(cents)
+            await self.at("after wire")
+            return f"wired {cents}"
+
+        return wire
 
 
 MakeExecutor = Callable[[Brain, Tools, TurnLimits | None], Any]
@@ -113,6 +130,8 @@ class Bed:
         self.brain = Brain()
         self.tools = Tools()
         self.limits: TurnLimits | None = None
+        self.approval_seconds: float | None = None
+        """How long there is time to approve; set on the executor as an attribute of that name."""
         self.executor: Any = None
         """The agent of the present life."""
         self._make = make_executor
@@ -136,6 +155,8 @@ class Bed:
     async def live(self, store: Any = None, profile: Profile | None = None) -> None:
         """Begin a life."""
         self.executor = self._make(self.brain, self.tools, self.limits)
+        if self.approval_seconds is not None:
+            self.executor.approval_seconds = self.approval_seconds
         self._runtime = Runtime(
             store or self.store, agent=self.executor, config=CONFIG, profile=profile
         )
@@ -157,6 +178,7 @@ class Bed:
         runtime, self._runtime = self.runtime, None
         worker = runtime.worker
         worker.closing = True
+        worker.lookout.end()
         worker.timers.end()
         runs = [actor.run for actor in worker.actors.values() if actor.run is not None]
         for actor in worker.actors.values():

@@ -125,4 +125,4 @@ def obey(said: Sequence[Said]) -> Reply:
 
 def arguments(tool: str, value: str) -> str:
     """The JSON arguments of a call."""
-    return json.dumps({"cents": int(value)} if tool == "charge" else {"q": value})
+    return json.dumps({"q": value} if tool == "lookup" else {"cents": int(value)})

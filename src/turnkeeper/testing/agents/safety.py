@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import SystemGeneratedInput, WhenBusy
 from turnkeeper.testing.agents.bed import Bed, within
 from turnkeeper.testing.agents.brain import ASIDE, Reply, Said, obey
@@ -57,15 +58,26 @@ class DangerousTurn:
     def _command(self, number: int) -> str:
         dice = self._dice
         words = [
-            f"{dice.choice(['lookup', 'charge'])}:{dice.randrange(9)}"
+            f"{dice.choice(['lookup', 'charge', 'wire'])}:{dice.randrange(9)}"
             for _ in range(dice.randrange(3))
         ]
         return f"{dice.choice([' ', ' | ']).join(words)} {number}"
 
     async def live_through(self, number: int) -> None:
-        """Submit a command, and see to its end."""
+        """Submit a command, and see to its end; then decide about half of what was asked."""
+        bed, dice = self._bed, self._dice
+        await self._see_to((await bed.session.submit(self._command(number))).input_id)
+        for asked in await bed.session.approvals():
+            if dice.random() < 0.5:
+                report = await bed.session.answer_approval(
+                    asked.approval_id, approved=dice.random() < 0.6
+                )
+                await self._see_to(report.input_id)
+
+    async def _see_to(self, input_id: InputId) -> None:
+        """Wait for an input's turn, and disturb it where something in it hangs."""
         bed = self._bed
-        handle = await bed.session.submit(self._command(number))
+        handle = await bed.session.handle(input_id)
         waits: list[Awaitable[Any]] = [
             self._reached.wait(),
             bed.brain.hanging.wait(),
@@ -76,7 +88,7 @@ class DangerousTurn:
         if not tasks[2].done():
             bed.tools.hook, bed.brain.mind = None, obey
             await self._disturb()
-            await bed.outcome(handle.input_id)
+            await bed.outcome(input_id)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
