@@ -17,12 +17,13 @@ from world import outcome, soon
 from turnkeeper import (
     Completed,
     InputLifecycleState,
+    PromptInput,
     RequestExpired,
     Runtime,
     RuntimeTerminated,
 )
 from turnkeeper.config import PAGE_DEFAULT
-from turnkeeper.core.records import Claim, InputRecord
+from turnkeeper.core.records import Claim, CommitResult, Delivery, InputRecord
 from turnkeeper.environment import SystemClock
 from turnkeeper.errors import CommitFailed, StoreError
 from turnkeeper.store import Store
@@ -40,6 +41,24 @@ class Reluctant(FaultyStore):
             self.refused += 1
             raise CommitFailed("the disk is busy", applied=False)
         await self.inner.release(session_id, worker_id)
+
+
+class FullDisk(FaultyStore):
+    """A store whose deliveries fail for sure, but for the first one: it is made, and `says` so."""
+
+    def __init__(self, inner: Store, *, says: bool) -> None:
+        super().__init__(inner)
+        self.says = says
+        self.delivered = 0
+
+    async def deliver(self, session_id: str, delivery: Delivery) -> CommitResult:
+        self.delivered += 1
+        if self.delivered > 1:
+            raise CommitFailed("the disk is full", applied=False)
+        result = await self.inner.deliver(session_id, delivery)
+        if not self.says:
+            raise CommitFailed("the disk has gone")
+        return result
 
 
 class Gated(FaultyStore):
@@ -277,3 +296,40 @@ async def test_a_worker_that_begins_anew_strands_nothing(stores: Stores) -> None
         async with Runtime(stores(), agent=lambda _sid: FakeExecutor(), config=FAST):
             again = await sleeper.handle("ada", handle.input_id)
             assert isinstance(await outcome(again), Completed)
+
+
+async def test_what_was_made_once_is_never_told_as_not_made(stores: Stores) -> None:
+    """The first try's fate is unknown, each later one fails for sure: the input may be there.
+    [PROC-2]
+    """
+    full = FullDisk(stores(), says=False)
+    config = replace(FAST, commit_retry_seconds=0.1)
+    async with owner(stores) as runtime, Runtime(full, config=config) as client:
+        await client.register_session("ada")
+        item = PromptInput("hello")
+        with pytest.raises(CommitFailed, match="does not say whether input") as told:
+            await soon(client.accept_input("ada", item))
+        assert told.value.applied is None
+        assert full.delivered > 1
+        stored = await runtime.handle("ada", item.id)
+        assert isinstance(await outcome(stored), Completed)
+
+
+async def test_what_was_asked_and_cannot_be_taken_back_may_be_done(stores: Stores) -> None:
+    """Nobody begins it, and the store refuses to withdraw it: an owner may come to it yet.
+    [REQ-4]
+    """
+    full = FullDisk(stores(), says=True)
+    config = replace(FAST, request_age_seconds=0.05)
+    async with owner(stores) as runtime, Runtime(full, config=config) as client:
+        runtime.worker.lookout.end()
+        await until(lambda: not runtime.worker.lookout._looking)
+        with pytest.raises(CommitFailed, match="does not say whether what was asked") as told:
+            await soon(client.pause_runtime("ada"))
+        assert told.value.applied is None
+        runtime.worker.lookout.begin()
+
+        async def paused() -> bool:
+            return (await runtime.session_state("ada")).paused
+
+        await until(paused)

@@ -161,13 +161,23 @@ async def accept(worker: "Worker", session_id: SessionId, item: Input) -> Accept
                 return await intake.named_by_last(worker, session_id, verdict, existing)
         except (Stale, CommitFailed) as error:
             definite = isinstance(error, CommitFailed) and error.applied is False
-            if definite or worker.monotonic() >= deadline:
+            if not tried and (definite or worker.monotonic() >= deadline):
                 raise
+            if worker.monotonic() >= deadline:
+                what = f"input {item.id} of session {session_id!r} was accepted"
+                raise _unsure(what, error) from error
             # Once more with the same id: if it was made after all, it is found by that.
             tried = tried or isinstance(error, CommitFailed)
             await worker.pause(worker.config.poll_seconds)
             continue
         return Accepted(item.id, None, InputLifecycleState.ACCEPTED)
+
+
+def _unsure(what: str, error: Exception) -> CommitFailed:
+    """What to say where the last write is known to have failed, and an earlier one is not."""
+    return CommitFailed(
+        f"the store does not say whether {what}: look, or ask again the same ({error})"
+    )
 
 
 # -- requests -------------------------------------------------------------------------------------
@@ -176,16 +186,31 @@ async def accept(worker: "Worker", session_id: SessionId, item: Input) -> Accept
 async def ask(worker: "Worker", session_id: SessionId, operation: Operation) -> Any:
     """Ask the session's owner for an operation, and wait for its report. [REQ-1]
 
-    Raises what the operation raises there, and `RequestExpired` where no owner has begun it in
-    time: then nobody will.
+    Raises what the operation raises there, `RequestExpired` where no owner has begun it in time
+    (then nobody will), and `CommitFailed`: `applied` is False only if it was never asked for.
     """
     request = RequestRecord(
         request_id=worker.environment.new_id(),
         asked_at_ms=worker.now_ms(),
         operation=pack_operation(operation),
     )
-    asked = owner_looked_for = worker.monotonic()  # the clock on the wall may be set meanwhile
+    asked = worker.monotonic()  # the clock on the wall may be set meanwhile
     await _deliver(worker, session_id, requests=(request,))
+    try:
+        answer = await _answer_to(worker, session_id, request, asked)
+    except CommitFailed as error:
+        what = f"what was asked of session {session_id!r} will be done"
+        raise _unsure(what, error) from error
+    if isinstance(answer, TurnkeeperError):
+        raise answer
+    return answer
+
+
+async def _answer_to(
+    worker: "Worker", session_id: SessionId, request: RequestRecord, asked: float
+) -> Any:
+    """The answer to what was asked at that time, an error returned and not raised. [REQ-4..5]"""
+    owner_looked_for = asked
     async with AsyncExitStack() as stack:
         changes = worker.lookout.changes(session_id, at_least_each=OWNER_LOOKED_FOR_SECONDS)
         await stack.enter_async_context(aclosing(changes))
@@ -194,7 +219,7 @@ async def ask(worker: "Worker", session_id: SessionId, operation: Operation) -> 
             if stored is None:
                 raise _expired(worker, session_id)
             if stored.answer is not None:
-                return _told(unpack_answer(stored.answer))
+                return unpack_answer(stored.answer)
             late = worker.monotonic() - asked > worker.config.request_age_seconds
             if late and not stored.taken:
                 await _deliver(worker, session_id, withdrawn=(request.request_id,))
@@ -219,12 +244,6 @@ async def _deliver(
         withdrawn=withdrawn,
     )
     await worker.store.deliver(session_id, delivery)
-
-
-def _told(answer: Any) -> Any:
-    if isinstance(answer, TurnkeeperError):
-        raise answer
-    return answer
 
 
 def _expired(worker: "Worker", session_id: SessionId) -> RequestExpired:
