@@ -1,4 +1,4 @@
-"""How long `import turnkeeper` takes, beside what it stands on, and `turnkeeper --help`."""
+"""How long `import turnkeeper`, the first use of it, and `turnkeeper --help` take."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from benchmarks.report import Bar, Figure, Spread
 from benchmarks.workload import Scale
 
 _BASE = "import asyncio, apsw, msgspec"
+_FIRST_USE = "from turnkeeper import Runtime, agent"
 _HELP = (sys.executable, "-m", "turnkeeper", "--help")
 _BAR_IMPORT_MILLISECONDS = 150
 _BAR_HELP_MILLISECONDS = 300
@@ -20,11 +21,12 @@ _TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - 
 def run_imports(scale: Scale, directory: Path) -> list[Figure]:
     """A fresh interpreter each time; compiled files are there, as after any first start."""
     del directory
-    base, whole, helped = [], [], []
+    base, whole, used, helped = [], [], [], []
     _process_milliseconds(_HELP)
     for _ in range(scale.pairs):
         base.append(_milliseconds(_BASE))
         whole.append(_milliseconds("import turnkeeper"))
+        used.append(_milliseconds(_FIRST_USE))
         helped.append(_process_milliseconds(_HELP))
     imported, help_shown = Spread.of(whole), Spread.of(helped)
     return [
@@ -35,6 +37,12 @@ def run_imports(scale: Scale, directory: Path) -> list[Figure]:
             product=imported,
             judged=imported,
             bar=Bar(_BAR_IMPORT_MILLISECONDS),
+        ),
+        Figure(
+            name=f"`{_FIRST_USE}`, which imports what runs",
+            unit="ms",
+            floor=Spread.of(base),
+            product=Spread.of(used),
         ),
         Figure(
             name="`turnkeeper --help`, the whole process",

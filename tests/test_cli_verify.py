@@ -54,7 +54,7 @@ def test_what_does_not_hold_is_named(store: Path) -> None:
 def test_what_a_crash_left_is_counted(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As no damage, and what is not named all the same. [CLI-2] [VER-1] [VER-5]"""
     leave_behind(store, "running-eva", "running-joe")
-    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "PENDING_MAX", 1)
+    monkeypatch.setattr(sys.modules["turnkeeper.verification"], "PENDING_MAX", 1)
     ended = call("verify")
     assert ended.code == Exit.DONE
     assert ended.out.count("stale_owner") == 1

@@ -1,8 +1,12 @@
 """API: the public names, what `Runtime` takes, one turn by the caller, reading, health, errors."""
 
+import ast
 import asyncio
 import enum
+import importlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +103,36 @@ def test_the_public_names() -> None:
     """What `__init__` exports is what is promised: no name more, none less. [API-1]"""
     assert sorted(turnkeeper.__all__) == sorted(PUBLIC.split())
     assert all(hasattr(turnkeeper, name) for name in turnkeeper.__all__)
+    assert set(turnkeeper.__all__) <= set(dir(turnkeeper))
+
+
+def test_a_type_checker_is_told_the_same_names() -> None:
+    """What is imported on first use comes from where a type checker is told it does. [API-1]"""
+    tree = ast.parse(inspect.getsource(turnkeeper))
+    told = {
+        name.name: f"{node.module}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("turnkeeper.")
+        for name in node.names
+    }
+    assert set(told) == set(turnkeeper.__all__)
+    for name, module in told.items():
+        assert getattr(turnkeeper, name) is getattr(importlib.import_module(module), name)
+
+
+def test_a_name_that_is_not_public_is_told_so() -> None:
+    """[API-1]"""
+    with pytest.raises(AttributeError, match="no attribute 'Runtimes'"):
+        turnkeeper.Runtimes  # noqa: B018
+
+
+def test_its_import_brings_nothing_that_only_runs() -> None:
+    """An error's class, or the help, does not wait for the store and the loop. [API-1]"""
+    script = "import sys, turnkeeper.errors; print('apsw' in sys.modules, 'asyncio' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_enums_are_text() -> None:

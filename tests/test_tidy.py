@@ -48,7 +48,7 @@ LAYERS: dict[str, set[str]] = {
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
     "worker": INNER | CONTRACTS | {"worker"},
     # On top.
-    "verify": INNER | {"store"},
+    "verification": INNER | {"store"},
     "runtime": INNER | CONTRACTS | {"stores", "worker", "session"},
     "session": INNER | {"worker", "runtime"},
     "testing": INNER
@@ -67,7 +67,7 @@ LAYERS: dict[str, set[str]] = {
         "worker",
         "runtime",
         "session",
-        "verify",
+        "verification",
         "wire",
         "client",
         "keys",
@@ -75,7 +75,9 @@ LAYERS: dict[str, set[str]] = {
         "cli",
     },
     "__main__": {"cli"},
-    "__init__": INNER | CONTRACTS | {"stores", "worker", "runtime", "session", "verify", "client"},
+    "__init__": INNER
+    | CONTRACTS
+    | {"stores", "worker", "runtime", "session", "verification", "client"},
 }
 """Of each room the rooms that it may import."""
 

@@ -179,7 +179,7 @@ async def test_it_keeps_a_page_and_what_is_active(
             super().commit(commit)
             kept = max(kept, len(self._lives) + len(self._arrived) + len(self._ids))
 
-    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "Audit", Watching)
+    monkeypatch.setattr(sys.modules["turnkeeper.verification"], "Audit", Watching)
     async with serving(store, FakeExecutor(), environment) as runtime:
         for n in range(450):
             await ended(await runtime.session("s").submit(f"{n}"))
@@ -209,8 +209,8 @@ async def test_many_crashes_are_no_damage(
     tmp_path: Path, environment: ManualEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many runs a killed worker leaves, they refute nothing and hide no damage. [VER-1]"""
-    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "FINDINGS_MAX", 5)
-    monkeypatch.setattr(sys.modules["turnkeeper.verify"], "PENDING_MAX", 3)
+    monkeypatch.setattr(sys.modules["turnkeeper.verification"], "FINDINGS_MAX", 5)
+    monkeypatch.setattr(sys.modules["turnkeeper.verification"], "PENDING_MAX", 3)
     store = SqliteStore(tmp_path / "turns.db")
     await store.open()
     async with serving(store, FakeExecutor(then=Hang()), environment) as runtime:

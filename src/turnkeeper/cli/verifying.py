@@ -14,8 +14,8 @@ from turnkeeper.cli.place import DEFAULTS, Shared, opened
 from turnkeeper.cli.plain import one_line
 from turnkeeper.core.verdict import Checked, Finding, RepairReport, VerifyReport
 from turnkeeper.store import Store
-from turnkeeper.verify import repair as carry_out
-from turnkeeper.verify import verify as prove
+from turnkeeper.verification import repair as carry_out
+from turnkeeper.verification import verify as prove
 
 
 def verify(
