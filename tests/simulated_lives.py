@@ -230,4 +230,18 @@ FOUND = (
         ),
         commit_retry_seconds=5.0,
     ),
+    Found(
+        2002,
+        "an input that was due and not begun when the clock was set back was never begun",
+        ONE,
+        (
+            does("start"),
+            replace(does("submit", label="L2", script="ok"), after_steps=8),
+            does("outage", 0.005, fault="before", seconds=12.0),
+            does("submit", label="L8", script="ok"),
+            does("submit", 1.0, label="L13", script="ok"),
+            does("jump", 0.1, seconds=-120.0),
+        ),
+        profile="debounce",
+    ),
 )

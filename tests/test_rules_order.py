@@ -423,6 +423,31 @@ async def test_an_input_waits_for_its_time_and_holds_up_nobody(
         assert fake.texts == ["now", "later"]
 
 
+async def test_a_clock_that_is_set_back_puts_off_what_was_due(
+    store: Store,
+    environment: ManualEnvironment,
+    clock: ManualClock,
+    wait_until: WaitUntil,
+    pass_time: PassTime,
+) -> None:
+    """And loses nothing: it runs when the clock shows its time again. [ORD-5]"""
+    fake = FakeExecutor()
+    async with Runtime(store, environment=environment) as runtime:
+        await runtime.register_session(ADA)
+        later = PromptInput("later", not_before=after(clock, 1))
+        await fill(runtime, later)
+        await pass_time(runtime, 2.0)
+        await runtime.pause_runtime(ADA)
+        await runtime.resume_runtime(ADA)  # nothing is still to come, says what is stored now
+        clock._start_ms -= 60_000
+        await runtime.attach(ADA, fake)
+        await pass_time(runtime, 58.9375)
+        assert fake.texts == []
+        await pass_time(runtime, 0.0625)
+        await wait_until(lambda: drained(runtime))
+        assert fake.texts == ["later"]
+
+
 @pytest.mark.parametrize("reason", ["paused", "no executor", "not before", "busy"])
 async def test_an_input_whose_time_is_over_is_abandoned(
     store: Store,

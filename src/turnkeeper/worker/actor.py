@@ -656,7 +656,7 @@ class SessionActor:
             self._fall_asleep()
             return
         self.rested_at = None
-        if row.due_at_ms is not None:
+        if row.due_at_ms is not None or self.session.timed or row.open_turn is not None:
             due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
             if due is not None:
                 self.arm(self.services.monotonic_at(due))

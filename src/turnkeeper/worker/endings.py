@@ -205,10 +205,11 @@ def something_due(session: ActiveSession, profile: Profile, now_ms: int, *, bloc
 def next_due(session: ActiveSession, looked_at_ms: int, now_ms: int) -> int | None:
     """When something falls due that was not when this session was last looked at. [REC-13]"""
     row = session.row
-    if row.due_at_ms is None or row.due_at_ms > looked_at_ms:
-        return row.due_at_ms
-    # A clock that was set back does not put off what is due by it.
-    after_ms = min(looked_at_ms, now_ms)
+    first = row.due_at_ms
+    ahead = first is None or first > looked_at_ms
+    # A clock that was set back does not put off what is due by it; what had been due and was not
+    # begun it does put off, and the row knows nothing of that.
+    after_ms = now_ms if ahead else min(looked_at_ms, now_ms)
     times = [row.drain_until_ms]
     if row.open_turn is not None:
         times.append(row.open_turn.due_at_ms)
@@ -217,4 +218,7 @@ def next_due(session: ActiveSession, looked_at_ms: int, now_ms: int) -> int | No
         times.append(record.due_at_ms)
         if not record.attempt_count:
             times.append(record.expires_at_ms)
-    return min((time for time in times if time is not None and time > after_ms), default=None)
+    coming = [time for time in times if time is not None and time > after_ms]
+    if ahead and first is not None:
+        coming.append(first)
+    return min(coming, default=None)
