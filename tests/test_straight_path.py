@@ -112,7 +112,9 @@ class Walk:
             progress = ResponseProgress("r", ProgressPhase.ACCEPTED)
             return PeerInput("on its way", progress, **header)
         metadata = {"model": "small"} if self.one_in(5 * self.odd) else None
-        text = self.chance.choice(["hello", "two\nlines", "", "Grüße", "x" * 300])
+        text = self.chance.choice(
+            ["hello", "two\nlines", "nul\0", "half \ud800", "", "Grüße", "x" * 300]
+        )
         return PromptInput(text, metadata, **header)
 
     def odd_headers(self) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ def is_uuid_text(value: object) -> bool:
 
 def is_unicode(text: str) -> bool:
     """Whether text has a form in UTF-8, hence in a store: half a surrogate pair has none."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

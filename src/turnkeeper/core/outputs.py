@@ -85,7 +85,7 @@ def _is_one_small_message(output: ApplyOutput) -> bool:
         output.approvals == ()
         and type(content) is str
         and 4 * len(content) <= limits.APPENDS_MAX_BYTES
-        and content.isprintable()  # half a surrogate pair is not
+        and is_unicode(content)
         and message.role in ROLES
         and (result is None or (type(result) is RunResult and _size_if_plain(result) is not None))
         and (
@@ -101,7 +101,7 @@ def _size_if_plain(result: RunResult) -> int | None:
     if (
         type(text) is str
         and len(text) <= limits.TEXT_MAX_BYTES // 4
-        and text.isprintable()
+        and is_unicode(text)
         and result.structured_output is None
         and result.usage is None
         and type(result.turns) is type(result.tool_calls) is int

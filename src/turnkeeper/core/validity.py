@@ -111,7 +111,7 @@ def is_plain_prompt(item: Any) -> bool:
     return (
         type(text) is str
         and 0 < len(text) <= config.TEXT_MAX_BYTES // 4
-        and text.isprintable()
+        and is_unicode(text)
         and item.turn_metadata is None
         and type(item.timestamp) is datetime
         and item.timestamp.tzinfo is not None
