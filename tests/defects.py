@@ -207,8 +207,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "a session that was let go is not claimed again",
         "worker/dispatcher.py",
-        "        if self.factory is not None:\n            self.claim_again(actor.session_id)",
-        "        if self.factory is None:\n            self.claim_again(actor.session_id)",
+        "        if session_id in self._to_claim:\n            return  # a claim",
+        "        if session_id not in self._to_claim:\n            return  # a claim",
     ),
     Defect(
         "letting go is charged as a crash",

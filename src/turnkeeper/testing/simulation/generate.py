@@ -175,7 +175,16 @@ class _Author:
         }
         if not self._up[process]:
             self._up[process] = True
-            return [Action(verb="start", process=process, **when)]
+            start = Action(verb="start", process=process, **when)
+            if self._tame or random.random() < 0.8:
+                return [start]
+            # A recovery meets a disk that fails.
+            soon = random.choice([0.005, 0.02, 0.05, 0.1])
+            facts: dict[str, Value] = {"fault": "before", "seconds": random.choice([3.0, 12.0])}
+            return [
+                start,
+                Action(verb="outage", process=process, after_seconds=soon, facts=facts),
+            ]
         if verb in FAULTS:
             return self._fault(verb, process, when)
         return [self._call(verb, process, when)]

@@ -40,6 +40,9 @@ PROFILES: dict[str, dict[Kind, KindProfile]] = {
 }
 """What may be done with prompts that come quickly."""
 
+SETTING_ASIDE = ("unregister", "pause")
+"""Calls after which a session's work may wait for another call; else it needs nobody's help."""
+
 WORLD_VERBS = {
     "start", "crash", "close", "fault", "outage", "break_reads", "break_write", "freeze", "jump",
 }  # fmt: skip
@@ -63,6 +66,8 @@ class World(Ledger):
         self._processes: dict[str, Process] = {}
         """Of each place the process that lives, or lived last, there."""
         self._lives: dict[str, int] = {}
+        self._set_aside: set[str] = set()
+        """Sessions that somebody has let go or paused: they may wait for somebody."""
         self._calls = 0
         self._waits = 0
         self._peace = False
@@ -203,6 +208,8 @@ class World(Ledger):
         self._calls += 1
         if action.verb == "submit":
             self.submitted(action)
+        if action.verb in SETTING_ASIDE:
+            self._set_aside.add(action.session)
         number = self._calls
         facts = {"call": number, "process": process.id, "verb": action.verb}
         self.note("asked", session=action.session, facts=action.facts, **facts)
@@ -237,6 +244,8 @@ class World(Ledger):
         if runtime is None or self._peace:
             return
         self._calls += 1
+        if verb in SETTING_ASIDE:
+            self._set_aside.add(session)
         told: dict[str, Any] = {}
         facts = {"call": self._calls, "process": process_id, "verb": verb, "inside": True}
         self.note("asked", session=session, facts={}, **facts)
@@ -294,7 +303,8 @@ class World(Ledger):
         for place in self.life.processes:
             await self._revive(place)
         for session in self.life.sessions:
-            await self._wake(session)
+            if self.life.by_hand or session in self._set_aside:
+                await self._wake(session)
         await self._until_at_rest()
         for process in self._processes.values():
             if process.alive:
