@@ -316,10 +316,6 @@ class Worker:
             execute(actor, request)
         actor.step()
 
-    def ended_by_no_crash(self, run_id: RunId) -> bool:
-        """Whether a run that the store has in progress has ended here. [FIN-6]"""
-        return run_id in self._uncharged
-
     def is_loading(self, session_id: SessionId) -> bool:
         """Whether a session is just being brought into memory."""
         return session_id in self._loading
@@ -391,6 +387,8 @@ class Worker:
         # Who lets go of a session in the middle of a run releases it: no crash has ended that run.
         run = claim.row.run
         charge = run is None or not (claim.owner_before is None or run.run_id in self._uncharged)
+        if run is not None and not charge:
+            self.uncharge(run.run_id)  # nor if this recovery fails, and the next claim recovers
         actor.recovering = True
         future: asyncio.Future[RecoveryReport] = self.loop.create_future()
 
@@ -475,12 +473,14 @@ class Worker:
         self._drop(actor)
         self.served.let_go.add(actor.session_id)
         self.executors.pop(actor.session_id, None)
-        self._releases.let_go(actor.session_id)
+        # Where a recovery has failed, the run in the row may still be that of a process which died.
+        run = actor.session.row.run if actor.recovering else None
+        releases = run is None or run.run_id in self._uncharged
+        self._releases.let_go(actor.session_id, releases=releases)
         if self.closing:
             return  # the end of the worker's life releases it
         # The next claim raises the epoch: what the store still holds back of this one is fenced.
-        # Where a recovery has failed, the run in the row is still that of a process which died.
-        if not actor.recovering:
+        if releases:
             self.tasks.spawn(
                 self._releases.release(actor.session_id), f"release {actor.session_id}"
             )

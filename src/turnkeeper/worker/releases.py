@@ -21,7 +21,7 @@ class Releases:
         self._failed: set[SessionId] = set()
         """Each has a timer that tries it again."""
         self._let_go: set[SessionId] = set()
-        """Sessions that were let go, and may still be this worker's in the store."""
+        """Sessions that were let go by no crash, and may still be this worker's in the store."""
 
     async def release(self, session_id: SessionId) -> None:
         """Let a session be claimed by others; where that fails, after a while."""
@@ -37,23 +37,19 @@ class Releases:
             self._let_go.discard(session_id)
             worker.served.let_go.discard(session_id)  # its row says so now
 
-    def let_go(self, session_id: SessionId) -> None:
-        """The session is released in the end at the latest."""
-        self._let_go.add(session_id)
+    def let_go(self, session_id: SessionId, *, releases: bool) -> None:
+        """The session is released in the end at the latest; or it is not, so that its next owner
+        knows of a crash: the run in its row is that of an earlier owner, who did.
+        """
+        if releases:
+            self._let_go.add(session_id)
+        else:
+            self._let_go.discard(session_id)
 
     async def release_rest(self) -> None:
-        """Release what was let go, so that its next owner does not think that this one crashed;
-        unless the run in its row is that of an earlier owner, who did.
-        """
-        worker = self._worker
+        """Release what was let go, so that its next owner does not think that this one crashed."""
         for session_id in sorted(self._let_go):
-            try:
-                row = await worker.store.load_session(session_id)
-            except TurnkeeperError as error:
-                worker.report(f"session {session_id!r} was not released: {error}")
-                continue
-            if row is not None and (row.run is None or worker.ended_by_no_crash(row.run.run_id)):
-                await self.release(session_id)
+            await self.release(session_id)
 
     def held(self, session_id: SessionId) -> None:
         """The session is held anew: who holds it releases it."""
