@@ -324,8 +324,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "what has come is decided after the run that met it",
         "worker/actor.py",
-        "news = [Ask(decide_inbox, nothing, self._arrival_failed)] if starts else []",
-        "news: list[Command] = []",
+        "            or (self.arrived or self.retry_arrival)  #",
+        "            #",
     ),
     Defect(
         "memory: pruning takes what is young",

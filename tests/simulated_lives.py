@@ -3,7 +3,7 @@
 A life is plain data; each is lived again by the tests, on both stores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -19,6 +19,7 @@ SETTINGS = {
     "interrupt_grace_seconds": 0.5,
     "unregister_grace_seconds": 0.5,
     "close_drain_seconds": 0.5,
+    "commit_retry_seconds": 1.0,
     "passivation_seconds": 60.0,
     "poll_seconds": 2.0,
     "lease_seconds": 2.0,
@@ -39,9 +40,10 @@ class Found:
     actions: tuple[Action, ...]
     by_hand: bool = False
     profile: str = ""
-    commit_retry_seconds: float = 1.0
+    settings: dict[str, object] = field(default_factory=dict)
+    """Where they differ from `SETTINGS`."""
 
-    def life(self, store: str, **settings: object) -> Life:
+    def life(self, store: str) -> Life:
         return Life(
             seed=self.seed,
             store=store,
@@ -49,7 +51,7 @@ class Found:
             profile=self.profile,
             processes=self.processes,
             sessions=tuple(sorted({action.session for action in self.actions})),
-            config=SETTINGS | {"commit_retry_seconds": self.commit_retry_seconds} | settings,
+            config=SETTINGS | self.settings,
             actions=self.actions,
         )
 
@@ -228,7 +230,7 @@ FOUND = (
             does("submit", 4.004, "p0", "s1", label="L13", script="ok"),
             does("close", 0.002, drain=0.2),
         ),
-        commit_retry_seconds=5.0,
+        settings={"commit_retry_seconds": 5.0},
     ),
     Found(
         2002,
@@ -243,5 +245,113 @@ FOUND = (
             does("jump", 0.1, seconds=-120.0),
         ),
         profile="debounce",
+    ),
+    Found(
+        3057,
+        "debounced inputs whose newest has a later time of its own waited until then",
+        ONE,
+        (
+            does("start"),
+            does("submit", 5.12, label="L8", script="ok"),
+            replace(does("submit", label="L9", script="ok", not_before=20.0), after_steps=13),
+        ),
+        profile="debounce",
+        settings={
+            "max_failures": 0,
+            "max_crashes": 1,
+            "backoff_max_seconds": 1.0,
+            "interrupt_grace_seconds": 2.0,
+            "commit_retry_seconds": 5.0,
+            "poll_seconds": 0.2,
+            "lease_seconds": 10.0,
+            "on_zombie": "hold",
+        },
+    ),
+    Found(
+        3098,
+        "a run that its owner had let go of was a crash, if the first recovery after it failed",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("fault", 0.02, fault="lose", times=5, held=0.3),
+            does("fault", 0.0, "p1", fault="lose", times=1, held=0.01),
+            does("submit", session="s1", label="L1", script="step:a:bad"),
+            does("fault", 0.5, "p1", fault="before", times=1, held=2.0),
+            does("submit", 0.0, "p1", "s1", label="L2", script="ok"),
+            does("handle", 2.0, label="L3"),
+        ),
+        settings={
+            "interrupt_grace_seconds": 2.0,
+            "max_running": 100,
+            "max_failures": 2,
+            "max_crashes": 1,
+            "run_time_limit_seconds": 20.0,
+            "backoff_first_seconds": 1.0,
+            "poll_seconds": 0.2,
+            "on_failure": "block",
+            "unregister_grace_seconds": 3.0,
+        },
+    ),
+    Found(
+        3117,
+        "a run that was let go of was a crash, if the store could not be read at the close",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            replace(does("submit", 0.0, "p1", label="L1", script="step:a"), after_steps=8),
+            does("submit", label="L2", script="ok"),
+            does("break_reads", 0.02, "p1", times=3),
+            does("respawn", 0.0, "p1"),
+            does("close", 0.0, "p1", drain=2.0),
+            does("break_reads", 1.0, times=1),
+        ),
+        settings={
+            "max_crashes": 2,
+            "unregister_grace_seconds": 3.0,
+            "commit_retry_seconds": 5.0,
+            "lease_seconds": 10.0,
+        },
+    ),
+    Found(
+        3447,
+        "a new input was begun before an older one whose decision had failed in the store",
+        TWO,
+        (
+            does("start"),
+            does("start", process="p1"),
+            does("submit", 0.5, label="L1", script="ok"),
+            does("fault", 13.0, fault="stall", times=1, held=30.0),
+            does("submit", 0.0, "p1", label="L6", script="ok"),
+            does("submit", 1.6, label="L8", script="ok"),
+        ),
+        settings={"passivation_seconds": 5.0, "backoff_first_seconds": 1.0, "lease_seconds": 10.0},
+    ),
+    Found(
+        3854,
+        "a call of another process began a run before what that process had put in was looked at",
+        TWO,
+        (
+            does("start", process="p1"),
+            does("start", 6.1),
+            does("submit", 0.0, "p1", label="L3", script="step:a,in:wait"),
+            does("pause", 3.0, "p1"),
+            does("submit", 1.0, "p1", label="L5", script="ok"),
+            does("submit", 1.0, "p1", label="L13", script="ok"),
+            does("resume", 3.0),
+            does("respawn", 0.0, "p1"),
+            does("submit", label="L15", script="ok", priority=9),
+        ),
+        settings={
+            "max_running": 2,
+            "passivation_seconds": 0.5,
+            "unregister_grace_seconds": 0.5,
+            "commit_retry_seconds": 5.0,
+            "request_age_seconds": 3.0,
+            "interrupt_grace_seconds": 2.0,
+            "close_drain_seconds": 4.0,
+            "run_time_limit_seconds": 20.0,
+        },
     ),
 )

@@ -15,6 +15,7 @@ from turnkeeper.core.inputs import (
     ExternalEventInput,
     FlowStepInput,
     Input,
+    Kind,
     PeerInput,
     PeerRequest,
     ProjectedInput,
@@ -56,19 +57,33 @@ def is_quiet(
     An input that waits for its like has a time, at which somebody looks: one without waits for
     nobody. [POL-6]
     """
-    window_ms = profile.debounce_ms(record.kind)
-    if not window_ms or not _gathers(record) or record.lane == STEERED_LANE:
+    if not profile.debounce_ms(record.kind) or not _gathers(record):
         return True
-    like = [r for r in queued if r.kind is record.kind and r.lane == record.lane and _gathers(r)]
-    newest = max(r.created_at_ms for r in like) + window_ms
-    latest = min(r.created_at_ms for r in like) + window_ms * DEBOUNCE_WINDOWS
-    return min(newest, latest) <= now_ms
+    return quiet_times(profile, queued)[record.kind, record.lane] <= now_ms
+
+
+def quiet_times(profile: Profile, queued: Iterable[InputRecord]) -> dict[tuple[Kind, int], int]:
+    """When the queued inputs of each debounced kind and lane will have waited for their like."""
+    came: dict[tuple[Kind, int], list[int]] = {}
+    for record in queued:
+        if profile.debounce_ms(record.kind) and _gathers(record):
+            came.setdefault((record.kind, record.lane), []).append(record.created_at_ms)
+    times = {}
+    for (kind, lane), moments in came.items():
+        window_ms = profile.debounce_ms(kind)
+        times[kind, lane] = min(
+            max(moments) + window_ms, min(moments) + window_ms * DEBOUNCE_WINDOWS
+        )
+    return times
 
 
 def _gathers(record: InputRecord) -> bool:
     """Whether an input may wait for its like: it is new, was not asked for again, and has like."""
     return (
-        record.due_at_ms is not None and not record.attempt_count and not is_approval(record.input)
+        record.due_at_ms is not None
+        and not record.attempt_count
+        and record.lane != STEERED_LANE
+        and not is_approval(record.input)
     )
 
 

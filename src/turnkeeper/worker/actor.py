@@ -205,7 +205,7 @@ class SessionActor:
             if self.mailbox:
                 self._take(self.mailbox.popleft())
             elif self.arrived:
-                self.arrived = False
+                self.arrived = self.retry_arrival = False
                 self._take(Ask(decide_inbox, nothing, self._arrival_failed))
             elif run is not None and run.finished and self.retry_at is None:
                 self._take(endings.EndOfRun(self, run))
@@ -295,14 +295,12 @@ class SessionActor:
             self.services.slots.over(start)
 
     def reloaded(self, command: Command) -> None:
-        """The inbox was read: decide again, first about what has come if `command` starts a run."""
-        starts = not self.recovering and self.in_flight and self.in_flight.decision.start
+        """The inbox was read: decide again; no run starts before what has come was decided."""
         self.landed()
         if command.requests is not None:
             self.accepts = [*command.requests, *(self.accepts or ())]
         elif command.run is None:
-            news = [Ask(decide_inbox, nothing, self._arrival_failed)] if starts else []
-            self.mailbox = deque([*news, command, *(self.mailbox or ())])
+            self.mailbox = deque([command, *(self.mailbox or ())])
 
     def refused(self, in_flight: InFlight, error: BaseException) -> None:
         """The one place that turns a failed commit into what happens next."""
@@ -361,6 +359,7 @@ class SessionActor:
             or self.services.closing
             or self.session.row.intent is not None  # a respawn's next run is the new executor's
             or (self.zombies > 0 and self.config.on_zombie == "hold")
+            or (self.arrived or self.retry_arrival)  # what others have put in may be first
         )
 
     def free_slot(self) -> None:
@@ -631,8 +630,8 @@ class SessionActor:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             self.wake = True
-            self.arrived, self.retry_arrival = self.retry_arrival, False
-        due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
+            self.arrived, self.retry_arrival = self.arrived or self.retry_arrival, False
+        due = endings.next_due(self)
         if due is not None and due <= self.services.now_ms():
             self.wake = True
         self.step()
@@ -657,7 +656,7 @@ class SessionActor:
             return
         self.rested_at = None
         if row.due_at_ms is not None or self.session.timed or row.open_turn is not None:
-            due = endings.next_due(self.session, self.looked_at_ms, self.services.now_ms())
+            due = endings.next_due(self)
             if due is not None:
                 self.arm(self.services.monotonic_at(due))
         if self.retry_at is not None:

@@ -6,7 +6,7 @@ While that commit fails, it is tried again and decided again; past its time the 
 from typing import TYPE_CHECKING
 
 from turnkeeper.core.draft import Context, Decision
-from turnkeeper.core.gathering import is_quiet
+from turnkeeper.core.gathering import is_quiet, quiet_times
 from turnkeeper.core.lifecycle import AbandonReason, Phase
 from turnkeeper.core.operations import decide_retire
 from turnkeeper.core.outcomes import (
@@ -202,8 +202,9 @@ def something_due(session: ActiveSession, profile: Profile, now_ms: int, *, bloc
     return riders and not starters and row.phase != 0
 
 
-def next_due(session: ActiveSession, looked_at_ms: int, now_ms: int) -> int | None:
+def next_due(actor: "SessionActor") -> int | None:
     """When something falls due that was not when this session was last looked at. [REC-13]"""
+    session, looked_at_ms, now_ms = actor.session, actor.looked_at_ms, actor.services.now_ms()
     row = session.row
     first = row.due_at_ms
     ahead = first is None or first > looked_at_ms
@@ -213,8 +214,9 @@ def next_due(session: ActiveSession, looked_at_ms: int, now_ms: int) -> int | No
     times = [row.drain_until_ms]
     if row.open_turn is not None:
         times.append(row.open_turn.due_at_ms)
-    for entry in session.queue if session.timed else ():
-        record = session.inputs[entry[3]]
+    records = [session.inputs[entry[3]] for entry in session.queue] if session.timed else []
+    times += quiet_times(actor.services.profile, records).values()
+    for record in records:
         times.append(record.due_at_ms)
         if not record.attempt_count:
             times.append(record.expires_at_ms)
