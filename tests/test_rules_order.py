@@ -423,6 +423,26 @@ async def test_an_input_waits_for_its_time_and_holds_up_nobody(
         assert fake.texts == ["now", "later"]
 
 
+async def test_riders_of_a_replaced_input_ride_along_with_the_next(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, pass_time: PassTime
+) -> None:
+    """A turn that has lost its starter starts no run: its riders are free. [ORD-2] [ADM-5]"""
+    fake = FakeExecutor(RuntimeError("no"), "done", "done")
+    async with Runtime(store, environment=environment) as runtime:
+        await runtime.ensure_session_with_executor(ADA, fake)
+        (rider,) = await fill(runtime, progress("half way", "r-1"))
+        await runtime.submit(ADA, "old", supersession_key="a")
+        await wait_until(lambda: len(fake.calls) == 1)
+        await runtime.submit(ADA, "new", supersession_key="a")
+        await wait_until(lambda: len(fake.calls) == 2)
+        await pass_time(runtime, 30.0)
+        assert await state_of(runtime, rider) == "queued"
+        await runtime.submit(ADA, "next")
+        await wait_until(lambda: drained(runtime))
+    texts = [[message.content for message in call.appends] for call in fake.calls]
+    assert texts == [["half way", "old"], ["new"], ["half way", "next"]]
+
+
 async def test_a_clock_that_is_set_back_puts_off_what_was_due(
     store: Store,
     environment: ManualEnvironment,

@@ -318,6 +318,7 @@ def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
             newer = other
         else:
             draft.end(draft.edit(other.input_id), Ended(_S.SUPERSEDED, by=record.input_id))
+            staging.free_riders(draft)
     return newer
 
 

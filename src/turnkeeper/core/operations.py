@@ -214,6 +214,8 @@ def decide_expire(session: ActiveSession, context: Context) -> Decision:
         if is_expired(record, context.now_ms):
             draft.abandon(record.input_id, AbandonReason.EXPIRED)
     expired = bool(draft.updates)
+    if expired:
+        free_riders(draft)
     start_next(draft)
     if not draft.events:
         return Decision(commit=None, members=session.members, held=draft.held)
