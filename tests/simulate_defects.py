@@ -37,19 +37,26 @@ def found(defect: Defect, seeds: int = SEEDS) -> str | None:
     Raises `RuntimeError` where the package with the defect in it does not even run.
     """
     command = [sys.executable, "-m", "turnkeeper.testing.simulation", "--stop"]
-    command += ["--seeds", str(seeds), "--processes", "1"]
-    with planted(defect) as directory:
-        ended = subprocess.run(
+    # Attached: its input ends with this process, however that ends.
+    command += ["--seeds", str(seeds), "--processes", "1", "--attached"]
+    with (
+        planted(defect) as directory,
+        subprocess.Popen(
             command,
             env={"PYTHONPATH": str(directory), "PATH": "/usr/bin:/bin"},
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-        )
-    verdict = [line for line in ended.stdout.splitlines() if line.startswith("simulate:")]
+        ) as simulation,
+    ):
+        assert simulation.stdout is not None
+        said = simulation.stdout.read()
+        failed = simulation.wait() != 0
+    verdict = [line for line in said.splitlines() if line.startswith("simulate:")]
     if not verdict:  # what does not run convicts nobody
-        raise RuntimeError(f"{defect.name}: the package did not run:\n{ended.stderr}")
-    return verdict[0].removeprefix("simulate: FAILED: ") if ended.returncode else None
+        raise RuntimeError(f"{defect.name}: the package did not run:\n{said}")
+    return verdict[0].removeprefix("simulate: FAILED: ") if failed else None
 
 
 def main(names: list[str]) -> int:

@@ -3,12 +3,14 @@
 import ast
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from defects import DEFECTS, PACKAGE, Defect
+from patience import PATIENCE_SECONDS
 from simulate_defects import found
 from simulated_lives import FOUND, Found, does
 
@@ -106,6 +108,49 @@ def test_a_defect_is_convicted() -> None:
     """The whole way, once: a copy is made, the defect planted, and found."""
     defect = next(d for d in DEFECTS if d.name == "acknowledged before the commit")
     assert found(defect, seeds=100) is not None
+
+
+# -- killed ---------------------------------------------------------------------------------------
+
+
+def simulating(*arguments: str) -> "subprocess.Popen[str]":
+    """A long campaign in processes of its own, all of which write to one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "turnkeeper.testing.simulation", "--seeds", "60", *arguments],
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def all_ended(simulation: "subprocess.Popen[str]") -> bool:
+    """Whether the campaign and all that it has started end: then nobody holds the pipe."""
+    try:
+        simulation.communicate(timeout=PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(simulation.pid, signal.SIGKILL)
+        return False
+    return True
+
+
+def test_a_killed_campaign_leaves_no_process() -> None:
+    """Killed in the middle, it cannot tell its processes: they see it by themselves."""
+    simulation = simulating("--stop", "--processes", "2")
+    assert simulation.stdout is not None
+    assert "lives in" in simulation.stdout.readline()
+    simulation.kill()
+    assert all_ended(simulation)
+
+
+def test_an_attached_campaign_ends_with_its_input() -> None:
+    """So does what convicts defects: who started it may be killed."""
+    simulation = simulating("--stop", "--processes", "1", "--attached")
+    assert simulation.stdout is not None
+    assert "lives in" in simulation.stdout.readline()
+    assert all_ended(simulation)  # `communicate` closes its input
+    assert simulation.returncode == 1
 
 
 # -- a user's own agent ----------------------------------------------------------------------------

@@ -4,7 +4,9 @@ The last line is the verdict, and the exit code is 0 only if every guarantee hel
 """
 
 import argparse
+import os
 import sys
+import threading
 import time
 
 from turnkeeper.testing.simulation.campaign import CHUNK, campaign
@@ -21,10 +23,21 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="stop at the first finding")
     parser.add_argument("--replay", type=int, default=None, metavar="SEED", help="tell one life")
     parser.add_argument("--whole", action="store_true", help="do not shorten a replayed life")
+    parser.add_argument(
+        "--attached", action="store_true", help="end with standard input: who started this has gone"
+    )
     arguments = parser.parse_args()
+    if arguments.attached:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     if arguments.replay is not None:
         return _replay(arguments)
     return _many(arguments)
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

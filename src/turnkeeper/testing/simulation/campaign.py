@@ -6,6 +6,7 @@ Decides how long a campaign goes on.
 import gc
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ def campaign(
     workers = processes or os.cpu_count() or 1
     # Started afresh and not forked: a parent's threads and locks are no part of a life.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         waiting: set[Future[tuple[int, list[Finding]]]] = set()
         try:
             while pieces or waiting:
@@ -66,6 +67,18 @@ def campaign(
                 yield progress
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it has, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a process of the pool was started by another one"
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _piece(start: int, end: int, store: str | None) -> tuple[int, list[Finding]]:

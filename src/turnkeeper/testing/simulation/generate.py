@@ -45,6 +45,9 @@ FAULTS = {
 }
 """What the world does."""
 
+CRASHES = {"crash": 9, "close": 1}
+"""What it does in a life whose disk is sound: each crash can be told from its traces."""
+
 KINDS = {
     "prompt": 70,
     "peer_message": 3,
@@ -111,6 +114,7 @@ class _Author:
         """Of each label made so far its session."""
         self._tame = random.random() < 0.15
         """A life without faults of the store and the machine."""
+        self._faults = CRASHES if not texts and random.random() < 0.12 else FAULTS
         self._up = dict.fromkeys(self._processes, True)
 
     def life(self) -> Life:
@@ -118,6 +122,8 @@ class _Author:
         actions: list[Action] = [Action(verb="start", process=name) for name in self._processes]
         for _ in range(random.randint(15, 60)):
             actions += self._next()
+        if self._faults is FAULTS and not self._tame and random.random() < 0.15:
+            actions += self._coda()
         return Life(
             seed=self._seed,
             store=self._store,
@@ -131,6 +137,18 @@ class _Author:
             profile=random.choice(PROFILES) if random.random() < 0.35 else "",
             actions=tuple(actions),
         )
+
+    def _coda(self) -> list[Action]:
+        """A last restart meets a disk that fails for good, and nobody comes to look."""
+        process = self._random.choice(self._processes)
+        facts: dict[str, Value] = {"fault": "before", "seconds": 12.0}
+        soon = self._random.choice([0.005, 0.02, 0.05])
+        return [
+            Action(verb="crash", process=process, after_seconds=0.1),
+            Action(verb="start", process=process, after_seconds=0.1),
+            Action(verb="outage", process=process, after_seconds=soon, facts=facts),
+            Action(verb="jump", process=process, after_seconds=9.0, facts={"seconds": 1.0}),
+        ]
 
     def _config(self) -> dict[str, Any]:
         random = self._random
@@ -166,7 +184,7 @@ class _Author:
         if not self._tame:
             # A user's agent is the one to be tried, by what cuts its runs short.
             more = 3 if self._texts else 1
-            weights |= {fault: weight * more for fault, weight in FAULTS.items()}
+            weights |= {fault: weight * more for fault, weight in self._faults.items()}
         verb = _pick(random, weights)
         process = random.choice(self._processes)
         when: dict[str, Any] = {
@@ -176,7 +194,7 @@ class _Author:
         if not self._up[process]:
             self._up[process] = True
             start = Action(verb="start", process=process, **when)
-            if self._tame or random.random() < 0.8:
+            if self._tame or self._faults is CRASHES or random.random() < 0.8:
                 return [start]
             # A recovery meets a disk that fails.
             soon = random.choice([0.005, 0.02, 0.05, 0.1])
@@ -185,6 +203,8 @@ class _Author:
                 start,
                 Action(verb="outage", process=process, after_seconds=soon, facts=facts),
             ]
+        if verb == "freeze" and len(self._processes) > 1 and random.random() < 0.5:
+            return self._awakening(process, when)
         if verb in FAULTS:
             return self._fault(verb, process, when)
         return [self._call(verb, process, when)]
@@ -220,6 +240,25 @@ class _Author:
             case "jump":
                 facts = {"seconds": random.choice([-120.0, -30.0, -1.0, 1.0, 30.0, 120.0])}
         return [Action(verb=verb, process=process, facts=facts, **when)]
+
+    def _awakening(self, process: str, when: dict[str, Any]) -> list[Action]:
+        """Who sleeps past its lease wakes up just when another one takes its session."""
+        random = self._random
+        session = random.choice(self._sessions)
+        other = random.choice([name for name in self._processes if name != process])
+        seconds = random.choice([3.0, 11.0])
+
+        def submit(place: str, after: float) -> Action:
+            facts = self._input(session, plain=True)
+            pause: dict[str, Any] = {"after_seconds": after}
+            pause["after_steps"] = random.choice([0, 1, 3, 8])
+            return Action(verb="submit", process=place, session=session, facts=facts, **pause)
+
+        return [
+            Action(verb="freeze", process=process, facts={"seconds": seconds}, **when),
+            submit(process, 0.5),
+            submit(other, seconds - 0.5 - random.choice([0.0, 0.005, 0.03])),
+        ]
 
     def _call(self, verb: str, process: str, when: dict[str, Any]) -> Action:
         random = self._random

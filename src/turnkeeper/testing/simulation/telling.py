@@ -74,6 +74,7 @@ _SILENT = {"waits", "run_returned", "checkpointing", "step_done", "all_closed", 
 _SENTENCES: dict[str, Callable[[Fact], str]] = {
     "started": lambda _: "the process starts",
     "crashed": lambda _: "the process crashes",
+    "declared_dead": lambda _: "the process has slept past its lease",
     "closing": lambda _: "the process begins to close",
     "closed": lambda _: "the process has closed",
     "harmed": lambda f: f"the world does harm: {f['verb']}",

@@ -200,7 +200,12 @@ class World(Ledger):
         self._loop.call_later(seconds, self._loop.thaw, process.id)
         lease = self.life.config["lease_seconds"]
         if seconds > lease:
-            self._loop.call_later(lease, self._disk.expire, process.worker_id)
+            self._loop.call_later(lease, self._declare_dead, process)
+
+    def _declare_dead(self, process: Process) -> None:
+        """Others may think that it crashed: its lease is over."""
+        self.note("declared_dead", process=process.id)
+        self._disk.expire(process.worker_id)
 
     # -- calls -------------------------------------------------------------------------------------
 

@@ -43,12 +43,14 @@ def one_at_a_time(evidence: Evidence) -> Iterator[Violation]:
 
 
 def no_late_effects(evidence: Evidence) -> Iterator[Violation]:
-    """An executor is called once for a run, and has no effect once a later one was called."""
-    newest: dict[str, str] = {}
+    """An executor is called once for a run, and has no effect once a later one was called.
+
+    A worker that slept while another took over does in memory what it had decided before, and hears
+    of its last commit late: an effect after a run that began in another process proves nothing.
+    What it commits has events, which `one_at_a_time` looks at.
+    """
+    newest: dict[str, Fact] = {}
     begun: set[str] = set()
-    # A worker that slept while another took over does in memory what it had decided before, and
-    # hears of its last commit late. What it commits has events, which `one_at_a_time` looks at.
-    effects = () if evidence.takeovers else EFFECTS
     for fact in evidence.facts:
         run_id, session_name = fact.get("run"), fact.get("session")
         if not isinstance(run_id, str) or session_name is None:
@@ -57,9 +59,12 @@ def no_late_effects(evidence: Evidence) -> Iterator[Violation]:
             if run_id in begun:
                 yield Violation("one run", _of(session_name, run_id), "was executed twice")
             begun.add(run_id)
-            newest[session_name] = run_id
-        elif fact["kind"] in effects and newest.get(session_name) != run_id:
-            text = f"{fact['kind']} after {short(newest.get(session_name))} had begun"
+            newest[session_name] = fact
+        elif fact["kind"] in EFFECTS and newest[session_name]["run"] != run_id:
+            later = newest[session_name]
+            if evidence.takeovers and later["process"] != fact["process"]:
+                continue
+            text = f"{fact['kind']} after {short(later['run'])} had begun"
             yield Violation("one run", _of(session_name, run_id), text)
 
 
@@ -148,7 +153,8 @@ def budgets(evidence: Evidence) -> Iterator[Violation]:
     steered = {
         input_id for _, fact in evidence.by_kind["checkpointed"] for input_id in fact["inputs"]
     }
-    crash_count = len(evidence.by_kind["crashed"])
+    # One that slept past its lease has crashed, for all that its successor knows.
+    crash_count = len(evidence.by_kind["crashed"]) + len(evidence.by_kind["declared_dead"])
     for session, record in evidence.all_inputs():
         input_id = record["input_id"]
         subject = f"{session.name} {short(input_id)}"
