@@ -109,6 +109,7 @@ def test_the_public_names() -> None:
 def test_a_type_checker_is_told_the_same_names() -> None:
     """What is imported on first use comes from where a type checker is told it does. [API-1]"""
     tree = ast.parse(inspect.getsource(turnkeeper))
+    assert "__getattr__" not in {getattr(node, "name", "") for node in tree.body}, "any name is one"
     told = {
         name.name: f"{node.module}"
         for node in ast.walk(tree)

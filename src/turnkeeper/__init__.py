@@ -319,18 +319,20 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported when it is asked for the first time."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f"{__name__}.{_MODULES[name]}")
-    except ModuleNotFoundError as error:
-        if name != "Client" or error.name != "httpx2":
-            raise
-        raise ImportError("Client needs httpx2: pip install 'turnkeeper[client]'") from error
-    value = globals()[name] = getattr(module, name)
-    return value
+if not TYPE_CHECKING:  # to whom any name would be one
+
+    def __getattr__(name: str) -> Any:
+        """A public name, imported when it is asked for the first time."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = import_module(f"{__name__}.{_MODULES[name]}")
+        except ModuleNotFoundError as error:
+            if name != "Client" or error.name != "httpx2":
+                raise
+            raise ImportError("Client needs httpx2: pip install 'turnkeeper[client]'") from error
+        value = globals()[name] = getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:
