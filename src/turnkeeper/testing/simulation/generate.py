@@ -139,14 +139,30 @@ class _Author:
         )
 
     def _coda(self) -> list[Action]:
-        """A last restart meets a disk that fails for good, and nobody comes to look."""
+        """A last restart meets a disk that fails for good, or a last write comes very late; and
+        nobody comes to look.
+        """
         process = self._random.choice(self._processes)
-        facts: dict[str, Value] = {"fault": "before", "seconds": 12.0}
         soon = self._random.choice([0.005, 0.02, 0.05])
+        if self._random.random() < 0.5:
+            return self._late_write(process)
+        facts: dict[str, Value] = {"fault": "before", "seconds": 12.0}
         return [
             Action(verb="crash", process=process, after_seconds=0.1),
             Action(verb="start", process=process, after_seconds=0.1),
             Action(verb="outage", process=process, after_seconds=soon, facts=facts),
+            Action(verb="jump", process=process, after_seconds=9.0, facts={"seconds": 1.0}),
+        ]
+
+    def _late_write(self, process: str) -> list[Action]:
+        """The store takes a write in hand for so long that its session has a new owner by then."""
+        session = self._random.choice(self._sessions)
+        facts: dict[str, Value] = {"fault": "stall", "seconds": 30.0}
+        submitted = self._input(session, plain=True)
+        return [
+            Action(verb="start", process=process, after_seconds=30.0),
+            Action(verb="outage", process=process, after_seconds=9.0, facts=facts),
+            Action(verb="submit", process=process, session=session, facts=submitted),
             Action(verb="jump", process=process, after_seconds=9.0, facts={"seconds": 1.0}),
         ]
 
