@@ -379,4 +379,18 @@ FOUND = (
             "backoff_first_seconds": 1.0,
         },
     ),
+    Found(
+        9492,
+        "a crash was forgotten with the dead worker, by one that may not take its session over",
+        ("p0", "p1", "p2"),
+        (
+            does("start", process="p1"),
+            does("start", process="p2"),
+            does("submit", 0.2, "p1", "s1", label="L4", script="late"),
+            does("submit", 6.6, "p2", "s1", label="L7", script="in:unregister"),
+            does("crash", 2.0, "p2"),
+        ),
+        settings={"poll_seconds": 0.2, "max_crashes": 2, "passivation_seconds": 0.5}
+        | {"backoff_first_seconds": 1.0, "lease_seconds": 10.0},
+    ),
 )

@@ -481,9 +481,8 @@ class Worker:
             return  # the end of the worker's life releases it
         # The next claim raises the epoch: what the store still holds back of this one is fenced.
         if releases:
-            self.tasks.spawn(
-                self._releases.release(actor.session_id), f"release {actor.session_id}"
-            )
+            release = self._releases.release(actor.session_id)
+            self.tasks.spawn(release, f"release {actor.session_id}")
         if self.factory is not None:
             self.claim_again(actor.session_id)
 
@@ -624,16 +623,17 @@ class Worker:
                 return
 
     async def recover_all(self) -> bool:
-        """Claim what is unfinished and no live worker's, page by page. Returns whether it went to
-        the end.
+        """Claim what is unfinished and no live worker's, page by page. Returns whether nothing was
+        left: what is must go on to name its dead owner, whose crash is charged by the next one.
         """
-        after = 0
+        after = left = 0
         while not self.closing:
             page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
             if not page:
-                return True
+                return not left
             after = page[-1][0]
             wanted = [name for _, name in page if name not in self.served.released]
+            left += len(page) - len(wanted)
             results = await asyncio.gather(
                 *[self.acquire(session_id, create=False) for session_id in wanted],
                 return_exceptions=True,
