@@ -45,6 +45,7 @@ async def crash(runtime: Runtime) -> None:
     """
     worker = runtime.worker
     worker.closing = True
+    worker.lookout.end()
     worker.timers.end()
     for actor in worker.actors.values():
         actor.gone = True
