@@ -5,7 +5,8 @@ decided. What was asked and decided lies in the session's snapshot; who may deci
 is time for it, and that it is decided once, is the core's business.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from turnkeeper.core.approvals import ApprovalAnswer, ApprovalDecision, ApprovalQuestion
 from turnkeeper.core.ids import RunId
+from turnkeeper.errors import NonRetryable
 
 WAITING = "A person has to approve this call first. It has not been made."
 """What a model is told of a call that waits."""
@@ -125,9 +127,11 @@ class Questions:
             details = msgspec.convert(answer.details.get("asked"), _Details)
         except msgspec.ValidationError:
             return None  # another executor has asked
+        question = self._asked.get(details.key)
+        if question is not None and question.group != details.group:
+            return None  # another call has its name now, and this is no decision about that one
         self.details = answer.details
         self._calls = frozenset(details.calls)
-        question = self._asked.get(details.key)
         if question is None and not self._continuation:  # another executor's snapshot came between
             question = self._asked[details.key] = Asked(details.group, details.calls, details.kind)
         if question is not None:  # else this turn has settled it before
@@ -152,6 +156,24 @@ class Questions:
         """Whether a call waits for a person."""
         return any(q.decided is None and call_id in q.calls for q in self._asked.values())
 
+    def check_calls(self, call_ids: Iterable[str]) -> None:
+        """Raise `NonRetryable` for calls which a person could not decide about one by one. [ADP-12]
+
+        They are those of a response that is about to be committed: it is not, so that an id which
+        waits for a person is one call's alone in the transcript.
+        """
+        for call_id, times in Counter(call_ids).items():
+            if times > 1:
+                raise NonRetryable(
+                    f"the model has given {times} calls of one response the id {call_id!r}: nobody "
+                    "could say which of them a decision, or an answer, is about"
+                )
+            if any(call_id in question.calls for question in self._asked.values()):
+                raise NonRetryable(
+                    f"the model has given a call the id {call_id!r}, under which another one waits "
+                    "for a person; requeue this turn's input once that is decided"
+                )
+
     def ask(
         self, run_id: RunId, questions: Sequence[Question], expires_seconds: float
     ) -> list[ApprovalQuestion]:
@@ -167,8 +189,8 @@ class Questions:
     def settle(self, *keys: str) -> None:
         """What was decided about them is in the transcript now."""
         for key in keys:
-            self._asked.pop(key, None)
-            self.group.pop(key, None)
+            if self.group.pop(key, None) is not None:
+                del self._asked[key]
 
 
 def _decided(answer: ApprovalAnswer) -> Decided:

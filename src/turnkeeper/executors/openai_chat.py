@@ -25,7 +25,7 @@ from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
 from turnkeeper.executors.approvals import about_call
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.safety import Call, View
-from turnkeeper.executors.steps import StepRule
+from turnkeeper.executors.steps import StepRule, free_id
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Work
 
@@ -185,10 +185,14 @@ class _Reply:
         call["function"]["name"] += function.get("name") or ""
         call["function"]["arguments"] += function.get("arguments") or ""
 
-    def message(self) -> Json:
+    def message(self, said: Sequence[Json]) -> Json:
+        """The response, each call with an id that none has in what was `said` before."""
         made: Json = {"role": "assistant", "content": self.text}
         if self.calls:
             made["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
+            taken = {call["id"] for one in said for call in one.get("tool_calls") or ()}
+            for call in made["tool_calls"]:
+                call["id"] = free_id(call["id"], taken)
         return made
 
 
@@ -238,7 +242,7 @@ class ChatAgent(FrameworkExecutor[Json]):
                     messages += work.say(await work.border())
                 work.asking()
                 reply = await self._ask(client, work, messages)
-                message = reply.message()
+                message = reply.message(messages)
                 work.add("assistant", reply.text, message)
                 messages.append(message)
                 if not reply.calls:

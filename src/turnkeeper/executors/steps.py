@@ -87,6 +87,19 @@ def step_key(call_id: str, uses: int) -> str:
     return key if uses == 1 else f"{key} #{uses}"
 
 
+def free_id(wanted: str, taken: set[str]) -> str:
+    """The id that a model wants for a call, or one made of it where that is empty or `taken`.
+
+    It is taken then. For adapters that choose the ids of what they commit. [ADP-12]
+    """
+    given, number = wanted, len(taken)
+    while not given or given in taken:
+        number += 1
+        given = f"{wanted or 'call'}-{number}"
+    taken.add(given)
+    return given
+
+
 def inner_call(name: str) -> NonRetryable:
     """The error of a durable tool whose call stands in no transcript. [ADP-7]"""
     return NonRetryable(

@@ -146,9 +146,11 @@ class Work(Generic[Item]):
 
     def add(self, role: Role, content: str, *items: Item) -> None:
         """Have a message written by the next border; `items` are the framework's own objects."""
+        calls = self.codec.view(role, items).calls
+        self.questions.check_calls(call.id for call in calls)
         data = self.codec.encode(items)
         self._unwritten.append(Message(role, content, format=self.codec.format, data=data))
-        for call in self.codec.view(role, items).calls:
+        for call in calls:
             self._uses[call.id] += 1
             self.spent.tool_calls += 1
         answered = self.codec.view(role, items).answers
