@@ -16,6 +16,9 @@ from turnkeeper.core.approvals import ApprovalAnswer, ApprovalDecision, Approval
 from turnkeeper.core.ids import RunId
 from turnkeeper.errors import NonRetryable
 
+GIVEN_UP_KEPT = 100
+"""Questions of one session that are remembered though they are decided and the turn that was told
+so was given up: it may be requeued, and has made some of the calls. The newest are kept."""
 WAITING = "A person has to approve this call first. It has not been made."
 """What a model is told of a call that waits."""
 NO_ARGUMENTS = "The call was not made: the value that was approved is no JSON object of arguments."
@@ -111,10 +114,11 @@ class Questions:
         group = self._take(answer)
         self.is_answer = group is not None
         """This turn answers one of them."""
-        open_groups = {q.group for q in asked.values() if q.decided is None}
-        for key, question in [*asked.items()]:
-            if question.group not in open_groups | {group}:
-                del asked[key]  # it was decided, and the turn that was told of it was given up
+        self._waiting: set[RunId | None] = {q.group for q in asked.values() if q.decided is None}
+        self._waiting.add(group)
+        given_up = [key for key, q in asked.items() if q.group not in self._waiting]
+        for key in given_up[: max(0, len(given_up) - GIVEN_UP_KEPT)]:
+            del asked[key]
         self.group = {key: question for key, question in asked.items() if question.group == group}
         """Those that were asked together with it, itself included."""
         self.calls = self._calls.union(*(question.calls for question in self.group.values()))
@@ -168,11 +172,14 @@ class Questions:
                     f"the model has given {times} calls of one response the id {call_id!r}: nobody "
                     "could say which of them a decision, or an answer, is about"
                 )
-            if any(call_id in question.calls for question in self._asked.values()):
+            held = {key: q for key, q in self._asked.items() if call_id in q.calls}
+            if any(question.group in self._waiting for question in held.values()):
                 raise NonRetryable(
                     f"the model has given a call the id {call_id!r}, under which another one waits "
                     "for a person; requeue this turn's input once that is decided"
                 )
+            for key in held:  # the turn that was told of it was given up, and the id is free
+                del self._asked[key]
 
     def ask(
         self, run_id: RunId, questions: Sequence[Question], expires_seconds: float

@@ -1,4 +1,4 @@
-"""A model that gives one id to several calls, while a person decides about one of them."""
+"""Which call a decision is about: ids that a model gives twice, and turns that were given up."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 from bridges import graph_executor, pydantic_executor, sdk_executor
 from test_adapters_approvals import answer, chat_bed
 
-from turnkeeper import Abandoned, AbandonReason, Approval, Completed
+from turnkeeper import Abandoned, AbandonReason, Approval, Completed, NonRetryable
 from turnkeeper.core.outcomes import CompletionOutcome
+from turnkeeper.executors.approvals import GIVEN_UP_KEPT, Asked, Decided, Questions
 from turnkeeper.testing.agents import Bed, Reply, Said
 from turnkeeper.testing.agents.bed import made
 
@@ -109,3 +110,48 @@ async def test_one_id_for_two_calls_of_a_response(tmp_path: Path) -> None:
         assert refused(await bed.say("both"))
         assert await bed.session.approvals() == []
         assert bed.tools.wires == []
+
+
+async def test_a_group_is_remembered_when_its_turn_is_given_up(bed: Bed) -> None:
+    """Requeued, though other turns came between, that turn calls what is left of it. [ADP-12]
+
+    What was approved, called and recorded is neither called nor asked about again.
+    """
+
+    async def break_down(point: str) -> None:
+        if point == "after wire" and bed.tools.wires == [5, 7]:
+            raise ConnectionError
+
+    bed.tools.hook = break_down
+    await bed.ask("wire:5 wire:7")
+    outcome: CompletionOutcome | None = None
+    while open_approvals := await bed.session.approvals():
+        report = await bed.session.answer_approval(open_approvals[0].approval_id, approved=True)
+        outcome = await bed.outcome(report.input_id)
+    assert isinstance(outcome, Abandoned)
+    assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+    bed.brain.mind = lambda _: Reply("so be it")
+    await bed.ask("meanwhile")
+    bed.brain.mind = count_anew
+    successor = await bed.session.requeue(report.input_id, steps={"tool call-1": "wired 7"})
+    assert isinstance(await bed.outcome(successor.input_id), Completed)
+    assert [m.text for m in bed.brain.requests[-1] if m.role == "tool"] == ["wired 5", "wired 7"]
+    assert await bed.session.approvals() == []
+    assert bed.tools.wires == [5, 7]
+
+
+def test_turns_that_were_given_up_are_forgotten_in_the_end() -> None:
+    """A session remembers so many questions of theirs; the id of one may be used again. [ADP-12]"""
+    yes = Decided(approved=True)
+    asked = {f"call-{n}": Asked(f"run {n}", (f"call-{n}",), "", yes) for n in range(GIVEN_UP_KEPT)}
+    asked["open"] = Asked("run", ("open",))
+    questions = Questions(asked, None, continuation=False)
+    assert len(asked) == GIVEN_UP_KEPT + 1
+    with pytest.raises(NonRetryable, match="waits for a person"):
+        questions.check_calls(["open"])
+    questions.check_calls(["call-3"])
+    assert "call-3" not in asked
+    asked |= {f"more-{n}": Asked("other", (f"more-{n}",), "", yes) for n in range(2)}
+    Questions(asked, None, continuation=False)
+    assert list(asked)[:2] == ["call-1", "call-2"]
+    assert len(asked) == GIVEN_UP_KEPT + 1
