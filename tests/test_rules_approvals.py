@@ -892,6 +892,8 @@ async def test_pruning_keeps_open_approvals_and_what_was_decided(
         answered = await asked(ada)
         report = await ada.answer_approval(answered.approval_id, approved=False)
         await says(ada, report.input_id)
+        withdrawn = await asked(ada)
+        await ada.cancel(withdrawn.approval_id)
         waiting = await asked(ada)
         pruned = await open_store.prune(environment.clock.now_ms() + 1)
         assert pruned.events > 0
@@ -899,6 +901,8 @@ async def test_pruning_keeps_open_approvals_and_what_was_decided(
         state = await ada.input(answered.approval_id)
         assert state is not None
         assert state.input is None
+        with pytest.raises(ValidationFailed, match="its body was pruned"):
+            await ada.answer_approval(withdrawn.approval_id, approved=True)
         again = await ada.answer_approval(answered.approval_id, approved=True)
         assert (again.effect, again.decision) == (
             ApprovalEffect.ALREADY_ANSWERED,

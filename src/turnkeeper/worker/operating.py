@@ -13,6 +13,7 @@ from turnkeeper.core.approvals import ApprovalReport
 from turnkeeper.core.asking import closed_report, decide_answer
 from turnkeeper.core.draft import Cancellation, Context, Decision
 from turnkeeper.core.ids import InputId, RunId
+from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.operations import (
     REPORT_OF,
@@ -150,7 +151,10 @@ async def answer_approval(
     record = await actor.services.store.find_input(actor.session_id, input_id=approval_id)
     report = None if record is None else closed_report(record)
     if report is None:
-        raise ValidationFailed(f"session {actor.session_id!r} has no approval {approval_id!r}")
+        what = f"session {actor.session_id!r} has no approval {approval_id!r}"
+        if record is not None and record.kind is Kind.TOOL_CALLBACK and record.input is None:
+            what += " to answer: that input has ended, and its body was pruned"
+        raise ValidationFailed(what)
     await answer(actor, request, report)
     return report
 
