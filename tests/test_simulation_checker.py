@@ -12,6 +12,7 @@ from simulated_lives import ONE, SETTINGS, does
 from turnkeeper.testing.simulation.actions import Life
 from turnkeeper.testing.simulation.checking.evidence import Evidence
 from turnkeeper.testing.simulation.checking.inputs import reasons
+from turnkeeper.testing.simulation.checking.steps import steps
 from turnkeeper.testing.simulation.checking.turns import no_late_effects
 from turnkeeper.testing.simulation.world import live
 
@@ -104,3 +105,30 @@ def test_a_sleeper_knows_of_its_own_runs(kind: str) -> None:
     runs = (("p0.1", "run_begun", "R1"), ("p0.1", "run_begun", "R2"))
     slept = evidence_of(*runs, ("p0.1", kind, "R1"), harm="freeze")
     assert [v.guarantee for v in no_late_effects(slept)] == ["one run"]
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+SECOND_LIFE = (
+    does("start"),
+    does("submit", 0.5, label="L3", script="step:a,fatal;step:a,ok"),
+    does("requeue", 3.0, label="L3", twice=False, told=True),
+)
+"""L3 is given up after its step was recorded, and its successor asks for that step."""
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_a_successor_goes_on_with_its_original_s_steps(store: str) -> None:
+    """It is told what was recorded; were its turn another one, a call would still be the second."""
+    life = Life(seed=9, store=store, processes=ONE, config=SETTINGS, actions=SECOND_LIFE)
+    history = live(life)
+    assert [record["state"] for record in history.rows["s0"]["inputs"]] == ["abandoned", "consumed"]
+    assert list(steps(Evidence(history.facts, history.rows, life.config))) == []
+
+    rows, facts = deepcopy(history.rows), deepcopy(history.facts)
+    rows["s0"]["inputs"][1]["turn_id"] = rows["s0"]["inputs"][1]["last_run_id"]
+    told = [fact for fact in facts if fact["kind"] == "step_told"]
+    assert len(told) == 2
+    facts.insert(facts.index(told[1]), told[1] | {"kind": "step_called", "how": ""})
+    found = list(steps(Evidence(facts, rows, life.config)))
+    assert [violation.guarantee for violation in found] == ["steps once"]

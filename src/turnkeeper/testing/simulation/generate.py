@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from turnkeeper.testing.simulation.actions import Action, Life, Value
+from turnkeeper.testing.simulation.submissions import Submissions, pick, plain_script
 
 CALLS = {
     "submit": 40,
@@ -48,19 +49,6 @@ FAULTS = {
 CRASHES = {"crash": 9, "close": 1}
 """What it does in a life whose disk is sound: each crash can be told from its traces."""
 
-KINDS = {
-    "prompt": 70,
-    "peer_message": 3,
-    "peer_request": 2,
-    "progress": 7,
-    "terminal": 5,
-    "callback": 6,
-    "flow_step": 2,
-    "event": 3,
-    "notice": 5,
-    "projected": 2,
-}
-
 
 PROFILES = ("coalesce", "batch", "debounce")
 """What a life's profile may do with prompts that come quickly."""
@@ -82,20 +70,6 @@ def generate(seed: int, store: str | None = None, texts: tuple[str, ...] = ()) -
     return _Author(random, seed, store, texts).life()
 
 
-HEADERS: dict[str, tuple[float, tuple[Value, ...]]] = {
-    "priority": (0.2, (1, 5, 9)),
-    "supersedes": (0.15, ("a", "b")),
-    "not_before": (0.12, (0.1, 2.0, 20.0)),
-    "expires": (0.12, (0.05, 1.0, 10.0, 30.0)),
-    "durability": (0.1, ("ephemeral",)),
-    "hidden": (0.06, (True,)),
-    "when_busy": (0.15, ("reject", "steer", "steer", "interrupt", "rollback")),
-    "patience": (0.08, (0.0, 0.01, 0.5)),
-    "waiters": (0.3, (2,)),
-}
-"""Of each further fact of a submission how often it has it, and what it may be."""
-
-
 class _Author:
     def __init__(
         self, random: Random, seed: int, store: str | None, texts: tuple[str, ...]
@@ -110,8 +84,7 @@ class _Author:
         counts = [1, 1, 1, 1, 1, 2] if texts else [1, 1, 1, 2, 2, 3]
         self._processes = ("p0", "p1", "p2")[: random.choice(counts)]
         self._sessions = tuple(f"s{i}" for i in range(random.choice([1, 1, 2, 2, 3])))
-        self._labels: list[tuple[str, str]] = []
-        """Of each label made so far its session."""
+        self._submissions = Submissions(random, texts)
         self._tame = random.random() < 0.15
         """A life without faults of the store and the machine."""
         self._faults = CRASHES if not texts and random.random() < 0.12 else FAULTS
@@ -122,7 +95,9 @@ class _Author:
         actions: list[Action] = [Action(verb="start", process=name) for name in self._processes]
         for _ in range(random.randint(15, 60)):
             actions += self._next()
-        if self._faults is FAULTS and not self._tame and random.random() < 0.15:
+        if not (self._tame or self._texts) and random.random() < (
+            0.25 if self._faults is FAULTS else 0.6
+        ):
             actions += self._coda()
         return Life(
             seed=self._seed,
@@ -139,31 +114,78 @@ class _Author:
         )
 
     def _coda(self) -> list[Action]:
-        """A last restart meets a disk that fails for good, or a last write comes very late; and
-        nobody comes to look.
-        """
-        process = self._random.choice(self._processes)
+        """What a life's middle comes to too seldom, whole; and nobody comes to look after it."""
+        codas = [self._cut_short, self._second_life, self._suspects]
+        if self._faults is FAULTS:
+            codas += [self._failing_restart, self._late_write]
+        return self._random.choice(codas)(self._random.choice(self._processes))
+
+    def _failing_restart(self, process: str) -> list[Action]:
+        """A last restart meets a disk that fails for good."""
         soon = self._random.choice([0.005, 0.02, 0.05])
-        if self._random.random() < 0.5:
-            return self._late_write(process)
         facts: dict[str, Value] = {"fault": "before", "seconds": 12.0}
         return [
-            Action(verb="crash", process=process, after_seconds=0.1),
-            Action(verb="start", process=process, after_seconds=0.1),
+            *self._restart(process, 0.1),
             Action(verb="outage", process=process, after_seconds=soon, facts=facts),
             Action(verb="jump", process=process, after_seconds=9.0, facts={"seconds": 1.0}),
         ]
 
     def _late_write(self, process: str) -> list[Action]:
         """The store takes a write in hand for so long that its session has a new owner by then."""
-        session = self._random.choice(self._sessions)
         facts: dict[str, Value] = {"fault": "stall", "seconds": 30.0}
-        submitted = self._input(session, plain=True)
         return [
             Action(verb="start", process=process, after_seconds=30.0),
             Action(verb="outage", process=process, after_seconds=9.0, facts=facts),
-            Action(verb="submit", process=process, session=session, facts=submitted),
+            self._submit(process, plain_script(self._random)),
             Action(verb="jump", process=process, after_seconds=9.0, facts={"seconds": 1.0}),
+        ]
+
+    def _cut_short(self, process: str) -> list[Action]:
+        """A crash comes in the middle of a run's steps."""
+        how = self._random.choice(["", "", ":idem", ":rec"])
+        return [
+            Action(verb="start", process=process, after_seconds=30.0),
+            self._submit(process, f"step:a,step:b{how},ok", after_seconds=9.0),
+            *self._restart(process, self._random.choice([0.03, 0.07, 0.12])),
+        ]
+
+    def _second_life(self, process: str) -> list[Action]:
+        """An input is given up after it has had an effect, and admitted again."""
+        script = self._random.choice(["step:a,fatal;step:a,ok", "cp,fatal;ok"])
+        submit = self._submit(process, script, after_seconds=9.0)
+        facts: dict[str, Value] = {"label": submit.facts["label"], "twice": False, "told": True}
+        requeue = Action(
+            verb="requeue", process=process, session=submit.session, after_seconds=3.0, facts=facts
+        )
+        return [Action(verb="start", process=process, after_seconds=30.0), submit, requeue]
+
+    def _suspects(self, process: str) -> list[Action]:
+        """Runs of several sessions are in progress at one crash after the other."""
+        crashes = [self._restart(process, 0.3) for _ in range(self._random.choice([2, 3]))]
+        return [
+            Action(verb="start", process=process, after_seconds=30.0),
+            *[self._submit(process, "work:1.0,ok", name) for name in self._sessions],
+            *[action for crash in crashes for action in crash],
+        ]
+
+    def _submit(
+        self, process: str, script: str, session: str = "", *, after_seconds: float = 0.0
+    ) -> Action:
+        session = session or self._random.choice(self._sessions)
+        facts = self._submissions.scripted(session, script)
+        return Action(
+            verb="submit",
+            process=process,
+            session=session,
+            after_seconds=after_seconds,
+            facts=facts,
+        )
+
+    @staticmethod
+    def _restart(process: str, after_seconds: float) -> list[Action]:
+        return [
+            Action(verb="crash", process=process, after_seconds=after_seconds),
+            Action(verb="start", process=process, after_seconds=0.1),
         ]
 
     def _config(self) -> dict[str, Any]:
@@ -201,7 +223,7 @@ class _Author:
             # A user's agent is the one to be tried, by what cuts its runs short.
             more = 3 if self._texts else 1
             weights |= {fault: weight * more for fault, weight in self._faults.items()}
-        verb = _pick(random, weights)
+        verb = pick(random, weights)
         process = random.choice(self._processes)
         when: dict[str, Any] = {
             "after_seconds": random.choice([0.0, 0.0, 0.0, 0.002, 0.02, 0.1, 0.5, 1.0, 3.0]),
@@ -265,7 +287,7 @@ class _Author:
         seconds = random.choice([3.0, 11.0])
 
         def submit(place: str, after: float) -> Action:
-            facts = self._input(session, plain=True)
+            facts = self._submissions.facts(session, plain=True)
             pause: dict[str, Any] = {"after_seconds": after}
             pause["after_steps"] = random.choice([0, 1, 3, 8])
             return Action(verb="submit", process=place, session=session, facts=facts, **pause)
@@ -282,11 +304,11 @@ class _Author:
         facts: dict[str, Value] = {}
         match verb:
             case "submit" | "one_turn":
-                facts = self._input(session, plain=verb == "one_turn")
+                facts = self._submissions.facts(session, plain=verb == "one_turn")
             case "again" | "handle" | "cancel" | "requeue":
-                if not self._labels:
+                if not self._submissions.labels:
                     return Action(verb="read", process=process, session=session, **when)
-                label, session = random.choice(self._labels[-12:])
+                label, session = random.choice(self._submissions.labels[-12:])
                 facts = {"label": label}
                 if verb == "again":
                     facts["same"] = random.random() < 0.8
@@ -299,78 +321,3 @@ class _Author:
             case "prune":
                 facts = {"age": random.choice([0.0, 0.0, 1.0, 5.0])}
         return Action(verb=verb, process=process, session=session, facts=facts, **when)
-
-    # -- inputs ------------------------------------------------------------------------------------
-
-    def _input(self, session: str, *, plain: bool) -> dict[str, Value]:
-        random = self._random
-        label = f"L{len(self._labels)}"
-        self._labels.append((label, session))
-        if self._texts:
-            text: dict[str, Value] = {"label": label, "text": random.choice(self._texts)}
-            return text | ({"key": f"key-{label}"} if random.random() < 0.45 else {})
-        facts: dict[str, Value] = {"label": label}
-        kind = "prompt" if plain else _pick(random, KINDS)
-        if kind != "prompt":
-            facts["kind"] = kind
-        facts["script"] = _plain_script(random) if plain else self._script()
-        if random.random() < 0.45:
-            facts["key"] = f"key-{label}"
-        for name, (chance, values) in HEADERS.items():
-            if random.random() < chance:
-                facts[name] = random.choice(values)
-        return facts
-
-    def _script(self) -> str:
-        random = self._random
-        parts = [self._part() for _ in range(random.choice([0, 1, 1, 2, 3]))]
-        if random.random() < 0.9:
-            parts.append(_plain_script(random))
-        return ";".join(parts) or "ok"
-
-    def _part(self) -> str:
-        random = self._random
-        words = [self._word() for _ in range(random.choice([0, 1, 1, 2, 3]))]
-        end = _pick(
-            random,
-            {
-                "ok": 25,
-                "none": 3,
-                "fail": 25,
-                "fatal": 3,
-                "exit": 1,
-                "bad": 2,
-                "hang": 10,
-                "late": 6,
-                "stubborn": 5,
-            },
-        )
-        if end == "stubborn":
-            end = f"stubborn:{random.choice([1.0, 9.0])}"
-        return ",".join([*words, end])
-
-    def _word(self) -> str:
-        random = self._random
-        word = _pick(random, {"work": 40, "cp": 20, "step": 22, "emit": 4, "in": 8})
-        match word:
-            case "work":
-                return f"work:{random.choice([0.01, 0.2, 1.0, 2.5])}"
-            case "cp":
-                return random.choice(["cp", "cp", "cp", "cp:inc"])
-            case "step":
-                how = random.choice(["", "", ":idem", ":rec", ":bad"])
-                return f"step:{random.choice('ab')}{how}"
-            case "in":
-                verb = random.choice(
-                    ["submit", "submit", "retire", "stop", "respawn", "unregister", "wait"]
-                )
-                return f"in:{verb}"
-        return word
-
-
-def _plain_script(random: Random) -> str:
-    return random.choice(["ok", "ok", "work:0.2,ok", "work:1.0,ok", "step:a,ok", "cp,ok"])
-
-
-def _pick(random: Random, weights: dict[str, Any]) -> str:
-    return random.choices(list(weights), list(weights.values()))[0]
