@@ -43,7 +43,7 @@ class InlineSqliteStore(SqliteStore):
 
     async def open(self) -> None:
         if self.inline is None:
-            self.inline = _Inline(self.path, self._random, self._hints, self._now_ms)
+            self.inline = _Inline(self.path, self._random, self._hints, self._now_ms, self._kept)
             self._open = self.inline  # type: ignore[assignment]
         self._users += 1
 
@@ -56,25 +56,9 @@ class InlineSqliteStore(SqliteStore):
 
     async def prune(self, before_ms: int, *, progress: Progress | None = None) -> PruneReport:
         def submit(function: Callable[..., Any], *arguments: Any) -> Answer[Any]:
-            return self._submit(self._keeping, function, *arguments)
+            return self._submit(_keeping, Kept(), function, *arguments)
 
         return await upkeep.prune_all(submit, before_ms, progress)
-
-    def _keeping(self, database: Database, function: Callable[..., T], *arguments: Any) -> T:
-        """Keep what there is in the transaction that prunes it."""
-        reader = Reader(database.connection)
-        for row in reader.sessions("", PAGE, None):
-            self._keep(reader, row.session_id)
-        return function(database, *arguments)
-
-    def _keep(self, reader: Reader, session: str) -> None:
-        def events(after: int) -> list[EventEnvelope]:
-            try:
-                return reader.events(session, after, PAGE)
-            except EventsPruned as pruned:
-                return reader.events(session, pruned.first - 1, PAGE)
-
-        self._kept.keep(session, events, reader.inputs(session, 0, PAGE))
 
     def crash(self) -> None:
         """Drop what was not written, and all locks, as the end of a process does."""
@@ -82,6 +66,25 @@ class InlineSqliteStore(SqliteStore):
             self.inline.engine.lives.forget_after_fork()
             self.inline.drop()
             self.inline = self._open = None
+
+
+def _keeping(database: Database, kept: Kept, function: Callable[..., T], *arguments: Any) -> T:
+    """Keep what there is in the transaction that prunes it: it counts once that is committed."""
+    kept.events.clear()  # of a transaction that was undone
+    reader = Reader(database.connection)
+    for row in reader.sessions("", PAGE, None):
+        _keep(kept, reader, row.session_id)
+    return function(database, *arguments)
+
+
+def _keep(kept: Kept, reader: Reader, session: str) -> None:
+    def events(after: int) -> list[EventEnvelope]:
+        try:
+            return reader.events(session, after, PAGE)
+        except EventsPruned as pruned:
+            return reader.events(session, pruned.first - 1, PAGE)
+
+    kept.keep(session, events, reader.inputs(session, 0, PAGE))
 
 
 _HINTED = (make_commit, inbox.deliver)
@@ -129,8 +132,14 @@ class _Inline:
     """What `stores.sqlite` does with threads, done with virtual time."""
 
     def __init__(
-        self, path: Path, random: Random, hints: dict[object, Any], now_ms: Callable[[], int]
+        self,
+        path: Path,
+        random: Random,
+        hints: dict[object, Any],
+        now_ms: Callable[[], int],
+        kept: Kept,
     ) -> None:
+        self._kept = kept
         self.engine = Engine(path)
         self.loop = asyncio.get_running_loop()
         self.hearts = _InlineHearts(self.engine, now_ms)
@@ -175,6 +184,9 @@ class _Inline:
             if self._died is None:
                 raise
         if self._died is None:
+            for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
+                if function is _keeping and not isinstance(outcome, Exception):
+                    self._kept.add(arguments[0])
             self._later(self._settle, group, outcomes)
         else:
             self._died()

@@ -31,6 +31,12 @@ class Kept:
             if record.input is not None:
                 self.bodies[record.input_id] = _plain(record)["input"]
 
+    def add(self, other: "Kept") -> None:
+        """Keep what somebody else has kept, too."""
+        for session, events in other.events.items():
+            self.events.setdefault(session, {}).update(events)
+        self.bodies |= other.bodies
+
 
 async def rows_of(store: Store, sessions: tuple[str, ...], kept: Kept) -> dict[str, dict[str, Any]]:
     """Of each session that the store knows: row, inputs, events, messages, receipts, steps."""
