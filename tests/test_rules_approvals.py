@@ -185,6 +185,28 @@ async def test_nothing_in_an_agent_catches_the_end_of_its_run(
     assert went_on == []
 
 
+async def test_a_task_group_catches_the_end_of_its_run(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """In one, asking raises an exception group: the run fails, and asks for nothing. [APR-1]"""
+
+    async def ask(turn: Turn) -> None:
+        turn.wait_for_approval("Charge 90?")
+
+    async def hidden(turn: Turn) -> str:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask(turn))
+        return "unreachable"
+
+    async with serving(store, FakeExecutor(hidden, then=clerk), environment) as runtime:
+        ada = runtime.session("ada")
+        handle = await ada.submit("hello")
+        await becomes(lambda: failed(runtime, session_id="ada"))
+        assert await ada.approvals() == []
+        await pass_seconds(runtime, environment, 5.0)
+        assert (await handle.result()).text == "re: hello"
+
+
 async def test_a_turn_that_was_open_ends_by_asking(
     store: Store, environment: ManualEnvironment
 ) -> None:

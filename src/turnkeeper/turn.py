@@ -205,9 +205,11 @@ class Turn:
 
         The turn is over: its inputs are consumed, its result has `question` as text and names the
         approval, and so has the transcript as the assistant's message. The session goes on with
-        other inputs. Once somebody has answered, or nobody in `expires_seconds` (more than 0, at
-        most a year), a new turn begins whose `approval` says what was decided, and has `details`
-        (JSON, at most 1,000,000 bytes) as they were given here.
+        other inputs. What ends the run is an exception that is no `Exception`: call this in the
+        turn's own task, outside of any `asyncio.TaskGroup`, which would make an exception group
+        of it, and that fails the run. Once somebody has answered, or nobody in `expires_seconds`
+        (more than 0, at most a year), a new turn begins whose `approval` says what was decided,
+        and has `details` (JSON, at most 1,000,000 bytes) as they were given here.
 
         An executor that has more to commit with it, or more than one question, returns an
         `ApplyOutput` with `approvals` instead.
