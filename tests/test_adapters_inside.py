@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import pytest
 from agents import Agent as SdkAgent
 from agents import GuardrailFunctionOutput, RunContextWrapper, function_tool, input_guardrail
-from bridges import GraphModel, SdkModel, graph_of, pydantic_model
+from bridges import (
+    GraphModel,
+    SdkModel,
+    graph_executor,
+    graph_of,
+    pydantic_executor,
+    pydantic_model,
+)
+from langchain_core.messages import AIMessage
 from langchain_core.tools import tool as langchain_tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Send
@@ -24,9 +32,10 @@ from turnkeeper.executors import langgraph as graphs
 from turnkeeper.executors import openai_agents as sdk
 from turnkeeper.executors import pydantic_ai as pydantics
 from turnkeeper.testing.agents import Brain, Reply, Said, Tools
-from turnkeeper.testing.agents.bed import made
+from turnkeeper.testing.agents.bed import made, within
 from turnkeeper.testing.agents.brain import obey
 from turnkeeper.testing.agents.talking import Following
+from turnkeeper.testing.clock import settle
 
 Make = Callable[[Brain, Tools, TurnLimits | None], Any]
 
@@ -369,3 +378,112 @@ async def test_structured_output_of_a_graph(tmp_path: Path) -> None:
         await bed.restart()
         bed.brain.mind = lambda _: Reply("none")
         assert (await bed.ask("where?")).structured_output is None
+
+
+# -- tools that take their time to end -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [graph_executor, pydantic_executor])
+async def test_what_a_tool_cleans_up_is_cleaned_up(tmp_path: Path, make: Make) -> None:
+    """An interrupted run ends once the slowest of its tools has. [ADP-13]"""
+    inside = asyncio.Event()
+    begun: list[str] = []
+    ended: list[str] = []
+
+    async def hook(point: str) -> None:
+        name = bed.tools.lookups[-1] if point == "lookup" else point
+        begun.append(name)
+        if len(begun) == 3:
+            inside.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await settle({"a": 10, "b": 200, "before charge": 100}[name])
+            ended.append(name)
+
+    async with made(tmp_path, make) as bed:
+        bed.tools.hook = hook
+        await bed.live()
+        asked = await bed.start("lookup:a lookup:b charge:5")
+        await within(inside.wait())
+        await bed.session.interrupt("enough")
+        await bed.outcome(asked)
+        assert ended == ["a", "before charge", "b"]
+
+
+async def test_a_node_that_goes_away_leaves_no_tool_behind(tmp_path: Path) -> None:
+    """It calls tools side by side itself, and fails with the first. [ADP-13]"""
+    running: list[str] = []
+    tries: list[list[str]] = []
+
+    @langchain_tool
+    async def search(where: str) -> str:
+        """Search."""
+        running.append(where)
+        try:
+            await settle(10)
+            if where == "here" and len(tries) == 1:
+                raise ConnectionError("no answer")
+            await settle(200)
+        finally:
+            running.remove(where)
+        return where
+
+    async def node(_: MessagesState) -> dict[str, Any]:
+        tries.append([*running])
+        calls = [search.ainvoke({"where": where}) for where in ("here", "there", "elsewhere")]
+        return {"messages": [AIMessage(" ".join(await asyncio.gather(*calls)))]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("node", node)
+    graph.add_edge(START, "node")
+    agent = graphs.durable_agent(graph.compile())
+    async with made(tmp_path, lambda *_: agent) as bed:
+        await bed.live()
+        assert (await bed.ask("search")).text == "here there elsewhere"
+    assert tries == [[], []]
+
+
+async def test_what_a_graph_does_around_a_tool_ends_with_the_run(tmp_path: Path) -> None:
+    """Also around a durable one; and no call begins that had still to wait. [ADP-13]"""
+    around: list[str] = []
+    left: list[list[str]] = []
+
+    async def wrap(request: Any, call: Any) -> Any:
+        name = request.tool_call["args"].get("q", "charge")
+        around.append(name)
+        try:
+            if name == "late":
+                await settle(500)
+            return await call(request)
+        finally:
+            await settle(50)
+            around.remove(name)
+
+    async def hook(point: str) -> None:
+        if point == "lookup" and not left:
+            await settle(10)
+            raise ConnectionError("no answer")
+        await settle(100)
+
+    def make(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
+        lookup, charge = tools.functions()
+        given = [langchain_tool(lookup), graphs.durable_tool(charge)]
+        return graphs.durable_agent(graph_of(brain, given, awrap_tool_call=wrap), limits=limits)
+
+    async with made(tmp_path, make) as bed:
+        bed.tools.hook = hook
+        await bed.live()
+        run = bed.executor.run
+
+        async def watched(turn: Any) -> Any:
+            try:
+                return await run(turn)
+            finally:
+                left.append([name for name in around if name != "late"])
+
+        bed.executor.run = watched
+        await bed.ask("lookup:a charge:5 lookup:late")
+        assert left == [[], []]
+        assert bed.tools.charges == [5]
+        assert sorted(bed.tools.lookups) == ["a", "a", "late"]

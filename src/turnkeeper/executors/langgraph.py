@@ -12,6 +12,7 @@ the session's snapshot.
 """
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, tool_message
 from turnkeeper.executors.langgraph_tools import Denied, durable_tool, resume_value
 from turnkeeper.executors.prompts import Prompt
-from turnkeeper.executors.work import Stop, Work
+from turnkeeper.executors.work import Stop, Work, current_work
 
 try:
     from langchain_core.callbacks import AsyncCallbackHandler
@@ -93,6 +94,21 @@ class _Meter(AsyncCallbackHandler):
             self.finished.append(output)
 
 
+class _Joining(AsyncCallbackHandler):
+    """Hears of each call of a tool, in the task that makes it."""
+
+    raise_error = True
+    run_inline = True
+    ignore_chain = ignore_chat_model = ignore_llm = True
+
+    def __init__(self, work: Work[BaseMessage]) -> None:
+        self.work = work
+
+    async def on_tool_start(self, *_: Any, **__: Any) -> None:
+        if current_work() is self.work:  # what a durable tool calls is a part of its step
+            self.work.under_way.enter()
+
+
 def _text_of(asked: Any) -> str | None:
     """What a person can read of what `interrupt()` asks."""
     words = asked.get("question") if isinstance(asked, dict) else asked
@@ -117,7 +133,7 @@ class GraphAgent(FrameworkExecutor[BaseMessage]):
         """Run the graph step by step, and commit between the steps."""
         run = _GraphRun(work, self._graph, self._key)
         try:
-            async with work.stoppable():
+            async with work.stoppable(), work.under_way.joined():
                 return await run.to_its_end()
         except Stop:
             run.keep()
@@ -139,7 +155,7 @@ class _GraphRun:
         self.meter = _Meter(work)
         self.config: RunnableConfig = {
             "configurable": {"thread_id": work.turn.session_id},
-            "callbacks": [self.meter],
+            "callbacks": [self.meter, _Joining(work)],
             "recursion_limit": 1_000_000,
         }
         self.known: set[str | None] = set()
@@ -164,6 +180,7 @@ class _GraphRun:
             inputs = None
             self._take(state.values[self.key])
             if state.interrupts:
+                await self.work.under_way.end()
                 inputs = self._answer(state)
                 if inputs is None:
                     return await self._ask(state, steered)
@@ -275,18 +292,19 @@ class _GraphRun:
         self.said.clear()
         self.meter.finished.clear()
         nodes: set[str] = set()
-        async for mode, event in self.graph.astream(
+        stream: Any = self.graph.astream(
             inputs,
             self.config,
             stream_mode=["messages", "updates"],
             interrupt_after="*",
             durability="exit",
-        ):
-            if mode == "messages":
-                message: Any = event[0]
-                self._tell(message)
-            elif isinstance(event, dict):
-                nodes |= {name for name in event if not name.startswith("__")}
+        )
+        async with aclosing(stream) as events:
+            async for mode, event in events:
+                if mode == "messages":
+                    self._tell(event[0])
+                elif isinstance(event, dict):
+                    nodes |= {name for name in event if not name.startswith("__")}
         if nodes:
             self.node = nodes.pop() if len(nodes) == 1 else None
         return await self.graph.aget_state(self.config)

@@ -66,6 +66,7 @@ class _DurableTool(BaseTool):
         if work is None or not called or not self._valid(input["args"]):
             return await self.inner.ainvoke(input, config, **kwargs)
 
+        work.under_way.enter()
         call_id = input["id"]
         if call_id in work.answered:
             return work.answered[call_id][0]

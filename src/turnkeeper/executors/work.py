@@ -24,6 +24,7 @@ from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, se
 from turnkeeper.executors.spent import spent_before
 from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
 from turnkeeper.executors.transcripts import Codec, Entry
+from turnkeeper.executors.under_way import UnderWay
 from turnkeeper.turn import Turn
 
 Item = TypeVar("Item")
@@ -80,6 +81,7 @@ class Work(Generic[Item]):
         """Of calls whose tools a framework runs again, the answers that the transcript has."""
         self.steps = Steps()
         """Durable tools that are under way."""
+        self.under_way = UnderWay()
         self._failed: Exception | None = None
         """What a durable tool raised: nobody knows what it has done."""
         self._given_up: dict[str, str] = {}

@@ -17,6 +17,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
     texting   DoubleTexting                       messages that meet a turn
     tools     ToolCalls                           what a model gets wrong, what a tool raises
+              NothingIsLeft                       no tool outlives its run
     approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
     safety    Safety                              many bad days, and what a model reads then
@@ -30,7 +31,7 @@ from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
 from turnkeeper.testing.agents.texting import DoubleTexting
-from turnkeeper.testing.agents.tools import ToolCalls
+from turnkeeper.testing.agents.tools import NothingIsLeft, ToolCalls
 
 __all__ = [
     "AgentConformance",
@@ -44,6 +45,7 @@ __all__ = [
     "DoubleTexting",
     "Histories",
     "Limits",
+    "NothingIsLeft",
     "Reply",
     "Safety",
     "Said",
@@ -60,6 +62,7 @@ class AgentConformance(
     Streams,
     DoubleTexting,
     ToolCalls,
+    NothingIsLeft,
     Approvals,
     Stopping,
     Limits,

@@ -1,12 +1,15 @@
 """A chapter on tools: what a model gets wrong, and what a tool raises."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import Abandoned
-from turnkeeper.testing.agents.bed import Bed
+from turnkeeper.testing.agents.bed import Bed, within
 from turnkeeper.testing.agents.brain import Reply, Said, obey
 from turnkeeper.testing.agents.chapter import Chapter
+from turnkeeper.testing.clock import settle
 
 
 class ToolCalls(Chapter):
@@ -78,3 +81,87 @@ class ToolCalls(Chapter):
         assert len(bed.brain.requests) == 1
         bed.tools.hook = None
         await bed.ask("hello?")
+
+
+class Watched:
+    """Tools that take their time, of an agent each of whose runs is looked at when it ends."""
+
+    def __init__(self, bed: Bed) -> None:
+        self.running = 0
+        self.left: list[int] = []
+        """How many tools were still running at the end of each run."""
+        bed.tools.hook = self.at
+        self._run = bed.executor.run
+        bed.executor.run = self.run
+
+    async def at(self, point: str) -> None:
+        """A tool that needs many turns of the event loop."""
+        if "after" in point:
+            return
+        self.running += 1
+        try:
+            await settle(20)
+            await self.middle()
+        finally:
+            self.running -= 1
+
+    async def middle(self) -> None:
+        """What it does."""
+        await settle(500)
+
+    async def run(self, turn: Any) -> Any:
+        """Make a run."""
+        try:
+            return await self._run(turn)
+        finally:
+            self.left.append(self.running)
+
+
+class NothingIsLeft(Chapter):
+    """A run that has ended, however it did, has no tool left that runs."""
+
+    async def test_where_a_tool_fails_beside_it(self, bed: Bed) -> None:
+        """No further attempt meets a tool of the last one. [ADP-13]"""
+        await bed.live()
+        watched = Watched(bed)
+        failures = [ConnectionError("no answer")]
+
+        async def middle() -> None:
+            if len(bed.tools.lookups) == 2 and failures:
+                raise failures.pop()
+            await settle(500)
+
+        watched.middle = middle  # type: ignore[method-assign]
+        await bed.ask("lookup:a lookup:b")
+        assert failures == []
+        assert set(watched.left) == {0}
+
+    async def test_where_a_person_is_asked(self, bed: Bed) -> None:
+        """What runs beside a question is over once the question can be answered. [ADP-13]"""
+        await bed.live()
+        watched = Watched(bed)
+        await bed.ask("lookup:a lookup:b wire:5")
+        assert bed.tools.lookups
+        [asked] = await bed.session.approvals()
+        assert watched.left == [0]
+        report = await bed.session.answer_approval(asked.approval_id, approved=True)
+        await bed.outcome(report.input_id)
+        assert watched.left == [0, 0]
+        assert bed.tools.wires == [5]
+
+    async def test_where_it_is_interrupted(self, bed: Bed) -> None:
+        """Every tool has ended before the turn has. [ADP-13]"""
+        await bed.live()
+        watched = Watched(bed)
+        reached = asyncio.Event()
+
+        async def middle() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        watched.middle = middle  # type: ignore[method-assign]
+        asked = await bed.start("lookup:a lookup:b charge:5")
+        await within(reached.wait())
+        await bed.session.interrupt("enough")
+        await bed.outcome(asked)
+        assert watched.left == [0]
