@@ -1,6 +1,8 @@
 """The rules of admission: what is taken, what is refused, and that neither leaves a doubt."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -525,6 +527,24 @@ async def test_a_full_queue_is_overloaded_and_nothing_is_recorded(store: Store) 
         await runtime.cancel_input(ADA, first.input_id)
         await runtime.submit(ADA, "three", key="k")
         assert await texts(runtime, active=True) == ["two", "three"]
+
+
+async def test_a_refusal_is_forgotten_once_it_was_told(store: Store) -> None:
+    """An overloaded Runtime, which refuses much, does not grow by what it refuses. [ADM-4]"""
+
+    async def refused(runtime: Runtime) -> "weakref.ref[Overloaded]":
+        try:
+            await runtime.submit(ADA, "two")
+        except Overloaded as full:
+            return weakref.ref(full)
+        raise AssertionError("it was admitted")
+
+    async with Runtime(store, config=Config(queue_per_session=1)) as runtime:
+        await runtime.register_session(ADA)
+        await runtime.submit(ADA, "one")
+        refusal = await refused(runtime)
+        gc.collect()
+        assert refusal() is None
 
 
 async def test_the_bound_holds_for_accepts_that_are_taken_together(store: Store) -> None:

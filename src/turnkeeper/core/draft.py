@@ -87,8 +87,11 @@ class Cancellation(Struct, frozen=True, gc=False):
     """What the turn has not committed leaves no trace."""
 
 
-class Decision(Struct, kw_only=True, gc=False):
-    """What was decided: the commit that makes it so, and the orders to carry out after it."""
+class Decision(Struct, kw_only=True):
+    """What was decided: the commit that makes it so, and the orders to carry out after it.
+
+    It is the garbage collector's: an error in its report may lead back to it.
+    """
 
     commit: Commit | None
     members: tuple[InputId, ...] = ()

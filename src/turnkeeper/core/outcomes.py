@@ -62,8 +62,11 @@ Verdict = AcceptOutcome | TurnkeeperError
 """What the caller of one acceptance gets: an outcome to return, or an error to raise."""
 
 
-class Admission(Struct, frozen=True, gc=False):
-    """What was decided about one input of a batch."""
+class Admission(Struct, frozen=True):
+    """What was decided about one input of a batch.
+
+    It is the garbage collector's: the traceback of an error that was raised leads back to it.
+    """
 
     input_id: InputId
     verdict: Verdict

@@ -2,7 +2,7 @@
 
 For users: `simulate` runs their own agent under the same faults. How it is put together:
 
-    generate  a seed's life: settings, and a sequence of plain actions
+    generate  a seed's life: settings, and a sequence of plain actions; with `submissions`
     world     lives it: processes on a `SimulatedLoop`, stores on a `Disk`, faults, callers, agents
     ledger    what happened, as facts; `rows` what is stored at the end
     checking  what of that breaks a guarantee; imports nothing of the product
