@@ -19,4 +19,5 @@ async def main() -> None:
         assert again.input_id == first.input_id  # accepted once
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

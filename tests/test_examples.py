@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_the_readme_shows_the_quickstart() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert blocks == [source.partition('"""\n\n')[2]]
     assert len(source.splitlines()) <= QUICKSTART_LINES
+
+
+def test_a_worker_can_import_the_quickstart(tmp_path: Path) -> None:
+    """`turnkeeper work orders:clerk` runs the agent of that file, and not its program."""
+    script = "import quickstart; print(type(quickstart.clerk).__name__)"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=PATIENCE_SECONDS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_durable_step_is_taken_once(tmp_path: Path) -> None:
