@@ -161,11 +161,11 @@ class _Author:
 
     def _suspects(self, process: str) -> list[Action]:
         """Runs of several sessions are in progress at one crash after the other."""
-        crashes = [self._restart(process, 0.3) for _ in range(self._random.choice([2, 3]))]
+        crashes = self._restart(process, 0.3) * self._random.choice([2, 3])
         return [
             Action(verb="start", process=process, after_seconds=30.0),
             *[self._submit(process, "work:1.0,ok", name) for name in self._sessions],
-            *[action for crash in crashes for action in crash],
+            *crashes,
         ]
 
     def _submit(
