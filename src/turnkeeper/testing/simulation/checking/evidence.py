@@ -63,6 +63,8 @@ class Session:
     name: str
     row: Fact
     inputs: dict[str, Fact]
+    originals: dict[str, Fact]
+    """Of each successor the dead letter that was requeued as it."""
     events: list[Fact]
     """All that there ever were, in order, those that were pruned as they were before."""
     gone: list[Fact]
@@ -183,6 +185,7 @@ def _session(name: str, found: Fact) -> Session:
         name=name,
         row=found["row"],
         inputs={record["input_id"]: record for record in found["inputs"]},
+        originals={old["requeued_as"]: old for old in found["inputs"] if old["requeued_as"]},
         events=gone + found["events"],
         gone=gone,
         kept={event["sequence"]: event for event in found["kept_events"]},

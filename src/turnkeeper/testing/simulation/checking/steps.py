@@ -2,7 +2,13 @@
 
 from collections.abc import Iterator
 
-from turnkeeper.testing.simulation.checking.evidence import Evidence, Fact, Violation, short
+from turnkeeper.testing.simulation.checking.evidence import (
+    Evidence,
+    Fact,
+    Session,
+    Violation,
+    short,
+)
 
 
 def _turn_of(evidence: Evidence, fact: Fact) -> str:
@@ -13,16 +19,14 @@ def _turn_of(evidence: Evidence, fact: Fact) -> str:
     for input_id in reversed(run.inputs):
         record = evidence.input(run.session, input_id)
         if record is not None and record["turn_id"] is not None:
-            return str(_first_life(evidence, run.session, record)["turn_id"])
+            return str(_first_life(evidence.sessions[run.session], record)["turn_id"])
     return f"{run.session} {run.run_id}"
 
 
-def _first_life(evidence: Evidence, session: str, record: Fact) -> Fact:
+def _first_life(session: Session, record: Fact) -> Fact:
     """The dead letter with a turn of its own that an input is the successor of, or the input."""
-    found = evidence.sessions[session].inputs
-    originals = {old["requeued_as"]: old for old in found.values() if old["requeued_as"]}
     while True:
-        old = originals.get(record["input_id"])
+        old = session.originals.get(record["input_id"])
         if old is None or old["turn_id"] is None or not old["policy"]["starts_run"]:
             return record
         record = old
