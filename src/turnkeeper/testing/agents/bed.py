@@ -1,8 +1,8 @@
 """Where the suite tests an adapter: a store on disk, a brain, two tools, lives that end badly."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -230,6 +230,18 @@ T = TypeVar("T")
 async def within(awaitable: Awaitable[T]) -> T:
     """The awaitable's value; a wait that would never end fails instead."""
     return await asyncio.wait_for(awaitable, PATIENCE_SECONDS)
+
+
+@contextmanager
+def passed(seconds: float) -> Iterator[None]:
+    """Let the event loop believe that so much more time has passed."""
+    loop: Any = asyncio.get_running_loop()
+    real = loop.time
+    loop.time = lambda: real() + seconds
+    try:
+        yield
+    finally:
+        loop.time = real
 
 
 @asynccontextmanager

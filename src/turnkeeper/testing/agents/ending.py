@@ -7,10 +7,13 @@ from turnkeeper.config import TurnLimits
 from turnkeeper.core.inputs import ToolCallbackInput
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import Abandoned, Completed
-from turnkeeper.testing.agents.bed import Bed, CrashStore, When, within
+from turnkeeper.testing.agents.bed import Bed, CrashStore, When, passed, within
 from turnkeeper.testing.agents.brain import ASIDE, Reply, Said, obey
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.clock import settle
+
+LONG_SECONDS = 15.0
+"""Long enough to come to a hanging answer, and shorter than the patience of tests."""
 
 
 class Stopping(Chapter):
@@ -157,10 +160,14 @@ class Limits(Chapter):
 
     async def test_wall_clock(self, bed: Bed) -> None:
         """What hangs is cancelled, what was said is kept, and the queue goes on. [ADP-8]"""
-        bed.limits = TurnLimits(seconds=0.2)
+        bed.limits = TurnLimits(seconds=LONG_SECONDS)
         bed.brain.mind = lambda _: Reply("one two three", hang_after=2)
         await bed.live()
-        outcome = await bed.say("hello")
+        asked = await bed.start("hello")
+        await within(bed.brain.hanging.wait())
+        await settle()
+        with passed(LONG_SECONDS):
+            outcome = await bed.outcome(asked)
         assert isinstance(outcome, Abandoned)
         assert outcome.reason == "non_retryable"
         assert "seconds" in (outcome.detail or "")
