@@ -27,6 +27,7 @@ from turnkeeper import (
     Runtime,
     RuntimeTerminated,
     SessionNotFound,
+    StoreError,
     ValidationFailed,
     WhenBusy,
 )
@@ -391,6 +392,54 @@ async def test_a_dead_workers_sessions_are_taken_over(stores: Stores) -> None:
         for handle in follow:
             assert isinstance(await outcome(handle), Completed)
         assert await second.contains_session("ada")
+
+        async def buried() -> bool:
+            return not (await second.worker.store.news(second.worker.worker_id)).dead
+
+        await until(buried)
+
+
+class _NoClaims:
+    """A store that claims nothing until it is healed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.healed = False
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def claim(self, *arguments: Any, **options: Any) -> Any:
+        if not self.healed:
+            self.refused += 1
+            raise StoreError("the disk does not answer")
+        return await self._inner.claim(*arguments, **options)
+
+
+async def test_a_crash_counts_though_its_takeover_fails_at_first(stores: Stores) -> None:
+    """The dead owner stays known until all that it left could be claimed. [REC-2] [PROC-7]"""
+    hang = Hang()
+    first = Runtime(stores(), agent=lambda _sid: FakeExecutor(hang), config=FAST)
+    await first.__aenter__()
+    handle = await first.submit("ada", "hello")
+    await soon(hang.started.wait())
+    failing: Any = _NoClaims(stores())
+    fast = replace(FAST, backoff_first_seconds=0.01, backoff_max_seconds=0.01)
+    async with (
+        Runtime(stores(), config=FAST) as client,
+        Runtime(failing, agent=lambda _sid: FakeExecutor(), config=fast) as second,
+    ):
+        follow = await client.handle("ada", handle.input_id)
+        await died(first)
+        looks = second.worker.lookout
+        for times in (1, 2):
+            await until(lambda times=times: failing.refused > 2 * times and not looks._walking)
+        failing.healed = True
+        assert isinstance(await outcome(follow), Completed)
+        state = await client.session("ada").input(handle.input_id)
+        assert state is not None
+        assert state.recovery_count == 1
 
         async def buried() -> bool:
             return not (await second.worker.store.news(second.worker.worker_id)).dead

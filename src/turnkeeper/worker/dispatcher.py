@@ -623,9 +623,8 @@ class Worker:
                 return
 
     async def recover_all(self) -> bool:
-        """Claim what is unfinished and no live worker's, page by page. Returns whether nothing was
-        left: what is must go on to name its dead owner, whose crash is charged by the next one.
-        """
+        """Claim what is unfinished and no live worker's, page by page; returns whether all was."""
+        # What is left must go on to name its dead owner, whose crash is charged by the next one.
         after = left = 0
         while not self.closing:
             page = await self.store.due(self.worker_id, after=after, limit=RECOVERIES_AT_ONCE)
@@ -640,6 +639,7 @@ class Worker:
             )
             for session_id, result in zip(wanted, results, strict=True):
                 if isinstance(result, BaseException) and not isinstance(result, Fenced):
+                    left += 1
                     self.report(f"session {session_id!r} was not recovered: {result!r}")
                     self.claim_again(session_id)
         return False

@@ -32,6 +32,9 @@ class Lookout:
         self._trouble = ""
         """What the last look failed with: said once, not at each poll."""
         self._walking = False
+        self._left: frozenset[str] = frozenset()
+        """The dead of whom the last walk has left something, for the next one."""
+        self._next_walk = self._pause = 0.0
         self._followers: dict[SessionId, dict[asyncio.Event, None]] = {}
         self._versions: dict[SessionId, int] = {}
         self._unwatch = _nothing
@@ -85,7 +88,7 @@ class Lookout:
             return
         for session_id in sorted(worker.served.standby):
             self._take(session_id)
-        if worker.factory is not None and not self._walking:
+        if worker.factory is not None and not self._walking and self._may_walk(dead):
             self._walking = True
             worker.tasks.spawn(self._look_through(dead), "take over")
 
@@ -107,14 +110,25 @@ class Lookout:
 
     async def _look_through(self, dead: list[str]) -> None:
         """Take what the dead have left unfinished; then nobody needs to know of them. [PROC-7]"""
+        worker = self._worker
+        left = frozenset(dead)
         try:
-            if await self._worker.recover_all():
+            if await worker.recover_all():
                 for worker_id in dead:
-                    await self._worker.store.bury(worker_id)
+                    await worker.store.bury(worker_id)
+                left = frozenset()
         except TurnkeeperError as error:
-            self._worker.report(f"the sessions of dead workers were not taken over: {error}")
+            worker.report(f"the sessions of dead workers were not taken over: {error}")
         finally:
             self._walking = False
+            self._left = left
+            first, longest = worker.config.backoff_first_seconds, worker.config.backoff_max_seconds
+            self._pause = min(max(first, 2 * self._pause), longest) if left else 0.0
+            self._next_walk = worker.monotonic() + self._pause
+
+    def _may_walk(self, dead: list[str]) -> bool:
+        """At once where somebody has died; for what a walk has left, after a growing pause."""
+        return not self._left.issuperset(dead) or self._worker.monotonic() >= self._next_walk
 
     # -- followers ---------------------------------------------------------------------------------
 
