@@ -307,6 +307,35 @@ async def test_a_stream_of_what_nobody_knows_is_an_error() -> None:
             await anext(client.session("ada").events())
 
 
+async def test_a_stream_may_be_left_in_the_middle() -> None:
+    """[SRV-21] A program that breaks out of it ends without a word, and the stream has ended."""
+    desk, told = Desk(), []
+
+    async def leave(url: str, verb: str) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        async with Client(url) as client:
+            async for _ in getattr(client.session("ada"), verb)():
+                break
+
+    async with serving(desk.agent) as served:
+        await served.submit("ada", "one", Prefer="wait=60")
+        for verb in ("events", "stream"):
+            await asyncio.to_thread(asyncio.run, leave(served.url, verb))
+        assert told == []
+        await until(lambda: served.service.feeds.streams == 0)
+
+
+async def test_a_stream_that_is_left_ends_while_its_client_lives() -> None:
+    """[SRV-21] Also where nobody closes it: a client that looks often keeps no connection each."""
+    desk = Desk()
+    async with serving(desk.agent) as served, client_of(served) as client:
+        await served.submit("ada", "one", Prefer="wait=60")
+        for _ in range(3):
+            async for _ in client.session("ada").events():
+                break
+        await until(lambda: served.service.feeds.streams == 0)
+
+
 async def test_live_items_over_http() -> None:
     """[SRV-21] What the run in progress streams."""
     desk = Desk()

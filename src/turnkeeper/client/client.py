@@ -3,7 +3,7 @@
 It decides nothing: what a verb means is the server's.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from math import ceil
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,7 +13,8 @@ import httpx2
 
 from turnkeeper.client.calling import Caller, Request
 from turnkeeper.client.completion import RemoteCompletion
-from turnkeeper.client.following import stream_of
+from turnkeeper.client.following import events_of, live_of, stream_of
+from turnkeeper.client.streams import Streams
 from turnkeeper.core.approvals import Approval, ApprovalReport
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, RunId, SessionId, check_session_id
@@ -45,8 +46,6 @@ from turnkeeper.wire import (
     RequeueRequest,
     RetireRequest,
     SessionPage,
-    StreamedClosing,
-    StreamedEvent,
     StreamItem,
     Submission,
     TranscriptPage,
@@ -78,6 +77,7 @@ class Client:
             raise ValidationFailed(f"a server's URL begins with http:// or https://, not {url!r}")
         self.environment = system_environment() if environment is None else environment
         self.caller = Caller(url, key, retry_seconds, self.environment, transport)
+        self.streams = Streams()
 
     async def __aenter__(self) -> Self:
         await self.caller.__aenter__()
@@ -89,6 +89,7 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.streams.close()
         await self.caller.__aexit__(kind, error, traceback)
 
     def session(self, session_id: SessionId) -> "RemoteSession":
@@ -246,25 +247,22 @@ class RemoteSession:
 
     def stream(self, after: int = 0) -> AsyncIterator[StreamItem]:
         """Durable events past number `after` and live items, gone on with where it breaks."""
-        return stream_of(self._client.caller, f"{self._path}/events", after, {})
+        return self._client.streams.follow(self._items(after, {}))
 
-    async def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventEnvelope]:
+    def events(self, after: int = 0, *, follow: bool = True) -> AsyncIterator[EventEnvelope]:
         """Durable events past number `after`, then each new one; none missing, none twice.
 
         Without `follow` it ends where the events do.
         """
         query = {} if follow else {"follow": "false"}
-        async for item in stream_of(self._client.caller, f"{self._path}/events", after, query):
-            if isinstance(item, StreamedEvent):
-                yield item.envelope
+        return self._client.streams.follow(events_of(self._items(after, query)))
 
-    async def live(self) -> AsyncIterator[StreamItem]:
+    def live(self) -> AsyncIterator[StreamItem]:
         """What the run in progress streams: deltas, notices, and by how much this lags."""
-        async for item in stream_of(
-            self._client.caller, f"{self._path}/events", 0, {"durable": "false"}
-        ):
-            if not isinstance(item, StreamedEvent | StreamedClosing):
-                yield item
+        return self._client.streams.follow(live_of(self._items(0, {"durable": "false"})))
+
+    def _items(self, after: int, query: dict[str, str]) -> AsyncGenerator[StreamItem, None]:
+        return stream_of(self._client.caller, f"{self._path}/events", after, query)
 
     # -- control -----------------------------------------------------------------------------------
 

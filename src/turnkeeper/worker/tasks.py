@@ -63,5 +63,9 @@ class Tasks:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_seconds)
 
+    async def join(self) -> None:
+        """Wait until every task is done, however it ends."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def __len__(self) -> int:
         return len(self._tasks)
