@@ -162,6 +162,20 @@ def test_a_chat_shows_what_an_adapter_streams(store: Path) -> None:
     assert store.exists()
 
 
+def test_a_chat_shows_an_answer_that_is_not_what_was_streamed(store: Path) -> None:
+    """Progress that is streamed does not take the answer's place. [CLI-7]"""
+    terminal = Terminal("chat", "ada", "--agent", "orders:clerk", columns=200)
+    terminal.expect("> ")
+    go = store.parent / "go"
+    terminal.type(f"check until {go}\n")
+    terminal.expect("Checking. ")
+    go.touch()
+    terminal.expect("All seats are free.\n")
+    terminal.expect("> ")
+    terminal.type("\x04")
+    assert terminal.end() == Exit.DONE
+
+
 def test_ctrl_c_leaves_a_chat_at_its_prompt(store: Path) -> None:
     """And twice in a turn: what was asked is given up, and nothing is left behind. [CLI-7]"""
     terminal = Terminal("chat", "ada", "--agent", "orders:clerk")

@@ -194,13 +194,18 @@ class _Talk:
             if not self._shown:
                 say(text)
             else:
-                rest = text[len(self._shown) :] if text.startswith(self._shown) else ""
-                _show(f"{rest}\n")
+                _show(f"{self._rest(text)}\n")
             note_approvals(outcome.result)
             return
         if self._shown:
             _show("\n")
         note(f"[{words_of(outcome)}]")
+
+    def _rest(self, text: str) -> str:
+        """What is to be shown of a result behind what was streamed: all of it, if that was else."""
+        if text.startswith(self._shown):
+            return text[len(self._shown) :]
+        return "" if text.strip() in self._shown else f"\n{text}"
 
     async def give_up(self) -> None:
         """Cancel the input that is being answered, wherever it stands."""
