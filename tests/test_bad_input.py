@@ -328,6 +328,9 @@ async def test_arguments_of_a_wrong_type(store: Store, environment: ManualEnviro
             lambda: ada.inputs(limit=None),  # type: ignore[arg-type]
             lambda: ada.inputs(after="x"),  # type: ignore[arg-type]
             lambda: ada.transcript(after="x"),  # type: ignore[arg-type]
+            lambda: ada.transcript(after=2**63),
+            lambda: ada.inputs(after=-(2**63) - 1),
+            lambda: anext(ada.events(2**63)),
             lambda: ada.transcript(limit=1.5),  # type: ignore[arg-type]
             lambda: runtime.sessions(after=7),  # type: ignore[arg-type]
             lambda: ada.retire(drain_timeout="soon"),  # type: ignore[arg-type]
@@ -585,7 +588,7 @@ async def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4_096:] = b"\xa5" * (len(content) - 4_096)
     path.write_bytes(bytes(content))
-    with pytest.raises(TurnkeeperError):
+    with pytest.raises(TurnkeeperError, match="damaged"):
         await known_key(path)
 
 

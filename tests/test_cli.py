@@ -135,6 +135,8 @@ def test_each_error_has_its_code(error: Exception, code: Exit | None) -> None:
         (("requeue", "a", "b", "--step", "key=text"), 'key="text"'),
         (("work", "orders"), "MODULE:AGENT"),
         (("work", "nowhere:agent"), "no module 'nowhere'"),
+        (("work", "orders.py:clerk"), "has no .py"),
+        (("transcript", "a", "--after", str(2**63)), "after is a whole number of 64 bits"),
         (("work", "orders:nobody"), "no 'nobody'"),
         (("work", "orders:__doc__"), "is no agent"),
         (("sessions", "--store", ""), "--store"),
@@ -178,6 +180,9 @@ def test_a_store_that_is_none_is_told(store: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "no" / "store.db"
     fails(call("submit", "a", "x", "--store", str(nowhere)), Exit.STORE, "make it first")
     call("submit", "a", "x")
+    cut = tmp_path / "cut.db"
+    cut.write_bytes(store.read_bytes()[:5_000])
+    fails(call("sessions", "--store", str(cut)), Exit.STORE, "is damaged", "backup")
     with sqlite3.connect(store) as connection:
         connection.execute("PRAGMA user_version = 99")
     fails(call("sessions"), Exit.STORE, "upgrade Turnkeeper")
@@ -229,6 +234,9 @@ def test_the_default_store_is_in_the_data_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     fails(call("sessions"), Exit.STORE, str(default_path()))
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "data").write_text("a file where the folder would be")
+    fails(call("submit", "ada", "x"), Exit.STORE, "cannot be made", "--store")
+    (tmp_path / "data").unlink()
     assert call("submit", "ada", "x").code == Exit.DONE
     assert default_path().is_relative_to(tmp_path)
     assert default_path().is_file()

@@ -90,6 +90,6 @@ def test_what_is_no_open_approval() -> None:
     fails(call("approve", "ada", "one"), Exit.FAILED, "was withdrawn")
     assert call("submit", "ada", "hello", "--key", "hello", "--wait").code == Exit.DONE
     fails(call("approve", "ada", "hello"), Exit.USAGE, "no approval")
-    fails(call("approve", "ada", "nothing"), Exit.NOT_READY, "nothing")
+    fails(call("approve", "ada", "nothing"), Exit.NOT_READY, "no approval or input", "approvals`")
     fails(call("approvals", "nobody"), Exit.NOT_READY, "nobody")
     fails(call("approve", "ada", "one", "--value", "{"), Exit.USAGE, "JSON")

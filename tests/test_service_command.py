@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,11 @@ def test_serve_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     base = ("serve", "orders:clerk", "--store", str(tmp_path / "s.db"))
     fails(call(*base, "--host", "0.0.0.0"), Exit.USAGE, "without keys", "--keys")
     fails(call(*base, "--port", "99999"), Exit.USAGE, "a port is")
-    fails(call(*base, "--keys", "none.json"), Exit.FAILED, "cannot be read")
+    fails(call(*base, "--keys", "none.json"), Exit.FAILED, "no file of keys at none.json", "--make")
+    fails(call(*base, "--keys", str(tmp_path)), Exit.FAILED, "it is a directory")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        fails(call(*base, "--port", port), Exit.USAGE, f"127.0.0.1:{port} cannot", "--port 0")
     fails(call(*base, "--webhooks", "none.toml"), Exit.USAGE, "cannot be used")
     fails(call("serve", "orders"), Exit.USAGE, "MODULE:AGENT")
 
@@ -87,7 +92,7 @@ def test_keys_are_made_shown_once_and_revoked(tmp_path: Path) -> None:
     fails(call("keys", str(path), "--make", "x"), Exit.USAGE, "scope")
     fails(call("keys", str(path), "--make", "x", "--revoke", "y"), Exit.USAGE, "either")
     fails(call("keys", str(path), "--scope", "read"), Exit.USAGE, "--make")
-    fails(call("keys", str(tmp_path / "none.json")), Exit.FAILED, "cannot be read")
+    fails(call("keys", str(tmp_path / "none.json")), Exit.FAILED, "there is no file", "--make")
 
 
 def test_the_verbs_ask_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +151,14 @@ def test_the_verbs_ask_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("words", STORE_ALONE, ids=lambda words: words[0])
-def test_what_works_on_a_store_alone_says_so(words: tuple[str, ...]) -> None:
+def test_what_works_on_a_store_alone_says_so(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """[SRV-23] A server has no store to open."""
     ended = call(*words, "--server", "http://127.0.0.1:1")
-    fails(ended, Exit.USAGE, "works on a store")
+    fails(ended, Exit.USAGE, "works on a store", "leave --server out")
+    monkeypatch.setenv("TURNKEEPER_SERVER", "http://127.0.0.1:1")
+    fails(call(*words), Exit.USAGE, "works on a store", "unset TURNKEEPER_SERVER")
 
 
 def test_a_store_or_a_server(tmp_path: Path) -> None:

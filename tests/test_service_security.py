@@ -197,7 +197,7 @@ def test_the_file_of_keys_has_only_hashes(tmp_path: Path) -> None:
     path.chmod(0o622)
     with pytest.raises(KeyFileError, match="written by others"):
         load_keys(path)
-    with pytest.raises(KeyFileError, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="there is no file"):
         load_keys(tmp_path / "missing")
 
 
@@ -326,7 +326,7 @@ async def test_an_unsigned_delivery_is_refused(tmp_path: Path) -> None:
     [
         ("[a]\nscheme='x'\nsession='s'\nsecret_env='E'", "scheme is one of"),
         ("[a]\nscheme='github'\nsession='s'", "secret_file or secret_env"),
-        ("[a]\nscheme='github'\nsession='s'\nsecret_env='NONE'", "is empty"),
+        ("[a]\nscheme='github'\nsession='s'\nsecret_env='NONE'", "'NONE' of its secret is not set"),
         ("[a]\nscheme='github'\nsession='s'\nsecret_file='none'", "cannot be read"),
         ("[a]\nscheme='github'\nsession='s'\nsecret='here'", "cannot be used"),
         ("[a", "cannot be used"),

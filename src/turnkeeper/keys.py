@@ -65,9 +65,16 @@ def hash_of(key: str) -> str:
 def load_keys(path: Path) -> tuple[KeyRecord, ...]:
     """All keys of the file, revoked ones too. Raises `KeyFileError`."""
     try:
+        if path.is_dir():
+            raise KeyFileError(f"{path} is no file of keys: it is a directory")
         if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise KeyFileError(f"{path} may be written by others: run chmod go-w on it")
         content = msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError as error:
+        raise KeyFileError(
+            f"there is no file of keys at {path}: `turnkeeper keys FILE --make NAME --scope SCOPE` "
+            "makes one, with a key"
+        ) from error
     except OSError as error:
         raise KeyFileError(f"the file of keys cannot be read: {error}") from error
     except (msgspec.MsgspecError, ValueError) as error:

@@ -508,6 +508,7 @@ class Runtime:
 
         Ends when the Runtime closes. Raises `SessionNotFound`, or `EventsPruned(first)`.
         """
+        check_number("after", after)
         return reading.follow_events(self.worker, check_session_id(session_id), after)
 
     def live(self, session_id: SessionId) -> AsyncIterator[LiveItem]:

@@ -86,9 +86,7 @@ def load_agent(name: str) -> object:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise Failure(
-                f"there is no module {module_name!r} here or on the Python path", Exit.USAGE
-            ) from error
+            raise Failure(_no_module(module_name), Exit.USAGE) from error
         raise _broken(module_name, error) from error
     except (Exception, SystemExit) as error:
         raise _broken(module_name, error) from error
@@ -102,6 +100,11 @@ def load_agent(name: str) -> object:
     except TurnkeeperError as error:
         raise Failure(f"{name} is no agent: {error}", Exit.USAGE) from error
     return found
+
+
+def _no_module(name: str) -> str:
+    text = f"there is no module {name!r} here or on the Python path"
+    return f"{text}: a module's name has no .py" if name.endswith(".py") else text
 
 
 def _broken(module_name: str, error: BaseException) -> Failure:

@@ -115,7 +115,7 @@ async def _answer(
 
 async def _approval_named(runtime: "Reach", session: str, name: str) -> str:
     """The approval of this id, or the one that the turn of this input has asked for."""
-    state = await known_input(runtime, session, name)
+    state = await known_input(runtime, session, name, of="approval or input", listed="approvals")
     result = await runtime.result(session, state.input_id)
     asked = () if result is None else result.approvals
     if len(asked) > 1:

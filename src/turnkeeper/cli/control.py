@@ -70,10 +70,21 @@ async def requeue(
     *,
     step: Annotated[
         tuple[str, ...],
-        Parameter(help="How a durable step ended: its key, and its result as JSON.", negative=()),
+        Parameter(
+            help="How a durable step ended: its key, and its result as JSON.",
+            negative=(),
+            show_default=False,
+            metavar="KEY=JSON",
+        ),
     ] = (),
     not_done: Annotated[
-        tuple[str, ...], Parameter(help="A step that was not done: its key.", negative=())
+        tuple[str, ...],
+        Parameter(
+            help="A step that was not done: its key.",
+            negative=(),
+            show_default=False,
+            metavar="KEY",
+        ),
     ] = (),
     shared: Shared = DEFAULTS,
 ) -> None:

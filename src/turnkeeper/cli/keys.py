@@ -21,7 +21,11 @@ def keys(
     ] = None,
     scope: Annotated[
         tuple[Literal["submit", "read", "operate"], ...],
-        Parameter(help="What the new key may do; give it more than once for more.", negative=()),
+        Parameter(
+            help="What the new key may do; give it more than once for more.",
+            negative=(),
+            show_default=False,
+        ),
     ] = (),
     revoke: Annotated[str | None, Parameter(help="Take a key's rights away.", metavar="ID")] = None,
     shared: Shared = DEFAULTS,

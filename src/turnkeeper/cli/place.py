@@ -66,7 +66,12 @@ def default_path() -> Path:
 def of_a_store(shared: Shared, verb: str) -> None:
     """Refuse a server where the verb works on a store."""
     if shared.server is not None:
-        raise Failure(f"{verb} works on a store: leave --server out", Exit.USAGE)
+        left = (
+            "leave --server out"
+            if SERVER_VARIABLE not in os.environ
+            else f"unset {SERVER_VARIABLE}"
+        )
+        raise Failure(f"{verb} works on a store: {left}", Exit.USAGE)
 
 
 def store_of(shared: Shared, *, make: bool = False) -> Store:
@@ -82,8 +87,18 @@ def store_of(shared: Shared, *, make: bool = False) -> Store:
                 f"--store or {VARIABLE} names another"
             )
         if shared.store is None:
-            store.path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(store.path.parent)
     return store
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"your data folder {folder} cannot be made: {error.strerror}; --store or {VARIABLE} "
+            "names another place"
+        ) from error
 
 
 def name_of(store: Store) -> str:

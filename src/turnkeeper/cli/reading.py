@@ -165,13 +165,18 @@ async def input_(
         _show_input(state, result)
 
 
-async def known_input(runtime: "Reach", session: str, id_or_key: str) -> InputState:
-    """The input of this id or key; a `Failure` if the session has none."""
+async def known_input(
+    runtime: "Reach", session: str, id_or_key: str, *, of: str = "input", listed: str = "inputs"
+) -> InputState:
+    """The input of this id or key; a `Failure` if the session has none.
+
+    `of` is what was looked for, and `listed` the verb that lists those.
+    """
     state = await runtime.input_state(session, id_or_key)
     if state is None:
         raise Failure(
-            f"session {session!r} has no input with the id or key {id_or_key!r}; "
-            "`turnkeeper inputs` lists them",
+            f"session {session!r} has no {of} with the id or key {id_or_key!r}; "
+            f"`turnkeeper {listed}` lists them",
             Exit.NOT_READY,
         )
     return state

@@ -124,7 +124,9 @@ class Caller:
 
     def unreachable(self, error: Exception) -> ServiceError:
         """What is raised where nobody answers in time."""
-        return ServiceError("unreachable", f"{self._url} cannot be reached: {error!r}")
+        return ServiceError(
+            "unreachable", f"{self._url} cannot be reached: {error or type(error).__name__}"
+        )
 
     def patience(self) -> "Patience":
         """How long to go on trying, from now."""

@@ -20,9 +20,11 @@ def check_text(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise `ValidationFailed` unless `value` is a whole number."""
+    """Raise `ValidationFailed` unless `value` is a whole number that a store can compare."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValidationFailed(f"{name} is a whole number, not {value!r:.50}")
+    if not -_NUMBER_END <= value < _NUMBER_END:
+        raise ValidationFailed(f"{name} is a whole number of 64 bits, and this one is longer")
 
 
 def check_seconds(name: str, value: object) -> None:
@@ -66,4 +68,5 @@ def check_answer(asked: AnswerApproval) -> None:
         raise ValidationFailed(f"value: {reason}")
 
 
+_NUMBER_END = 2**63
 _UNITS = {"comment": "bytes", "by": "characters"}

@@ -242,8 +242,8 @@ def find_weights() -> Path:
     package = importlib.util.find_spec(WEIGHTS_PACKAGE)
     engine = importlib.util.find_spec(ENGINE_PACKAGE)
     if package is None or package.origin is None or engine is None:
-        what = "engine" if engine is None else "weights"
-        raise LocalModelMissing(f"the local model's {what} are not installed; run: {INSTALL}")
+        what = "engine is" if engine is None else "weights are"
+        raise LocalModelMissing(f"the local model's {what} not installed; run: {INSTALL}")
     path = Path(package.origin).parent / WEIGHTS_FILE
     if not path.is_file():
         raise LocalModelMissing(f"{path} is missing; run: {INSTALL}")

@@ -77,7 +77,8 @@ def open_socket(settings: Settings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ValidationFailed(
-            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}"
+            f"{settings.host}:{settings.port} cannot be listened on: {error.strerror}; "
+            "--host and --port name another address, --port 0 any free port"
         ) from error
     listening.settimeout(0)
     return listening

@@ -178,7 +178,10 @@ def _hook(name: str, entry: _Entry, path: Path, environ: Mapping[str, str]) -> H
         except OSError as error:
             raise ValidationFailed(f"{where}: its secret cannot be read: {error}") from error
     else:
-        secret = environ.get(entry.secret_env or "", "").encode()
+        variable = entry.secret_env or ""
+        if variable not in environ:
+            raise ValidationFailed(f"{where}: the variable {variable!r} of its secret is not set")
+        secret = environ[variable].encode()
     if not secret:
         raise ValidationFailed(f"{where}: its secret is empty")
     return Hook(name=name, scheme=entry.scheme, secret=secret, session=entry.session)

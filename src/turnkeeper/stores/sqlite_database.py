@@ -121,6 +121,12 @@ def commit_failed(error: Exception) -> TurnkeeperError:
             "written; try again, or look for one that was stopped in the middle of a commit",
             applied=False,
         )
+    elif isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        failed = CommitFailed(
+            f"the store's file is damaged: {error}; nothing was written. `turnkeeper verify` names "
+            "what is damaged; bring the file back from a backup",
+            applied=False,
+        )
     elif isinstance(error, apsw.Error):
         failed = CommitFailed(
             f"SQLite did not make the commit: {error}; nothing of it was written",

@@ -50,6 +50,9 @@ def open_file(path: Path, steps: Migrations) -> apsw.Connection:
     except apsw.NotADBError as error:
         connection.close()
         raise SchemaMismatch(_no_store(path, "it is no SQLite file, or a damaged one")) from error
+    except apsw.CorruptError as error:
+        connection.close()
+        raise StoreError(f"{path} is damaged: {error}; bring it back from a backup") from error
     except apsw.Error as error:
         connection.close()
         raise StoreError(
