@@ -1,7 +1,8 @@
 """A durable step: the card is charged once, however often the turn is tried.
 
 The agent charges a card through `turn.once`, and then fails. The next attempt comes by itself,
-gets the recorded receipt instead of a second charge, and books.
+gets the recorded receipt instead of a second charge, and books. (The failure is logged, with its
+traceback.)
 """
 
 import asyncio
