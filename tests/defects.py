@@ -345,4 +345,36 @@ DEFECTS: tuple[Defect, ...] = (
         "return found[:BATCH_MAX]",
         "return found[:2]",
     ),
+    # -- approvals --------------------------------------------------------------------------------
+    Defect(
+        "an answer that comes too late counts",
+        "core/asking.py",
+        "        and is_approval(record.input)\n        and not is_due(record, now_ms)\n",
+        "        and is_approval(record.input)\n",
+    ),
+    Defect(
+        "an approval stays open beside its answer",
+        "core/asking.py",
+        "    draft.end(\n        draft.edit(old.input_id), "
+        "Ended(_S.SUPERSEDED, by=record.input_id, detail=decision.value)\n    )\n",
+        "",
+    ),
+    Defect(
+        "whoever answers second is told that it counts",
+        "core/asking.py",
+        "ApprovalEffect.ALREADY_ANSWERED, decision",
+        "ApprovalEffect.ANSWERED, decision",
+    ),
+    Defect(
+        "an open approval does not outlive its owner",
+        "core/asking.py",
+        "        policy=APPROVAL,\n        due_at_ms",
+        "        policy=APPROVAL,\n        ephemeral=True,\n        due_at_ms",
+    ),
+    Defect(
+        "of two questions one is asked",
+        "core/asking.py",
+        "for question in questions]\n    for record in made",
+        "for question in questions[:1]]\n    for record in made",
+    ),
 )

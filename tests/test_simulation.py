@@ -200,6 +200,24 @@ def test_a_careful_agent_passes(simulate) -> None:  # type: ignore[no-untyped-de
     assert simulate(careful, seeds=40).passed
 
 
+def test_an_agent_that_asks_passes() -> None:
+    """Callers answer what it asks, or do not: who waits for a person at the end is at rest."""
+    told = set()
+
+    @agent
+    async def cautious(turn: Turn) -> str:
+        if turn.approval is None:
+            turn.wait_for_approval("Charge?", details=turn.inputs[0].id)
+        told.add(turn.approval.decision)
+        if turn.approval.approved:
+            await turn.once("charge", till.charge, str(turn.approval.details))
+        return "thank you"
+
+    simulation = simulate(cautious, seeds=60)
+    assert simulation.passed, str(simulation)
+    assert told == {"approved", "denied"}
+
+
 def test_the_fixture_fails_the_test(simulate) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
     """With the report in it."""
 

@@ -78,9 +78,10 @@ _KINDS: dict[str, Callable[[str, dict[str, Any]], Input]] = {
 class Callers:
     """One caller in a process."""
 
-    def __init__(self, world: "World", process: Process) -> None:
+    def __init__(self, world: "World", process: Process, call: int) -> None:
         self._world = world
         self._process = process
+        self._call = call
         assert process.runtime is not None
         self._runtime: Runtime = process.runtime
         self.offered: str | None = None
@@ -206,6 +207,39 @@ class Callers:
         if unknown:
             self._world.note("said_not_done", session=session, turn=record.turn_id)
         return unknown
+
+    async def answer(self, action: Action) -> Told:
+        """Say yes or no to what a label, or anybody in the session, has asked.
+
+        A caller may have looked what is open, or know of it from before.
+        """
+        session, place = action.session, str(action.facts.get("label", action.session))
+        if action.facts["fresh"]:
+            await self._look(session)
+        known = self._world.approvals_of(place)
+        if not known:
+            return {"skipped": True}
+        approval = known[-min(len(known), 1 + int(action.facts.get("older") or 0))]
+        yes = bool(action.facts["approved"])
+        facts = {"call": self._call, "process": self._process.id, "session": session}
+        facts["approval"] = approval
+        self._world.note("answers", approved=yes, **facts)
+        report = await self._runtime.answer_approval(
+            session, approval, approved=yes, comment=f"call {self._call}"
+        )
+        decision = None if report.decision is None else report.decision.value
+        counts = {"effect": report.effect.value, "decision": decision, "by": report.input_id}
+        self._world.note("answered", **facts, **counts)
+        self._world.wait(self._process, await self._runtime.handle(session, report.input_id))
+        return {}
+
+    async def _look(self, session: str) -> None:
+        facts = {"call": self._call, "process": self._process.id, "session": session}
+        self._world.note("looks", **facts)
+        found = await self._runtime.approvals(session)
+        self._world.note("listed", approvals=[one.approval_id for one in found], **facts)
+        for one in found:
+            self._world.knows(session, one.question, one.approval_id)
 
     def _input(self, action: Action) -> str | None:
         return self._world.input_of(str(action.facts["label"]))

@@ -6,8 +6,16 @@ Decides which actions happen, how often, and with what settings: many things at 
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from turnkeeper.testing.simulation.actions import Action, Life, Value
-from turnkeeper.testing.simulation.submissions import Submissions, pick, plain_script
+from turnkeeper.testing.simulation.submissions import (
+    Submissions,
+    asking_end,
+    pick,
+    plain_script,
+    then_script,
+)
 
 CALLS = {
     "submit": 40,
@@ -28,6 +36,7 @@ CALLS = {
     "follow": 1.5,
     "read": 2,
     "prune": 1.5,
+    "answer": 5,
 }
 """What callers do, and how often."""
 
@@ -53,7 +62,9 @@ CRASHES = {"crash": 9, "close": 1}
 PROFILES = ("coalesce", "batch", "debounce")
 """What a life's profile may do with prompts that come quickly."""
 
-FOR_AGENTS = ("submit", "again", "handle", "interrupt", "pause", "resume", "respawn", "requeue")
+FOR_AGENTS = (
+    "submit", "again", "handle", "interrupt", "pause", "resume", "respawn", "requeue", "answer",
+)  # fmt: skip
 """What callers of a user's agent do."""
 
 
@@ -115,7 +126,7 @@ class _Author:
 
     def _coda(self) -> list[Action]:
         """What a life's middle comes to too seldom, whole; and nobody comes to look after it."""
-        codas = [self._cut_short, self._second_life, self._suspects]
+        codas = [self._cut_short, self._second_life, self._suspects, self._decided]
         if self._faults is FAULTS:
             codas += [self._failing_restart, self._late_write]
         return self._random.choice(codas)(self._random.choice(self._processes))
@@ -158,6 +169,30 @@ class _Author:
             verb="requeue", process=process, session=submit.session, after_seconds=3.0, facts=facts
         )
         return [Action(verb="start", process=process, after_seconds=30.0), submit, requeue]
+
+    def _decided(self, process: str) -> list[Action]:
+        """A person answers, maybe another one, and a crash comes then; or what it began is given
+        up, and asked for again.
+        """
+        random = self._random
+        session = random.choice(self._sessions)
+        crash = random.random() < 0.6
+        then = then_script(random) if crash else "act,fatal;act,ok"
+        submit = self._submit(process, f"ask:20.0?{then}", session, after_seconds=9.0)
+        again: dict[str, Value] = {"label": f"{submit.facts['label']}?", "twice": True}
+        requeue = Action(
+            verb="requeue",
+            process=random.choice(self._processes),
+            session=session,
+            after_seconds=3.0,
+            facts=again | {"told": True},
+        )
+        return [
+            Action(verb="start", process=process, after_seconds=30.0),
+            submit,
+            *self._answers(process, {"after_seconds": 2.0}),
+            *(self._restart(process, random.choice([0.0, 0.03, 0.12])) if crash else [requeue]),
+        ]
 
     def _suspects(self, process: str) -> list[Action]:
         """Runs of several sessions are in progress at one crash after the other."""
@@ -245,6 +280,8 @@ class _Author:
             return self._awakening(process, when)
         if verb in FAULTS:
             return self._fault(verb, process, when)
+        if verb == "answer":
+            return self._answers(process, when)
         return [self._call(verb, process, when)]
 
     def _fault(self, verb: str, process: str, when: dict[str, Any]) -> list[Action]:
@@ -298,6 +335,30 @@ class _Author:
             submit(other, seconds - 0.5 - random.choice([0.0, 0.005, 0.03])),
         ]
 
+    def _answers(self, process: str, when: dict[str, Any]) -> list[Action]:
+        """A person's answer, or that of two at about the same time; before it a question."""
+        random, asking = self._random, self._submissions.asking
+        answers: list[Action] = []
+        if not self._texts and (not asking or random.random() < 0.3):
+            script = f"{asking_end(random)}?{then_script(random)}"
+            answers.append(replace(self._submit(process, script), **when))
+            when = {"after_seconds": random.choice([0.1, 0.5, 1.0, 3.0])}
+        facts: dict[str, Value] = {"fresh": random.random() < 0.7}
+        session = random.choice(self._sessions)
+        if asking:
+            facts["label"], session = random.choice(asking[-3:])
+            facts["older"] = random.choice([0, 0, 1])
+        for _ in range(random.choice([1, 1, 2])):
+            said = facts | {"approved": random.random() < 0.65}
+            if random.random() < 0.08:
+                said["patience"] = random.choice([0.0, 0.01, 0.5])
+            answers.append(
+                Action(verb="answer", process=process, session=session, facts=said, **when)
+            )
+            process = random.choice(self._processes)
+            when = {"after_steps": random.choice([0, 0, 1, 3, 8])}
+        return answers
+
     def _call(self, verb: str, process: str, when: dict[str, Any]) -> Action:
         random = self._random
         session = random.choice(self._sessions)
@@ -310,6 +371,8 @@ class _Author:
                     return Action(verb="read", process=process, session=session, **when)
                 label, session = random.choice(self._submissions.labels[-12:])
                 facts = {"label": label}
+                if verb != "again" and self._submissions.asking and random.random() < 0.3:
+                    facts["label"], session = random.choice(self._submissions.asking[-4:])
                 if verb == "again":
                     facts["same"] = random.random() < 0.8
                 if verb == "requeue":

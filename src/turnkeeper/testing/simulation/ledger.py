@@ -6,6 +6,7 @@ Decides what a fact looks like. It is all that the checker gets, with the rows a
 from collections.abc import Callable
 from typing import Any
 
+from turnkeeper.core.outcomes import CompletionOutcome
 from turnkeeper.testing.simulation.actions import Action
 
 
@@ -31,6 +32,7 @@ class Ledger:
         self._attempts: dict[str, int] = {}
         self._submissions: dict[str, Action] = {}
         self._inputs: dict[str, str] = {}
+        self._approvals: dict[str, list[str]] = {}
         self._runs: dict[str, str] = {}
         self._followers = 0
 
@@ -42,6 +44,8 @@ class Ledger:
         self.history.facts.append({"kind": kind, **facts})
         if kind == "run_begun":
             self._runs[facts["session"]] = facts["run"]
+            if facts.get("approval"):
+                self.named(asked_by(facts["approval"]["question"]), facts["inputs"][-1])
 
     def attempt(self, label: str) -> int:
         """How many attempts of `label` began before this one."""
@@ -73,3 +77,32 @@ class Ledger:
     def named(self, label: str, input_id: str) -> None:
         """A caller was told which input a label is."""
         self._inputs[label] = input_id
+
+    def approvals_of(self, place: str) -> list[str]:
+        """The approvals that callers know of a label, or of a session, the newest last."""
+        return self._approvals.get(place, [])
+
+    def knows(self, session: str, question: str, approval_id: str) -> None:
+        """A caller was told of an approval."""
+        label = asked_by(question)
+        for place in (session, label):
+            known = self._approvals.setdefault(place, [])
+            if approval_id not in known:
+                known.append(approval_id)
+                self.named(label, approval_id)
+
+
+def asked_by(question: str) -> str:
+    """What stands for whatever has come of a label's question last: its label, with a mark."""
+    return f"{question.partition('/')[0]}?"
+
+
+def plain_outcome(outcome: CompletionOutcome) -> dict[str, Any]:
+    """What a waiter was told."""
+    plain: dict[str, Any] = {"outcome": type(outcome).__name__}
+    for name in ("reason", "detail", "by", "input_still_active"):
+        plain[name] = getattr(outcome, name, None)
+    result = getattr(outcome, "result", None)
+    plain["result"] = None if result is None else result.text
+    plain["approvals"] = [] if result is None else list(result.approvals)
+    return plain

@@ -1,22 +1,27 @@
 """What a simulated agent does: each prompt carries its own script, one part for each attempt.
 
-    L3|work:0.4,step:a,fail;cp,hang;ok
+    L3|work:0.4,step:a,fail;cp,hang;ask:3.0?act,ok
 
 Label L3: its first attempt works for 0.4 s, takes the durable step `a` and fails, the second
-commits a checkpoint and hangs, and every later one succeeds. Decides nothing about a session: it
-asks what an agent may ask, and writes down what it was asked and told.
+commits a checkpoint and hangs, and every later one asks for an approval that expires after 3 s.
+Behind the `?` is the script of the turn which is told what was decided; `act` is what the approval
+guards, a durable step that is taken after a yes alone. Decides nothing about a session: it asks
+what an agent may ask, and writes down what it was asked and told.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+import msgspec
+
+from turnkeeper.core.approvals import ApprovalQuestion
 from turnkeeper.core.runs import ApplyOutput, Message, RunControlCommand, RunResult
 from turnkeeper.errors import NonRetryable, RunEnded
 from turnkeeper.executor import Capabilities
-from turnkeeper.turn import NOT_DONE, Turn
+from turnkeeper.turn import NOT_DONE, Turn, WaitForApproval
 
-END_WORDS = ("ok", "none", "fail", "fatal", "exit", "bad", "hang", "late", "stubborn")
+END_WORDS = ("ok", "none", "fail", "fatal", "exit", "bad", "hang", "late", "stubborn", "ask")
 """How an attempt may end."""
 
 
@@ -36,13 +41,17 @@ class Notebook(Protocol):
         ...
 
 
-def parse(text: str) -> tuple[str, list[list[str]]]:
-    """Label and attempts of a script; text without one answers at once."""
+def parse(text: str) -> tuple[str, list[list[str]], str]:
+    """Label and attempts of a script, and the script of the turn after its approval.
+
+    Text without a script answers at once.
+    """
     # Of a text that was merged of several, the first one's script.
     label, bar, script = text.partition("\n")[0].partition("|")
     if not bar:
-        return label, [["ok"]]
-    return label, [part.split(",") for part in script.split(";")]
+        return label, [["ok"]], ""
+    now, _, then = script.partition("?")
+    return label, [part.split(",") for part in now.split(";")], then
 
 
 class ScriptedAgent:
@@ -68,6 +77,9 @@ class ScriptedAgent:
         except asyncio.CancelledError:
             self._note("run_cancelled", **ended)
             raise
+        except WaitForApproval:
+            self._note("run_returned", **ended)
+            raise
         except BaseException as error:
             self._note("run_raised", error=type(error).__name__, **ended)
             raise
@@ -82,9 +94,12 @@ class Attempt:
         self._turn = turn
         self._process = process
         self._notebook = notebook
+        self._approval = turn.approval
         texts = [text_of(item) for item in turn.inputs]
+        if self._approval is not None:  # a question is the label of the turn that is told
+            texts = [f"{self._approval.question}|{self._approval.details['then']}"]
         scripts = [parse(text) for text in texts if "|" in text] or [parse((texts or ["-"])[-1])]
-        self.label, parts = scripts[0]
+        self.label, parts, self._then = scripts[0]
         self.number = notebook.attempt(self.label)
         self._part = parts[min(self.number, len(parts) - 1)]
         self._said = 0
@@ -112,6 +127,7 @@ class Attempt:
             continuation=turn.primitive.continuation,
             appends=[message.content for message in turn.primitive.appends],
             notices=[message.content for message in turn.primitive.context_appends],
+            approval=msgspec.to_builtins(self._approval),
         )
         for word in self._part:
             verb, _, rest = word.partition(":")
@@ -168,6 +184,11 @@ class Attempt:
         )
         self._note("step_told", step=name, value=value)
 
+    async def _act(self, rest: str) -> None:
+        """What the approval guards: a durable step, after a yes alone."""
+        if self._approval is not None and self._approval.approved:
+            await self._step(f"act:{rest}")
+
     async def _inside(self, rest: str) -> None:
         if self.number > 1:
             return  # who respawns itself in every attempt never ends
@@ -194,6 +215,8 @@ class Attempt:
                     return self._output(result=True)
             case "stubborn":
                 await self._refuse_to_end(float(rest))
+            case "ask":
+                return self._ask(rest)
         return self._output(result=verb != "none")
 
     async def _refuse_to_end(self, seconds: float) -> None:
@@ -211,6 +234,23 @@ class Attempt:
             except RunEnded:
                 self._note("refused_after_the_end")
 
+    def _ask(self, rest: str) -> ApplyOutput:
+        """End waiting for a person: `3.0`, or with two questions `3.0:2`."""
+        seconds, _, count = rest.partition(":")
+        details, expires = {"then": self._then or "act,ok"}, float(seconds)
+        asked: dict[str, Any] = {"details": details, "seconds": expires}
+        if not count:
+            question = self._say().content
+            self._note("asks", questions=[question], **asked)
+            self._note("returning", said=question, result=question)
+            self._turn.wait_for_approval(question, details=details, expires_seconds=expires)
+        questions = [self._say().content for _ in range(int(count))]
+        self._note("asks", questions=questions, **asked)
+        return msgspec.structs.replace(
+            self._output(result=True),
+            approvals=[ApprovalQuestion(text, details, expires) for text in questions],
+        )
+
     def _output(self, *, result: bool) -> ApplyOutput:
         said = self._say()
         self._note("returning", said=said.content, result=said.content if result else None)
@@ -226,6 +266,7 @@ _WORDS: dict[str, Callable[[Attempt, str], Awaitable[None]]] = {
     "cp": Attempt._checkpoint,  # noqa: SLF001
     "emit": Attempt._emit,  # noqa: SLF001
     "step": Attempt._step,  # noqa: SLF001
+    "act": Attempt._act,  # noqa: SLF001
     "in": Attempt._inside,  # noqa: SLF001
 }
 

@@ -43,6 +43,8 @@ class Submissions:
         self._texts = texts
         self.labels: list[tuple[str, str]] = []
         """Of each label made so far its session."""
+        self.asking: list[tuple[str, str]] = []
+        """Of each label whose script may ask for an approval its session."""
 
     def _label(self, session: str) -> str:
         label = f"L{len(self.labels)}"
@@ -51,7 +53,13 @@ class Submissions:
 
     def scripted(self, session: str, script: str) -> dict[str, Value]:
         """A prompt whose attempts do just what is said, and nothing more to it."""
-        return {"label": self._label(session), "script": script}
+        label = self._label(session)
+        self._notice_asking(label, session, script)
+        return {"label": label, "script": script}
+
+    def _notice_asking(self, label: str, session: str, script: str) -> None:
+        if "ask:" in script:
+            self.asking.append((f"{label}?", session))
 
     def facts(self, session: str, *, plain: bool) -> dict[str, Value]:
         """One input: its label, its script or text, and its header."""
@@ -64,7 +72,8 @@ class Submissions:
         kind = "prompt" if plain else pick(random, KINDS)
         if kind != "prompt":
             facts["kind"] = kind
-        facts["script"] = plain_script(random) if plain else self._script()
+        script = facts["script"] = plain_script(random) if plain else self._script()
+        self._notice_asking(label, session, script)
         if random.random() < 0.45:
             facts["key"] = f"key-{label}"
         for name, (chance, values) in HEADERS.items():
@@ -77,7 +86,8 @@ class Submissions:
         parts = [self._part() for _ in range(random.choice([0, 1, 1, 2, 3]))]
         if random.random() < 0.9:
             parts.append(plain_script(random))
-        return ";".join(parts) or "ok"
+        script = ";".join(parts) or "ok"
+        return f"{script}?{then_script(random)}" if "ask:" in script else script
 
     def _part(self) -> str:
         random = self._random
@@ -94,8 +104,11 @@ class Submissions:
                 "hang": 10,
                 "late": 6,
                 "stubborn": 5,
+                "ask": 6,
             },
         )
+        if end == "ask":
+            end = asking_end(random)
         if end == "stubborn":
             end = f"stubborn:{random.choice([1.0, 9.0])}"
         return ",".join([*words, end])
@@ -122,6 +135,28 @@ class Submissions:
 def plain_script(random: Random) -> str:
     """An attempt that succeeds."""
     return random.choice(["ok", "ok", "work:0.2,ok", "work:1.0,ok", "step:a,ok", "cp,ok"])
+
+
+def asking_end(random: Random) -> str:
+    """The end of an attempt that asks for an approval."""
+    return f"ask:{random.choice([0.3, 3.0, 20.0, 20.0])}{random.choice(['', '', '', ':2'])}"
+
+
+def then_script(random: Random) -> str:
+    """What a turn does that is told what was decided."""
+    return random.choice(
+        [
+            "act,ok",
+            "act,ok",
+            "act,work:1.0,ok",
+            "work:0.2,act,ok",
+            "fail;act,ok",
+            "act,fail;act,ok",
+            "cp,act:rec,hang;act:rec,ok",
+            "act,fatal;act,ok",
+            "act,ask:3.0?act,ok",
+        ]
+    )
 
 
 def pick(random: Random, weights: dict[str, Any]) -> str:

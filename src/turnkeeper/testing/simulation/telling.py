@@ -68,7 +68,7 @@ def _line(fact: Fact) -> str | None:
     return f"{fact['at']:>10.3f}s  {fact.get('process', ''):<5} {sentence}".rstrip()
 
 
-_SILENT = {"waits", "run_returned", "checkpointing", "step_done", "all_closed", "follows"}
+_SILENT = {"waits", "run_returned", "checkpointing", "step_done", "all_closed", "follows", "looks"}
 """Facts that say nothing to a person which another one does not say."""
 
 _SENTENCES: dict[str, Callable[[Fact], str]] = {
@@ -87,6 +87,15 @@ _SENTENCES: dict[str, Callable[[Fact], str]] = {
     "run_begun": lambda f: (
         f"run {short(f['run'])} of {f['session']} begins with {shown(f['inputs'])}"
         + (", as a continuation" if f["continuation"] else "")
+        + (f", {f['approval']['decision']}" if f.get("approval") else "")
+    ),
+    "asks": lambda f: f"run {short(f['run'])} asks for {shown(f['questions'])}",
+    "listed": lambda f: f"call {f['call']} is told that {shown(f['approvals'])} is open",
+    "answers": lambda f: (
+        f"call {f['call']} says {'yes' if f['approved'] else 'no'} to {short(f['approval'])}"
+    ),
+    "answered": lambda f: (
+        f"call {f['call']} is told {f['effect']}, {f['decision']}, by {short(f['by'])}"
     ),
     "returning": lambda f: f"run {short(f['run'])} returns {f['said']}",
     "run_raised": lambda f: f"run {short(f['run'])} raises {f['error']} {f.get('text', '')}",

@@ -20,9 +20,10 @@ from turnkeeper.testing.simulation.agents import WatchedAgent
 from turnkeeper.testing.simulation.callers import INSIDE, Callers
 from turnkeeper.testing.simulation.disks import Disk, MemoryDisk, SqliteDisk
 from turnkeeper.testing.simulation.faults import FaultedStore
-from turnkeeper.testing.simulation.ledger import History, Ledger
+from turnkeeper.testing.simulation.ledger import History, Ledger, plain_outcome
 from turnkeeper.testing.simulation.loop import SimulatedLoop
 from turnkeeper.testing.simulation.processes import Process
+from turnkeeper.testing.simulation.rest import is_asked, work_left
 from turnkeeper.testing.simulation.rows import Kept, rows_of
 from turnkeeper.testing.simulation.scripts import ScriptedAgent
 from turnkeeper.worker.completion import Completion
@@ -222,7 +223,7 @@ class World(Ledger):
 
     async def _answer(self, process: Process, action: Action, facts: dict[str, Any]) -> None:
         told: dict[str, Any]
-        callers = Callers(self, process)
+        callers = Callers(self, process, facts["call"])
         try:
             told = await callers.do(action)
         except (TurnkeeperError, TimeoutError, asyncio.CancelledError) as error:
@@ -286,13 +287,10 @@ class World(Ledger):
         except TurnkeeperError as error:
             self.note("wait_failed", error=repr(error), **facts)
             return
-        tag = type(outcome).__name__
-        plain: dict[str, Any] = {"outcome": tag}
-        for name in ("reason", "detail", "by", "input_still_active"):
-            plain[name] = getattr(outcome, name, None)
-        result = getattr(outcome, "result", None)
-        plain["result"] = None if result is None else result.text
+        plain = plain_outcome(outcome)
         self.note("waited", told=plain, **facts)
+        for approval_id in plain["approvals"]:
+            self.knows(completion.session_id, plain["result"], approval_id)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -352,9 +350,11 @@ class World(Ledger):
         await store.open()
         end = self._loop.time() + PATIENCE_SECONDS
         quiet_until, seen = 0.0, -1
+        # A user's agent may wait for a person for days.
+        ignored = is_asked if self._agents is not None else None
         while True:
             await asyncio.sleep(5.0)
-            left, revisions = await self._work_left(store)
+            left, revisions = await work_left(store, self.life.sessions, ignored)
             if not left:
                 break
             if revisions != seen:
@@ -364,21 +364,6 @@ class World(Ledger):
                 break
         await asyncio.sleep(20.0)  # for what follows the last commit: waiters, releases
         await store.close()
-
-    async def _work_left(self, store: Any) -> tuple[bool, int]:
-        """Whether something is still to be done, and how many commits there were."""
-        left, revisions = False, 0
-        for session in self.life.sessions:
-            row = await store.load_session(session)
-            if row is None:
-                continue
-            revisions += row.revision
-            left = left or row.run is not None or row.intent is not None
-            if row.active:
-                records = await store.load_inputs(session, active=True)
-                waits = [record.kind != Kind.PEER_RESPONSE_PROGRESS for record in records]
-                left = left or any(waits)
-        return left, revisions
 
     def remove(self) -> None:
         """Leave nothing behind."""

@@ -6,6 +6,7 @@ docs/explanation/guarantees.md.
 
 from turnkeeper.testing.simulation.checking import (
     agents,
+    approvals,
     inputs,
     order,
     sessions,
@@ -21,6 +22,7 @@ RULES = (
     *successors.RULES,
     *turns.RULES,
     *steps.RULES,
+    *approvals.RULES,
     *transcripts.RULES,
     *order.RULES,
     *sessions.RULES,

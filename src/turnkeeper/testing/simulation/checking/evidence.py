@@ -4,6 +4,7 @@ Nothing in this folder imports the product: facts and rows are plain dictionarie
 says again, in its own words, what must hold.
 """
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -209,9 +210,33 @@ def text_of(record: Fact) -> str:
     """What an input says."""
     body = record["input"]
     for name in ("text", "body", "instructions", "content", "payload"):
-        if body.get(name) is not None:
+        if isinstance(body.get(name), str):
             return str(body[name])
-    return ""
+    return json.dumps(body["payload"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def approval_of(record: Fact) -> str | None:
+    """The id of the approval that an input is, or is the answer to; None for any other."""
+    body = record["input"]
+    if record["kind"] != "tool_callback" or body["callback_kind"] != "turnkeeper.approval":
+        return None
+    return str(body["payload"]["approval_id"])
+
+
+def is_answer(record: Fact) -> bool:
+    """Whether an input is what somebody has said to an approval, and not asked for again."""
+    approval = approval_of(record)
+    if approval is None or record["input"]["causation_id"] != approval:
+        return False
+    return bool(record["input"]["payload"]["decision"] != "expired")
+
+
+def original_of(record: Fact) -> str | None:
+    """The dead letter that an input was admitted for, if it was."""
+    if approval_of(record) == record["input_id"] or is_answer(record):
+        return None  # it names what has asked for it
+    cause = record["input"]["causation_id"]
+    return None if cause is None else str(cause)
 
 
 def short(input_id: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 from turnkeeper.testing.simulation.checking.evidence import (
     TERMINAL,
@@ -165,6 +164,8 @@ def life(evidence: Evidence) -> Iterator[Violation]:
             code, detail = event["event"]["code"], event["event"]["detail"]
             if code == "input.accepted":
                 sources, target = {None}, "accepted"
+            elif code == "approval.requested":
+                continue
             elif code == "input.requeued" and "requeued_as" in detail:
                 if state != "abandoned":
                     text = f"got a successor while {state}"
@@ -200,7 +201,7 @@ def outcomes(evidence: Evidence) -> Iterator[Violation]:
         if session is None:
             continue
         expected = _expected(session, fact["input"])
-        found = {name: told[name] for name in ("outcome", "reason", "by", "result")}
+        found = {name: told[name] for name in _NOTHING}
         if found not in expected:
             text = f"a waiter was told {found}; stored is {expected}"
             yield Violation("one outcome", f"{session.name} {short(fact['input'])}", text)
@@ -219,13 +220,17 @@ def values(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("one outcome", f"{asked['session']} {short(answer['input'])}", text)
 
 
+_NOTHING: Fact = {"outcome": None, "reason": None, "by": None, "result": None, "approvals": []}
+"""What an outcome tells, where it tells nothing."""
+
+
 def _expected(session: Session, input_id: str) -> list[Fact]:
     """The outcomes that may be told of an input: its own, and of a requeued one its successor's."""
     record = session.inputs.get(input_id)
     expected: list[Fact] = []
     while record is not None:
         ended = record["ended"] or {}
-        plain: dict[str, Any] = {"outcome": None, "reason": None, "by": None, "result": None}
+        plain = dict(_NOTHING)
         following = record["requeued_as"]
         match record["state"]:
             case "consumed":
@@ -249,7 +254,8 @@ def _completed(session: Session, record: Fact) -> Fact:
         if receipt["run"] == record["last_run_id"] and receipt["receipt"]["final"]:
             result = receipt["result"]
             if result is not None:
-                return {"outcome": "Completed", "result": result["text"]}
+                told = {"result": result["text"], "approvals": list(result["approvals"])}
+                return {"outcome": "Completed", **told}
     return {"outcome": "CompletedWithoutResult", "result": None}
 
 

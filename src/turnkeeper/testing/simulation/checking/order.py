@@ -12,6 +12,7 @@ from turnkeeper.testing.simulation.checking.evidence import (
     Session,
     Violation,
     moment,
+    original_of,
     short,
 )
 
@@ -69,7 +70,7 @@ def times(evidence: Evidence) -> Iterator[Violation]:
         subject = f"{session.name} {short(record['input_id'])}"
         # A dead letter's successor has its header, and is asked for now.
         early = body["not_before"] is not None and at < moment(body["not_before"])
-        if early and body["causation_id"] is None:
+        if early and original_of(record) is None:
             yield Violation("times", subject, f"staged at {at}, before its time")
         expires = record["expires_at_ms"]
         if expires is not None and at.timestamp() * 1_000 >= expires:

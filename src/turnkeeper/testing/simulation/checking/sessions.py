@@ -7,6 +7,7 @@ from turnkeeper.testing.simulation.checking.evidence import (
     Evidence,
     Fact,
     Violation,
+    approval_of,
     moment,
     short,
 )
@@ -86,7 +87,9 @@ def states(evidence: Evidence) -> Iterator[Violation]:
                 )
             elif code == "input.accepted" and closed:
                 record = session.inputs[event["event"]["input_id"]]
-                if not record["sources"]:
+                # A retired session goes on with what it has asked.
+                drains = approval_of(record) is not None and state in ("running", "retired")
+                if not (record["sources"] or drains):
                     text = f"{short(record['input_id'])} was admitted though it is closed"
                     yield Violation("legal steps", session.name, text)
         row = session.row

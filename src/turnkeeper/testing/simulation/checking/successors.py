@@ -3,7 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from turnkeeper.testing.simulation.checking.evidence import Evidence, Violation, short
+from turnkeeper.testing.simulation.checking.evidence import (
+    Evidence,
+    Violation,
+    original_of,
+    short,
+)
 
 
 def superseding(evidence: Evidence) -> Iterator[Violation]:
@@ -39,7 +44,7 @@ def dead_letters(evidence: Evidence) -> Iterator[Violation]:
     for session in evidence.sessions.values():
         successors: dict[str, list[str]] = defaultdict(list)
         for record in session.inputs.values():
-            cause = record["input"]["causation_id"]
+            cause = original_of(record)
             if cause in session.inputs and not record["sources"]:
                 successors[cause].append(record["input_id"])
         for old, found in successors.items():

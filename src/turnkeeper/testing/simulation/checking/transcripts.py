@@ -11,6 +11,7 @@ from turnkeeper.testing.simulation.checking.evidence import (
     Fact,
     Session,
     Violation,
+    original_of,
     short,
     text_of,
 )
@@ -170,7 +171,7 @@ def _unfinished(session: Session) -> Iterator[Violation]:
 
 def _generation(session: Session, record: Fact) -> int:
     """How many dead letters it is the successor of: with it the same turn begins anew."""
-    cause = session.inputs.get(record["input"]["causation_id"] or "")
+    cause = session.inputs.get(original_of(record) or "")
     return 0 if cause is None else 1 + _generation(session, cause)
 
 

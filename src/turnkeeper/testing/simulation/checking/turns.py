@@ -11,6 +11,7 @@ from turnkeeper.testing.simulation.checking.evidence import (
     Run,
     Session,
     Violation,
+    original_of,
     short,
 )
 
@@ -123,7 +124,7 @@ def receipts(evidence: Evidence) -> Iterator[Violation]:
                 for input_id in receipt["contributing_input_ids"]:
                     record = session.inputs.get(input_id)
                     # The successors of a turn's dead letters are turns that share its steps.
-                    if record is not None and record["input"]["causation_id"] is None:
+                    if record is not None and original_of(record) is None:
                         turns[record["turn_id"]].add(run_id)
         for turn, runs in turns.items():
             if len(runs) > 1:
@@ -174,11 +175,25 @@ def _failed_by_itself(evidence: Evidence, run: Run) -> Iterator[Violation]:
     limit = evidence.config["run_time_limit_seconds"]
     if (
         run.returned
+        and not _asked_too_much(evidence, run)
         and run.said is not None
         and run.ended_at is not None
         and run.ended_at - run.begun_at < limit - 0.5
     ):
         yield Violation("budgets", _of(run.session, run), "its output was taken for a failure")
+
+
+def _asked_too_much(evidence: Evidence, run: Run) -> bool:
+    """Whether a run asked for approvals that its session had no room for."""
+    session, active = evidence.sessions[run.session], 0
+    for event in session.events[: run.end_sequence]:
+        code, input_id = event["event"]["code"], event["event"]["input_id"]
+        active += code == "input.accepted"
+        active -= code.removeprefix("input.") in TERMINAL and input_id not in run.inputs
+    questions = sum(
+        len(fact["questions"]) for _, fact in evidence.by_kind["asks"] if fact["run"] == run.run_id
+    )
+    return questions > 0 and active + questions > evidence.config["queue_per_session"]
 
 
 def _within_budget(evidence: Evidence, record: Fact, subject: str) -> Iterator[Violation]:
