@@ -222,6 +222,42 @@ async def test_what_is_still_returned_is_kept_or_dropped(
         assert texts == (rest if word is WhenBusy.ROLLBACK else [*kept, *rest])
 
 
+@pytest.mark.parametrize("before", ["interrupt", "requeue", "together"])
+async def test_a_rollback_leaves_no_trace_whatever_else_ends_the_run(
+    store: Store, environment: ManualEnvironment, before: str
+) -> None:
+    """It acts on the run in progress, also on one that another order would keep or requeue.
+    [BUSY-4] [BUSY-5] [CTL-7]
+    """
+    started, leave = asyncio.Event(), asyncio.Event()
+
+    async def answer(turn: Turn) -> str:
+        if turn.text == "one":
+            started.set()
+            await leave.wait()
+        return f"re: {turn.text}"
+
+    async with running(store, environment, FakeExecutor(*[answer] * 4)) as runtime:
+        ada = runtime.session("ada")
+        doomed = await ada.submit("one")
+        await soon(started.wait())
+        if before != "together":
+            await ada.interrupt(requeue=before == "requeue")
+        rest = [ada.submit("two", when_busy=WhenBusy.ROLLBACK)]
+        if before == "together":  # the first is on its way while the others come
+            rest = [ada.submit("zero"), *rest, ada.submit("three", when_busy=WhenBusy.INTERRUPT)]
+        handles = await asyncio.gather(*rest)
+        leave.set()
+        end = await outcome(doomed)
+        assert isinstance(end, Abandoned)
+        assert end.reason is AbandonReason.ROLLED_BACK
+        for handle in handles:
+            assert isinstance(await outcome(handle), Completed)
+        contents = [content for _, content in await transcript_of(runtime, "ada")]
+        assert "re: one" not in contents
+        assert "one" not in contents
+
+
 async def test_a_retried_webhook_never_cancels_its_own_turn(
     store: Store, environment: ManualEnvironment
 ) -> None:

@@ -27,9 +27,11 @@ from turnkeeper import (
     Config,
     InputLifecycleState,
     InterruptReport,
+    KindProfile,
     Message,
     NotReady,
     PeerInput,
+    Profile,
     ProgressPhase,
     ResponseProgress,
     RunEnded,
@@ -42,6 +44,7 @@ from turnkeeper import (
     ValidationFailed,
     WouldDeadlock,
 )
+from turnkeeper.core.inputs import Kind
 from turnkeeper.core.outcomes import CancelEffect, InterruptEffect
 from turnkeeper.store import Store
 from turnkeeper.testing import (
@@ -438,6 +441,37 @@ async def test_cancelling_one_of_a_turns_inputs_spares_the_others(
         await outcome(await ada.submit("another"))
         state = await reaches(runtime, "ada", rider.input_id, S.CONSUMED)
         assert (state.failure_count, state.recovery_count) == (0, 0)
+
+
+@pytest.mark.parametrize("before", ["cancel", "requeue", "interrupt"])
+async def test_what_is_cancelled_ends_whatever_else_ends_its_run(
+    store: Store, environment: ManualEnvironment, before: str
+) -> None:
+    """The inputs of one run are each cancelled, also after an order that spares them. [CTL-6..7]"""
+    hang = Hang()
+    fake = FakeExecutor(hang, capabilities=Capabilities())
+    profile = Profile({Kind.PROMPT: KindProfile(batching=True)})
+    async with running(store, environment, fake, profile=profile) as runtime:
+        ada = runtime.session("ada")
+        await runtime.register_session("ada")
+        await ada.pause()
+        handles = [await ada.submit(text) for text in ("one", "two", "three")]
+        await ada.resume()
+        await soon(hang.started.wait())
+        match before:
+            case "cancel":
+                await ada.cancel(handles[0].input_id)
+            case "requeue":
+                await ada.interrupt(requeue=True)
+            case _:
+                await ada.interrupt()
+        assert (await ada.cancel(handles[1].input_id)).effect is CancelEffect.CANCELLING
+        assert (await ada.interrupt(requeue=True)).effect is E.ALREADY_CANCELLING
+        ends = [await while_time_passes(environment, outcome(handle)) for handle in handles]
+        gone = {"cancel": [0, 1], "requeue": [1], "interrupt": [0, 1, 2]}[before]
+        assert [place for place, end in enumerate(ends) if isinstance(end, Abandoned)] == gone
+        rest = [text for place, text in enumerate(("one", "two", "three")) if place not in gone]
+        assert fake.texts[1:] == (["\n\n".join(rest)] if rest else [])
 
 
 async def test_an_interrupt_touches_one_run_alone(

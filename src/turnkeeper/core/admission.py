@@ -27,7 +27,7 @@ from turnkeeper.core.records import STEERED_LANE, Delivery, InputRecord, Session
 from turnkeeper.core.runs import Message
 from turnkeeper.core.session import ActiveSession, closing_state
 from turnkeeper.core.straight import accept_plainly
-from turnkeeper.core.turns import give_up
+from turnkeeper.core.turns import give_up, joined
 from turnkeeper.core.validity import UNFIT, refusal
 from turnkeeper.environment import to_ms
 from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
@@ -284,7 +284,8 @@ def _act_when_busy(draft: Draft, record: InputRecord) -> None:
     else:
         _go_first(draft, record)
         rollback = asked is WhenBusy.ROLLBACK
-        draft.cancel = Cancellation(f"input {record.input_id} came", rollback=rollback)
+        order = Cancellation(f"input {record.input_id} came", rollback=rollback)
+        draft.cancel = order if draft.cancel is None else joined(draft.cancel, order)
 
 
 def _go_first(draft: Draft, record: InputRecord) -> None:

@@ -289,6 +289,18 @@ def decide_cancelled(
     return _ended(draft, run)
 
 
+def joined(first: Cancellation, other: Cancellation) -> Cancellation:
+    """Two orders to end one run as one: what either gives up does not go on. [CTL-7]"""
+    if first.requeue or other.requeue:
+        return other if first.requeue else first
+    every = first.targets is None or other.targets is None
+    return Cancellation(
+        first.reason,
+        targets=None if every else (*(first.targets or ()), *(other.targets or ())),
+        rollback=first.rollback or other.rollback,
+    )
+
+
 def _spared(draft: Draft, cancellation: Cancellation) -> set[InputId]:
     """The members that were not meant, as long as nothing of the turn is in the transcript."""
     if cancellation.targets is None or draft.row.open_turn is not None:

@@ -37,7 +37,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.records import InputRecord, RequestRecord
 from turnkeeper.core.requests import AnswerApproval, Interrupt
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.turns import decide_end_open_turn
+from turnkeeper.core.turns import decide_end_open_turn, joined
 from turnkeeper.errors import NotReady, ValidationFailed
 from turnkeeper.worker.commands import Ask
 from turnkeeper.worker.inside import is_inside, refuse_own_session
@@ -84,9 +84,11 @@ def interrupt_run(
     if run_id is not None and run_id != run.run_id:
         return InterruptReport(run.run_id, InterruptEffect.NOT_THIS_RUN)
     if run.cancellation is not None:
+        run.cancellation = joined(run.cancellation, cancellation)
         return InterruptReport(run.run_id, InterruptEffect.ALREADY_CANCELLING)
     if run.finished:
-        run.late_cancellation = cancellation
+        late = run.late_cancellation
+        run.late_cancellation = cancellation if late is None else joined(late, cancellation)
         return InterruptReport(run.run_id, InterruptEffect.FINISHING)
     run.interrupt(cancellation)
     return InterruptReport(run.run_id, InterruptEffect.CANCELLING)
@@ -126,11 +128,10 @@ def _cancel(
     cancellation = Cancellation("cancelled", targets=(record.input_id,))
     if actor.run is None:
         return CancelEffect.CANCELLED, decide_end_open_turn(session, cancellation, context)
-    if actor.run.finished:
-        actor.run.late_cancellation = cancellation
-        return CancelEffect.FINISHING, _unchanged(session)
-    interrupt_run(actor, cancellation, None)
-    return CancelEffect.CANCELLING, _unchanged(session)
+    met = interrupt_run(actor, cancellation, None).effect
+    finishing = met is InterruptEffect.FINISHING
+    effect = CancelEffect.FINISHING if finishing else CancelEffect.CANCELLING
+    return effect, _unchanged(session)
 
 
 async def answer_approval(
