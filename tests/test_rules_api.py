@@ -35,6 +35,7 @@ from turnkeeper import (
     Capabilities,
     CommitFailed,
     Completed,
+    Config,
     Deduplicated,
     ExternalEventInput,
     InputLifecycleState,
@@ -59,6 +60,7 @@ from turnkeeper import (
     ValidationFailed,
     agent,
 )
+from turnkeeper.config import PAGE_MAX
 from turnkeeper.core.inputs import Kind
 from turnkeeper.store import Store
 from turnkeeper.stores.memory import MemoryStore
@@ -639,6 +641,21 @@ async def test_inputs_are_found(store: Store, environment: ManualEnvironment) ->
             assert await ada.input(unknown) is None
         with pytest.raises(SessionNotFound):
             await runtime.input_state("nobody", done.input_id)
+
+
+async def test_every_active_input_is_listed(store: Store, environment: ManualEnvironment) -> None:
+    """Also of a queue that is longer than a page may be; histories are read one by one. [API-7]"""
+    config = Config(queue_per_session=PAGE_MAX + 2)
+    async with running(store, environment, config=config) as runtime:
+        ada = runtime.session("ada")
+        await runtime.register_session("ada")
+        for edge in (PAGE_MAX, PAGE_MAX + 2):
+            held = len(await runtime.list_active_inputs("ada"))
+            await asyncio.gather(*[ada.submit(f"{n}") for n in range(held, edge)])
+            listed = await runtime.list_active_inputs("ada")
+            assert [state.number for state in listed] == list(range(1, edge + 1))
+        assert {state.history for state in listed} == {()}
+        assert len((await state_of(runtime, "ada", listed[-1].input_id)).history) == 2
 
 
 async def test_reading_is_in_pages(store: Store, environment: ManualEnvironment) -> None:

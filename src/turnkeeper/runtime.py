@@ -452,13 +452,22 @@ class Runtime:
         return input_state(record, history)
 
     async def list_active_inputs(self, session_id: SessionId) -> list[InputState]:
-        """The inputs that are not terminal, in the order of their admission."""
-        return await self.inputs(session_id, active=True, limit=limits.PAGE_MAX)
+        """All inputs that are not terminal, in the order of their admission. [API-7]"""
+        found: list[InputState] = []
+        while True:
+            after = found[-1].number if found else 0
+            page = await self.inputs(session_id, after=after, active=True, limit=limits.PAGE_MAX)
+            found += page
+            if len(page) < limits.PAGE_MAX:
+                return found
 
     async def inputs(
         self, session_id: SessionId, *, after: int = 0, limit: int = 100, active: bool = False
     ) -> list[InputState]:
-        """Inputs in the order of their admission, from number `after` on; `limit` 1 to 1,000."""
+        """Inputs in the order of their admission, from number `after` on; `limit` 1 to 1,000.
+
+        Their `history` is left out: `input_state` reads it for one. [API-7]
+        """
         check_page(limit)
         check_number("after", after)
         await self._row(session_id)

@@ -160,6 +160,7 @@ class InputState(Struct, frozen=True, kw_only=True):
     requeued_as: InputId | None
     sources: tuple[InputId, ...]
     history: tuple[HistoryEntry, ...]
+    """Each step; empty where many inputs are listed at once."""
     created_at_ms: int
     updated_at_ms: int
 
