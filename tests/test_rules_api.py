@@ -448,10 +448,46 @@ async def test_a_callers_own_turn_is_refused(store: Store, environment: ManualEn
             await soon(runtime.accept_input_and_run("ada", prompt(environment), never))
         await runtime.cancel_input("ada", waiting.input_id)
         assert await runtime.list_active_inputs("ada") == []
+        await runtime.pause_runtime("ada")
+        with pytest.raises(NotReady, match="paused: resume it"):
+            await soon(runtime.accept_input_and_run("ada", prompt(environment), never))
         await runtime.retire_runtime("ada")
+        await runtime.resume_runtime("ada")
         with pytest.raises(NotReady) as raised:
             await soon(runtime.accept_input_and_run("ada", prompt(environment), never))
         assert raised.value.state == "retired"
+
+
+async def test_a_repeat_of_an_ended_turn_is_told_its_end_whatever_the_session_is_like(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Identity comes before every refusal, for a caller's own turn too. [ADM-9] [API-6]"""
+
+    async def op(_run_id: str, _primitive: RunPrimitive) -> tuple[None, ApplyOutput]:
+        return None, said("done")
+
+    async with running(store, environment) as runtime:
+        ada = runtime.session("ada")
+        await runtime.register_session("ada")
+        once = prompt(environment, "pay", idempotency_key="k")
+        await soon(runtime.accept_input_and_run("ada", once, op))
+
+        async def repeat() -> None:
+            again = prompt(environment, "pay", idempotency_key="k")
+            with pytest.raises(NotCompleted) as raised:
+                await soon(runtime.accept_input_and_run("ada", again, never))
+            assert raised.value.outcome == Completed(RunResult("done"))
+
+        await repeat()
+        await ada.pause()
+        await repeat()
+        await ada.submit("waits")
+        await repeat()
+        await ada.retire()
+        await repeat()
+        await ada.reset()
+        await ada.attach(FakeExecutor())
+        await repeat()
 
 
 async def test_a_callers_own_turn_is_the_only_one(

@@ -28,6 +28,7 @@ from turnkeeper import (
     InputLifecycleState,
     InterruptReport,
     KindProfile,
+    LiveNotice,
     Message,
     NotReady,
     PeerInput,
@@ -217,7 +218,9 @@ async def test_an_open_turn_that_is_interrupted_keeps_its_checkpoints(
 async def test_a_run_that_ignores_its_cancellation_is_given_up(
     store: Store, environment: ManualEnvironment, pass_time: Callable[[Runtime, float], Any]
 ) -> None:
-    """After the grace and as long again the session goes on without it. [CTL-4] [RUN-12]"""
+    """After the grace and as long again the session goes on without it; who follows it live hears
+    of that. [CTL-4] [RUN-12] [EVT-5]
+    """
     late: list[str] = []
 
     async def afterwards(turn: Turn) -> ApplyOutput:
@@ -239,8 +242,12 @@ async def test_a_run_that_ignores_its_cancellation_is_given_up(
         ada = runtime.session("ada")
         handle = await ada.submit("hello")
         await soon(stubborn.started.wait())
+        live = ada.live()
+        notice = asyncio.ensure_future(anext(live))
+        await settle()
         report = await ada.interrupt()
         await pass_time(runtime, 10.1)
+        assert await soon(notice) == LiveNotice("health.run_given_up", {"run_id": report.run_id})
         assert stubborn.cancellations == 1
         assert await outcome(handle) == CANCELLED
         assert (await runtime.health()).given_up_runs == {report.run_id: "ada"}

@@ -26,6 +26,7 @@ from turnkeeper import (
     CommitFailed,
     Completed,
     InputLifecycleState,
+    LiveNotice,
     NotReady,
     RunResult,
     Runtime,
@@ -186,7 +187,9 @@ async def test_a_failed_checkpoint_is_the_stores_fault(
 async def test_a_session_that_cannot_be_kept_is_let_go(
     store: Store, environment: ManualEnvironment, pass_time: PassTime, kind: str
 ) -> None:
-    """`NotReady("destroyed")`, memory dropped, rows as they are, until the next claim. [FAIL-4]"""
+    """`NotReady("destroyed")`, memory dropped, rows as they are, until the next claim; who follows
+    the session live hears of it. [FAIL-4] [EVT-5]
+    """
     faulty = faulty_over(store)
     behaviour = Checkpoint("lost") if kind == "checkpoint" else "lost"
     async with running(faulty, environment) as runtime:
@@ -197,10 +200,13 @@ async def test_a_session_that_cannot_be_kept_is_let_go(
         if kind == "total":
             plan = fail_matching(lambda _, commit: not commit.new_inputs)
         faulty.plan = plan
+        live = ada.live()
+        notice = asyncio.ensure_future(anext(live))
         handle = await ada.submit("hello")
         told = await while_time_passes(environment, handle.wait())
         assert isinstance(told, RuntimeTerminated)
         assert told.input_still_active
+        assert await soon(notice) == LiveNotice("health.session_let_go", {"reason": told.reason})
         assert "ada" not in runtime.worker.actors
         with pytest.raises(NotReady) as raised:
             await runtime.runtime_state("ada")

@@ -536,8 +536,9 @@ async def test_a_session_leaves_memory_after_its_rest(
         ({}, "x" * 2_000, 500),
         ({"replay_deltas": 3}, "x", 3),
         ({"replay_bytes": 25}, "x" * 10, 2),
+        ({"replay_bytes": 25}, "\u65e5" * 4, 2),
     ],
-    ids=["1,000 deltas", "1 MB", "3 deltas", "25 bytes"],
+    ids=["1,000 deltas", "1 MB", "3 deltas", "25 bytes", "25 bytes of UTF-8"],
 )
 async def test_a_runs_replay_buffer_is_bounded(
     store: Store, settings: dict[str, int], delta: str, kept: int

@@ -71,6 +71,8 @@ def decide_accept_and_run(
     if row.run is not None or attended or others:
         state = session.state.value
         raise NotReady(state, f"session {row.session_id!r} is {state} with work of its own")
+    if row.paused:
+        raise NotReady(session.state, f"session {row.session_id!r} is paused: resume it first")
     draft = Draft(session, context)
     if waiting is None:
         admitted = _admit(draft, item)

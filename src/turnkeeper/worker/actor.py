@@ -521,6 +521,7 @@ class SessionActor:
         self.landed()
         self.settling = None
         self.services.forget(self, reason)
+        self.services.live.notice(self.session_id, "health.session_let_go", {"reason": reason})
         if in_flight is not None and in_flight.decision.start is not None:
             self.services.uncharge(in_flight.decision.start.run_id)
         if in_flight is not None and in_flight.command.run is None:

@@ -25,7 +25,6 @@ from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.validity import check_input
 from turnkeeper.environment import Environment, from_ms
 from turnkeeper.errors import (
-    DuplicateKey,
     NotCompleted,
     RuntimeClosed,
     SessionNotFound,
@@ -201,25 +200,38 @@ async def accept_and_run(
     def decide(session: ActiveSession, context: Context) -> Decision:
         return decide_accept_and_run(session, item, context, attended=actor.executor is not None)
 
+    refusals: list[BaseException] = []
+
     def failed(error: BaseException) -> None:
+        refusals.append(error)
         executor.settle(error, None)
 
     actor.post(Ask(decide, lambda _decision: None, failed, executor=executor))
     try:
         return await executor.value
-    except DuplicateKey as error:
-        _, existing = error.duplicates[0]
-        record = await reading.final_record(worker, actor.session_id, existing.input_id)
-        outcome = record and await reading.stored_outcome(worker, actor.session_id, record)
-        raise NotCompleted(
-            outcome,
-            f"input {existing.input_id} of session {actor.session_id!r} has ended: {outcome}",
-        ) from None
+    except TurnkeeperError as error:
+        if error in refusals:  # else it is the turn's, or `op`'s own
+            await _unless_ended(worker, actor.session_id, item, error)
+        raise
     except asyncio.CancelledError:
         run = actor.run
         if run is not None and run.executor is executor:
             run.withdraw("its caller was cancelled", 0.0)
         raise
+
+
+async def _unless_ended(
+    worker: "Worker", session_id: SessionId, item: Input, error: TurnkeeperError
+) -> None:
+    """Raise `NotCompleted` where a refused input repeats one that has ended. [ADM-1] [API-6]"""
+    known = await unless_known(worker, session_id, item, error)
+    if not isinstance(known, Deduplicated):
+        return
+    record = await reading.final_record(worker, session_id, known.existing_id)
+    outcome = record and await reading.stored_outcome(worker, session_id, record)
+    if outcome is not None:
+        what = f"input {known.existing_id} of session {session_id!r} has ended: {outcome}"
+        raise NotCompleted(outcome, what) from None
 
 
 # -- dead letters ----------------------------------------------------------------------------------

@@ -31,7 +31,12 @@ class Lagged(Struct, frozen=True):
 
 
 class LiveNotice(Struct, frozen=True):
-    """Something worth knowing that is not stored: `input.deduplicated`, `health.…`."""
+    """Something worth knowing that is not stored. [EVT-5]
+
+    `input.deduplicated` has the `existing_id`, `health.run_given_up` the `run_id` of a run that
+    ignored its cancellation, `health.session_let_go` the `reason`: this Runtime has dropped the
+    session, whose next owner goes on with it.
+    """
 
     code: str
     detail: dict[str, Any]
@@ -108,7 +113,8 @@ class Live:
     def publish(self, session_id: SessionId, run_id: RunId, sequence: int, data: Any) -> None:
         """Stream one delta of a run. [EVT-5]"""
         item = Delta(run_id, sequence, data)
-        size = len(data) if isinstance(data, str) else len(msgspec.json.encode(data))
+        text = isinstance(data, str)
+        size = len(data.encode(errors="surrogatepass") if text else msgspec.json.encode(data))
         held = self._replay.get(session_id)
         if held is None or held[0] != run_id:
             held = (run_id, self._new_buffer())

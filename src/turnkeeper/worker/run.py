@@ -216,6 +216,8 @@ class Run:
     def give_up(self) -> None:
         """Cut a run off that does not obey: what it still does has no effect. [CTL-4]"""
         self._outlaw()
+        actor = self.actor
+        actor.services.live.notice(actor.session_id, "health.run_given_up", {"run_id": self.run_id})
         self._end(None, None)
 
     def cut_off(self) -> None:
