@@ -49,7 +49,13 @@ from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.lifecycle import InputLifecycleState, Intent, Phase
 from turnkeeper.core.records import Claim, OpenTurn
 from turnkeeper.environment import from_ms
-from turnkeeper.testing import FakeExecutor, FaultyStore, ManualEnvironment, fail_matching
+from turnkeeper.testing import (
+    FakeExecutor,
+    Fault,
+    FaultyStore,
+    ManualEnvironment,
+    fail_matching,
+)
 from turnkeeper.testing.conformance.drafts import Owner, record_of
 from turnkeeper.testing.executors import Checkpoint, Hang
 
@@ -393,6 +399,43 @@ async def test_a_stored_intent_is_concluded_at_the_claim(
             assert outcome == RuntimeTerminated(state)
             assert await runtime.session("s").state() == state
             assert fake.calls == []
+
+
+@pytest.mark.plants_rows
+@pytest.mark.parametrize("intent", list(Intent))
+async def test_who_registers_while_an_intent_is_being_recovered_waits_for_its_end(
+    open_store: Store, environment: ManualEnvironment, intent: Intent
+) -> None:
+    """A stopped session is opened, a destroyed one refused; nobody is left waiting.
+    [REC-9] [OPS-4] [OPS-6]
+    """
+    async with owned_by_the_dead(open_store) as owner:
+        (record,) = await owner.accept(PromptInput("hello"))
+        await owner.start_run(record)
+        await owner.commit(changes={"intent": intent})
+    faulty = FaultyStore(open_store, fail_matching(lambda *_: True, Fault.STALL))
+    async with runtime_of(faulty, None, environment) as runtime:
+        submitting = asyncio.ensure_future(runtime.submit("s", "more"))
+        while not faulty.held_count:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0)
+        registering = asyncio.ensure_future(runtime.register_session("s"))
+        attaching = asyncio.ensure_future(runtime.attach("s", FakeExecutor("done")))
+        for _ in range(20):  # a claim that is under way is joined in memory alone
+            await asyncio.sleep(0)
+        faulty.heal()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            if intent is Intent.DESTROY:
+                for refused in (registering, attaching):
+                    with pytest.raises(NotReady, match="destroyed"):
+                        await refused
+            else:
+                await registering
+                await attaching
+                outcome = await (await runtime.submit("s", "hello")).wait()
+                assert isinstance(outcome, Completed)
+            # It came while the session was stopped or destroyed, or to the new instance.
+            told = (await asyncio.gather(submitting, return_exceptions=True))[0]
+            assert isinstance(told, NotReady) is (intent is not Intent.RESPAWN)
 
 
 class Undecodable(FaultyStore):

@@ -163,7 +163,7 @@ class Worker:
         """
         while True:
             actor = self.actors.get(session_id)
-            if actor is None or actor.gone:
+            if actor is None or actor.gone or (reopen and actor.recovering):  # till it concludes
                 actor = await self._load_once(session_id, create=create, owned=owned)
             elif actor.unregistering is not None and not owned:
                 await asyncio.shield(actor.unregistering)
