@@ -64,7 +64,9 @@ def test_nothing_breaks_further_ahead(world: World, say_at_end: Callable[[str], 
 
 # -- it can fail ----------------------------------------------------------------------------------
 
-CORE_DEFECTS = [defect for defect in DEFECTS if defect.file.startswith("core/")]
+ELSEWHERE = ("core/asking.py",)
+"""The small worlds ask nobody for an approval: these defects are the simulation's to find."""
+CORE_DEFECTS = [d for d in DEFECTS if d.file.startswith("core/") and d.file not in ELSEWHERE]
 
 
 def convicted(defect: Defect) -> str | None:

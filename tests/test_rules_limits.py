@@ -647,8 +647,11 @@ async def test_a_turn_has_at_most_1000_steps(store: Store) -> None:
     """The 1,001st is refused; one that is recorded is given again. [LIM-21]"""
 
     async def steps(turn: Turn) -> str:
-        for n in range(1_000):
+        for n in range(999):
             await turn.once(f"step {n}", lambda n=n: n)
+        last = [turn.once(f"step {n}", lambda n=n: n) for n in (999, 1_000)]
+        allowed, refused = await asyncio.gather(*last, return_exceptions=True)
+        assert (allowed, type(refused)) == (999, ValidationFailed)
         with pytest.raises(ValidationFailed, match="steps"):
             await turn.once("one more", lambda: 1)
         return str(await turn.once("step 999", lambda: "again"))

@@ -360,6 +360,8 @@ async def test_an_open_turn_between_two_runs_is_interrupted_at_once(
         handle = await session.submit("hello")
         later = await session.submit("later")
         await wait_until(lambda: failed(runtime))
+        report = await session.interrupt(requeue=True)
+        assert report.effect == "no_run"
         report = await session.interrupt("enough")
         assert report.effect == "cancelling"
         assert await ended(handle) == Abandoned(AbandonReason.CANCELLED, "enough")

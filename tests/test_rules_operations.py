@@ -593,6 +593,26 @@ async def test_pause_is_durable(
         assert not await paused()
 
 
+@pytest.mark.parametrize("verb", ["stop", "destroy"])
+async def test_nobody_is_told_of_a_pause_that_a_stop_would_end(
+    store: Store, environment: ManualEnvironment, verb: str
+) -> None:
+    """While the stop waits for its effect, `pause` is refused. [OPS-7]"""
+    hang = Hang(stubborn=True)
+    async with running(store, environment, FakeExecutor(hang)) as runtime:
+        ada = runtime.session("ada")
+        await ada.submit("hello")
+        await soon(hang.started.wait())
+        ending = asyncio.ensure_future(getattr(ada, verb)())
+        await intended(runtime)
+        with pytest.raises(NotReady, match="would end the pause") as refused:
+            await ada.pause()
+        assert refused.value.state == ("stopped" if verb == "stop" else "destroyed")
+        hang.release()
+        await soon(ending)
+        assert not (await runtime.session_state("ada")).paused
+
+
 # -- unregister -----------------------------------------------------------------------------------
 
 

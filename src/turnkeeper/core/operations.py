@@ -183,6 +183,11 @@ def decide_pause(session: ActiveSession, context: Context, *, paused: bool) -> D
     draft = Draft(session, context)
     row = draft.row
     _require(row, _ALIVE)
+    if paused and row.intent in INTENT_PHASE:
+        state = INTENT_PHASE[row.intent].name.lower()
+        raise NotReady(
+            state, f"session {row.session_id!r} is about to be {state}, which would end the pause"
+        )
     row.paused = paused
     start_next(draft)
     return draft.decide()

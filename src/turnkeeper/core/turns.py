@@ -373,7 +373,6 @@ def decide_end_open_turn(
 ) -> Decision:
     """Interrupt a turn that has committed a checkpoint and has no run just now. [OPEN-7]"""
     draft = Draft(session, context)
-    if not cancellation.requeue:
-        give_up(draft, draft.members, AbandonReason.CANCELLED, cancellation.reason)
+    give_up(draft, draft.members, AbandonReason.CANCELLED, cancellation.reason)
     start_next(draft)
     return draft.decide(checked=True)

@@ -58,7 +58,8 @@ async def interrupt(
         return report
 
     def decide(session: ActiveSession, context: Context) -> Decision:
-        if actor.run is None and session.row.open_turn is not None and asked.run_id is None:
+        ends = not asked.requeue and asked.run_id is None  # to queue again there is nothing
+        if ends and actor.run is None and session.row.open_turn is not None:
             decision = decide_end_open_turn(session, cancellation, context)
             decision.report = InterruptReport(None, InterruptEffect.CANCELLING)
             return decision

@@ -31,6 +31,8 @@ class StepBook:
         self._run = run
         self._known: dict[str, StepRecord] | None = {} if run.start.first_attempt else None
         self._under_way: dict[str, asyncio.Lock] = {}
+        self._beginning = 0
+        """New ones whose beginning is being recorded."""
 
     async def once(
         self,
@@ -62,7 +64,7 @@ class StepBook:
         known = await self._load()
         record = known.get(key)
         if record is None or not record.arguments:
-            if record is None and len(known) >= MAX_STEPS:
+            if record is None and len(known) + self._beginning >= MAX_STEPS:
                 raise ValidationFailed(f"a turn has at most {MAX_STEPS} steps")
             await self._begin(key, arguments, settles=idempotent or reconcile is not None)
         elif record.arguments != arguments:
@@ -103,7 +105,11 @@ class StepBook:
         record = StepRecord(
             turn_id=self._run.start.turn_id, key=key, arguments=arguments, settles=settles
         )
-        await self._record(record)
+        self._beginning += 1
+        try:
+            await self._record(record)
+        finally:
+            self._beginning -= 1
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
         try:
