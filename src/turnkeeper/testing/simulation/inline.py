@@ -90,13 +90,21 @@ def _keep(kept: Kept, reader: Reader, session: str) -> None:
 _HINTED = (make_commit, inbox.deliver)
 
 
+def _nothing() -> None:
+    """The process has ended already."""
+
+
+Apply = Callable[[list[Any]], list[Any] | None]
+"""Does works in one transaction; None if the process has died in it."""
+
+
 class _InlineHearts:
     """Life signs as `stores.sqlite_hearts` gives them, by timers that only the process's death or
     its standing still can stop.
     """
 
-    def __init__(self, engine: Engine, now_ms: Callable[[], int]) -> None:
-        self._engine = engine
+    def __init__(self, apply: Apply, now_ms: Callable[[], int]) -> None:
+        self._apply = apply
         self._now_ms = now_ms
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -106,8 +114,10 @@ class _InlineHearts:
         loop = asyncio.get_running_loop()
 
         def live() -> None:
-            (outcome,) = self._engine.apply([(ownership.beat, (worker_id, self._now_ms()))])
-            if isinstance(outcome, Fenced):
+            outcomes = self._apply([(ownership.beat, (worker_id, self._now_ms()))])
+            if outcomes is None:
+                return
+            if isinstance(outcomes[0], Fenced):
                 self.end(worker_id)
                 if lost is not None:
                     loop.call_soon(lost)
@@ -142,7 +152,7 @@ class _Inline:
         self._kept = kept
         self.engine = Engine(path)
         self.loop = asyncio.get_running_loop()
-        self.hearts = _InlineHearts(self.engine, now_ms)
+        self.hearts = _InlineHearts(self._apply, now_ms)
         self.waiting: list[tuple[Answer[Any], Any]] = []
         self._reader = Reader(connect_reader(path))
         self._random = random
@@ -178,18 +188,26 @@ class _Inline:
 
     def _write(self) -> None:
         group, self.waiting = self.waiting, []
+        outcomes = self._apply([work for _, work in group])
+        if outcomes is None:
+            return
+        for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
+            if function is _keeping and not isinstance(outcome, Exception):
+                self._kept.add(arguments[0])
+        self._later(self._settle, group, outcomes)
+
+    def _apply(self, works: list[Any]) -> list[Any] | None:
+        outcomes = None
         try:
-            outcomes = self.engine.apply([work for _, work in group])
+            outcomes = self.engine.apply(works)
         except apsw.Error:
             if self._died is None:
                 raise
         if self._died is None:
-            for (_, (function, arguments)), outcome in zip(group, outcomes, strict=True):
-                if function is _keeping and not isinstance(outcome, Exception):
-                    self._kept.add(arguments[0])
-            self._later(self._settle, group, outcomes)
-        else:
-            self._died()
+            return outcomes
+        died, self._died = self._died, _nothing
+        died()
+        return None
 
     def _settle(self, group: list[tuple[Answer[Any], Any]], outcomes: list[Any]) -> None:
         for (answer, _), outcome in zip(group, outcomes, strict=True):
