@@ -171,11 +171,11 @@ class Model:
     def interrupt(self, *, requeue: bool = False) -> str:
         """The effect."""
         one = self.run or self.open_turn
-        if one is None:
+        if one is None or (requeue and self.run is None):
             return "no_run"
         if not requeue:
             self._give_up(one, "cancelled")
-        elif self.run is not None:
+        else:
             self._again(one, self.now)
         self._start()
         return "cancelling"

@@ -30,6 +30,7 @@ from turnkeeper.stores import (
     sqlite_inspection,
     sqlite_ownership,
     sqlite_reads,
+    sqlite_schema,
     sqlite_upkeep,
     sqlite_writes,
 )
@@ -538,3 +539,37 @@ async def test_two_stores_in_one_process_see_each_other(store: SqliteStore) -> N
     with pytest.raises(Fenced):
         await owner.commit()
     await twin.close()
+
+
+def test_another_process_may_make_the_store_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens a new file finds it empty, or a whole store. [STO-9]"""
+    connect = sqlite_schema.connect
+    moment = made = 0
+
+    def opened(path: Path, *, create: bool) -> apsw.Connection:
+        connection = connect(path, create=create)
+        statements = 0
+
+        def another_is_first(_cursor: Any, _sql: str, _parameters: Any) -> bool:
+            nonlocal statements, made
+            statements += 1
+            if statements == moment and not connection.in_transaction:
+                connection.exec_trace = None
+                made += 1
+                with monkeypatch.context() as patch:
+                    patch.setattr(sqlite_schema, "connect", connect)
+                    sqlite_schema.open_file(path, migrations()).close()
+            return True
+
+        connection.exec_trace = another_is_first
+        return connection
+
+    monkeypatch.setattr(sqlite_schema, "connect", opened)
+    for moment in range(1, 8):
+        connection = sqlite_schema.open_file(tmp_path / f"{moment}.db", migrations())
+        connection.exec_trace = None
+        assert connection.pragma("user_version") == migrations()[-1][0]
+        connection.close()
+    assert made > 1

@@ -7,6 +7,7 @@ import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -18,6 +19,11 @@ APPLICATION_ID = 0x54_75_4B_70
 PAGE_BYTES = 8_192
 """Of a new file. A snapshot of 2 KB has a page of 4 KB for itself, and shares one of 8 KB."""
 Migrations = list[tuple[int, str]]
+# One statement, for what another process makes meanwhile must be seen whole or not at all.
+_WHAT_IS_THERE = (
+    "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
+    " FROM pragma_application_id, pragma_user_version"
+)
 
 
 def migrations() -> Migrations:
@@ -113,10 +119,9 @@ def _prepare(connection: apsw.Connection, path: Path, steps: Migrations) -> None
 
 def _version(connection: apsw.Connection, path: Path, newest: int) -> int:
     """The schema of the store in this file, or 0 if the file is empty."""
-    application = connection.pragma("application_id")
-    version = connection.pragma("user_version")
+    found: tuple[Any, ...] = connection.execute(_WHAT_IS_THERE).fetchall()[0]
+    application, version, tables = found
     if application != APPLICATION_ID:
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()[0][0]
         if application or version or tables:
             raise SchemaMismatch(_no_store(path, "it belongs to another program"))
         return 0
