@@ -50,6 +50,8 @@ class Releases:
         """Release what was let go, so that its next owner does not think that this one crashed."""
         for session_id in sorted(self._let_go):
             await self.release(session_id)
+            if session_id in self._failed:
+                await self.release(session_id)  # there is no later: what failed once may pass
 
     def held(self, session_id: SessionId) -> None:
         """The session is held anew: who holds it releases it."""
