@@ -32,6 +32,7 @@ from turnkeeper import (
     Runtime,
     RuntimeTerminated,
     StopRuntimeExecutor,
+    StoreError,
     Turn,
 )
 from turnkeeper.core.ids import SessionId
@@ -266,6 +267,42 @@ async def test_a_session_that_was_let_go_may_be_claimed_by_another_runtime(
             again = await other.handle("ada", handle.input_id)
             told = await while_time_passes(environment, again.wait())
             assert told == Completed(RunResult("re: hello"))
+
+
+async def test_a_release_that_fails_at_the_close_is_tried_once_more(
+    store: Store,
+    environment: ManualEnvironment,
+    new_environment: NewEnvironment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its next owner would charge a crash that was none. [FAIL-4] [OPS-10]"""
+    faulty = faulty_over(store)
+    refusals = 1
+    release = store.release
+
+    async def refusing(session_id: SessionId, worker_id: str) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise StoreError("the disk is full")
+        await release(session_id, worker_id)
+
+    async with running(store, new_environment()) as reader:
+        async with running(faulty, environment) as runtime:
+            monkeypatch.setattr(faulty, "release", refusing, raising=False)
+            await runtime.attach("ada", FakeExecutor(Checkpoint("lost")))
+            faulty.plan = fail_matching(finishes)
+            handle = await runtime.session("ada").submit("hello")
+            await while_time_passes(environment, handle.wait())
+            faulty.heal()
+            await until(lambda: not refusals)
+            refusals = 1  # and the first one at the close
+        async with running(store, new_environment(), FakeExecutor()) as other:
+            again = await other.handle("ada", handle.input_id)
+            assert await while_time_passes(environment, again.wait()) == Completed(
+                RunResult("re: hello")
+            )
+        assert (await state_of(reader, "ada", handle.input_id)).recovery_count == 0
 
 
 async def test_a_runtime_with_an_agent_claims_again_by_itself(
