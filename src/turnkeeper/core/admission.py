@@ -287,7 +287,7 @@ def _act_when_busy(draft: Draft, record: InputRecord) -> None:
         _go_first(draft, record)
         rollback = asked is WhenBusy.ROLLBACK
         order = Cancellation(f"input {record.input_id} came", rollback=rollback)
-        draft.cancel = order if draft.cancel is None else joined(draft.cancel, order)
+        draft.cancel = joined(draft.cancel, order)
 
 
 def _go_first(draft: Draft, record: InputRecord) -> None:

@@ -289,8 +289,10 @@ def decide_cancelled(
     return _ended(draft, run)
 
 
-def joined(first: Cancellation, other: Cancellation) -> Cancellation:
-    """Two orders to end one run as one: what either gives up does not go on. [CTL-7]"""
+def joined(first: Cancellation | None, other: Cancellation) -> Cancellation:
+    """Orders to end one run as one: what either gives up does not go on. [CTL-7]"""
+    if first is None:
+        return other
     if first.requeue or other.requeue:
         return other if first.requeue else first
     every = first.targets is None or other.targets is None

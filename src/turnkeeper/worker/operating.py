@@ -88,8 +88,7 @@ def interrupt_run(
         run.cancellation = joined(run.cancellation, cancellation)
         return InterruptReport(run.run_id, InterruptEffect.ALREADY_CANCELLING)
     if run.finished:
-        late = run.late_cancellation
-        run.late_cancellation = cancellation if late is None else joined(late, cancellation)
+        run.late_cancellation = joined(run.late_cancellation, cancellation)
         return InterruptReport(run.run_id, InterruptEffect.FINISHING)
     run.interrupt(cancellation)
     return InterruptReport(run.run_id, InterruptEffect.CANCELLING)

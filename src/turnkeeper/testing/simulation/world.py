@@ -18,6 +18,7 @@ from turnkeeper.testing.faulty import Fault
 from turnkeeper.testing.simulation.actions import Action, Life
 from turnkeeper.testing.simulation.agents import WatchedAgent
 from turnkeeper.testing.simulation.callers import INSIDE, Callers
+from turnkeeper.testing.simulation.checking.order import PEACE_SECONDS
 from turnkeeper.testing.simulation.disks import Disk, MemoryDisk, SqliteDisk
 from turnkeeper.testing.simulation.faults import FaultedStore
 from turnkeeper.testing.simulation.ledger import History, Ledger, plain_outcome
@@ -302,7 +303,7 @@ class World(Ledger):
             if process.runtime is not None and process.store is not None:
                 process.store.restore()
                 self._disk.heal(process.store.inner)
-        await asyncio.sleep(12.0)  # longer than any grace: what was asked for has been done
+        await asyncio.sleep(PEACE_SECONDS)  # what was asked for has been done
         for place in self.life.processes:
             await self._revive(place)
         for session in self.life.sessions:

@@ -82,8 +82,8 @@ DISTURBING = (
     "attach", "detach", "one_turn",
 )  # fmt: skip
 """Calls after which it may be right that a session waits."""
-QUIET_SECONDS = 12.0
-"""From the end of all faults on, the world asks for nothing so long."""
+PEACE_SECONDS = 12.0
+"""From the end of all faults on, the world asks for nothing so long: longer than any grace."""
 LATE_SECONDS = 3.0
 """Longer than a poll, and all that a disk takes."""
 
@@ -95,7 +95,7 @@ def punctual(evidence: Evidence) -> Iterator[Violation]:
     patience = LATE_SECONDS + evidence.config["backoff_max_seconds"]
     busy = _busy(evidence)
     quiet = next((at["at"] for _, at in evidence.by_kind["faults_stop"]), 0.0)
-    quiet += QUIET_SECONDS / 2  # what was asked for in that very moment is before it
+    quiet += PEACE_SECONDS / 2  # what was asked for in that very moment is before it
     for session, record in evidence.all_inputs():
         disturbed = evidence.asked_for(session.name, *DISTURBING, before=quiet)
         if record["kind"] != "prompt" or disturbed:
