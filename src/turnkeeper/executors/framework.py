@@ -4,8 +4,10 @@ Decides what surrounds a run: the history that it begins with, being stopped, ho
 framework is driven, and what its messages look like, is each adapter's own business.
 """
 
+import warnings
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable
+from typing import Generic, Literal, TypeVar
 
 from turnkeeper.config import TurnLimits
 from turnkeeper.core.approvals import expiry_refusal
@@ -17,6 +19,13 @@ from turnkeeper.executors.work import Stop, Work, inside
 from turnkeeper.turn import Turn
 
 Item = TypeVar("Item")
+
+ToolMode = Literal["as_declared", "durable"]
+"""Which tools are durable steps: those declared with `durable_tool`, or all."""
+
+
+class UnrecordedToolsWarning(UserWarning):
+    """A crash may run some of an agent's tools twice, because no step records their calls."""
 
 
 class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
@@ -78,3 +87,36 @@ def missing_extra(error: ModuleNotFoundError, extra: str) -> ImportError:
     """The error of an adapter whose framework is not there. [ADP-1]"""
     what = f'{error.name} is not installed; run: pip install "turnkeeper[{extra}]"'
     return ImportError(what, name=error.name)
+
+
+def warn_of_unrecorded_tools(names: Iterable[str]) -> None:
+    """Warn, when an agent is built, of tools whose calls no durable step records. [ADP-14]
+
+    `names`: the tools that are neither durable nor declared idempotent. Warns of nothing if empty.
+    """
+    listed = ", ".join(sorted(set(names)))
+    if listed:
+        warnings.warn(
+            f"a crash can run these tools twice: {listed}. Make them durable steps with "
+            'durable_tool(...), or all of them with durable_agent(..., tools="durable"); name the '
+            "ones that only read in idempotent=(...)",
+            UnrecordedToolsWarning,
+            stacklevel=3,
+        )
+
+
+def check_tool_names(idempotent: Collection[str], known: Collection[str]) -> None:
+    """Raise `ValidationFailed` if `idempotent` names a tool that the agent does not have. [ADP-14]
+
+    `known`: the names of all of the agent's tools, as far as they are known when it is built.
+    """
+    if isinstance(idempotent, str):
+        raise ValidationFailed(
+            f"idempotent is a collection of tool names, not the text {idempotent!r}"
+        )
+    unknown = sorted(set(idempotent) - set(known))
+    if unknown:
+        raise ValidationFailed(
+            f"idempotent names {unknown}, which the agent does not have; it has "
+            f"{', '.join(sorted(known)) or 'no tools'}"
+        )
