@@ -1,7 +1,7 @@
 """What a valid input is: a rule gives the reason why one is refused, or None."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from math import isfinite
 from typing import Any
@@ -114,7 +114,8 @@ def is_plain_prompt(item: Any) -> bool:
         and is_unicode(text)
         and item.turn_metadata is None
         and type(item.timestamp) is datetime
-        and item.timestamp.tzinfo is not None
+        # Every time in UTC can be stored and read again; in another zone the general check says.
+        and item.timestamp.tzinfo is UTC
         and item.source is OPERATOR
         and (
             item.idempotency_key is None
@@ -236,6 +237,11 @@ def _time_refusal(item: Input, now_ms: int) -> str | None:
         at = getattr(item, name)
         if at is not None and at.tzinfo is None:
             return f"{name} has no time zone"
+        try:
+            if at is not None:
+                at.astimezone(UTC)
+        except OverflowError:
+            return f"{name} is outside the years 1 to 9999 in UTC"
     if item.expires_at is not None:
         if item.not_before is not None and item.not_before >= item.expires_at:
             return "not_before is not before expires_at"
