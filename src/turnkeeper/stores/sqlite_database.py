@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from turnkeeper.errors import CommitFailed, StoreError, TurnkeeperError
+from turnkeeper.stores.sqlite_files import private_uri
 
 BUSY_MILLISECONDS = 5_000
 """How long a statement waits for another process's lock."""
@@ -26,10 +27,16 @@ _LAST_ROW = "SELECT coalesce(max(key), 0) FROM history"
 _PERMANENT = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, apsw.RangeError)
 
 
-def connect(path: Path, *, create: bool = False) -> apsw.Connection:
-    """Open the file, for writing as well: even a reader of a write-ahead log writes its index."""
-    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    connection = apsw.Connection(str(path), flags=flags)
+def connect(path: Path, *, mode_of: Path | None = None) -> apsw.Connection:
+    """Open the file, for writing as well: even a reader of a write-ahead log writes its index.
+
+    `mode_of`: make the file if it is not there, with the mode of this one.
+    """
+    if mode_of is None:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    else:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(private_uri(path, mode_of), flags=flags)
     connection.setbusytimeout(BUSY_MILLISECONDS)
     return connection
 

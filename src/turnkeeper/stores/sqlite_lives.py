@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from turnkeeper.errors import StoreError
+from turnkeeper.stores.sqlite_files import is_at, mode_beside
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
 _all: "weakref.WeakSet[Lives]" = weakref.WeakSet()
@@ -31,18 +32,20 @@ class Lives:
         """Hold the lock of `worker_id` from now on. Raises `StoreError` if somebody else does."""
         path = self._file(worker_id)
         if worker_id in self._held:
-            if _is_at(self._held[worker_id], path):
+            if is_at(self._held[worker_id], path):
                 return
             os.close(self._held.pop(worker_id))  # buried by somebody, as one who had died
         while True:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                mode = mode_beside(self._path)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
             except OSError as error:
                 raise StoreError(f"the worker's file {path} cannot be made: {error}") from error
             if not _lock(descriptor, fcntl.LOCK_EX):
                 os.close(descriptor)
                 raise StoreError(f"worker {worker_id} lives already; a worker's id is its own")
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
+                os.fchmod(descriptor, mode)  # whatever the process's umask took away
                 self._held[worker_id] = descriptor
                 return
             os.close(descriptor)  # removed by somebody between our open and our lock
@@ -108,13 +111,6 @@ def _lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _after_fork() -> None:
