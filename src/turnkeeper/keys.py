@@ -38,6 +38,8 @@ class Scope(StrEnum):
     """Read everything."""
     OPERATE = "operate"
     """Interrupt, cancel, requeue, and every operation on a session's life."""
+    SYSTEM = "system"
+    """Put in notices of the system and projections, which no turn answers."""
 
 
 class KeyFileError(TurnkeeperError):
@@ -116,7 +118,7 @@ def make_key(
     """
     granted = tuple(sorted(set(scopes)))
     if not granted:
-        raise ValidationFailed("a key needs a scope: submit, read or operate")
+        raise ValidationFailed(f"a key needs a scope: {', '.join(Scope)}")
     if not 1 <= len(name) <= NAME_MAX_CHARACTERS or not is_unicode(name):
         raise ValidationFailed(f"a key's name has 1 to {NAME_MAX_CHARACTERS} characters")
     key_id = random_bytes(_ID_BYTES).hex()

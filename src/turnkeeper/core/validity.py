@@ -1,5 +1,6 @@
 """What a valid input is: a rule gives the reason why one is refused, or None."""
 
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -52,6 +53,8 @@ _NOT_DERIVED_KINDS = frozenset(
         Kind.TOOL_CALLBACK,
     }
 )
+RESERVED_PREFIX = "turnkeeper."
+_NAMED_BY_CALLERS = ("event_type", "callback_kind", "generator", "rule_id", "step_id")
 _NOT_DERIVED_ORIGINS = (OperatorOrigin, PeerOrigin, ExternalOrigin)
 
 
@@ -74,13 +77,33 @@ def refusal(item: Input, now_ms: int) -> str | None:
         if reason is None:
             msgspec.convert(msgspec.to_builtins(item, builtin_types=_KEPT_AS_THEY_ARE), cls)
             reason = _own_refusal(item) or _header_refusal(item, now_ms)
-        if reason is None and is_approval(item):
-            reason = f"callback_kind {APPROVAL_KIND!r} is Turnkeeper's own: use answer_approval"
+        if reason is None:
+            reason = _reserved_refusal(item)
         if reason is None:
             decode_body(encode_body(item), item.id, item.idempotency_key)
         return reason
     except UNFIT as error:
         return f"input {item.id}: {error}"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is Turnkeeper's own, in any spelling: case, width, spaces, unseen characters.
+
+    [ADM-21]
+    """
+    letters = unicodedata.normalize("NFKC", name)
+    shown = [letter for letter in letters if unicodedata.category(letter)[0] not in "CMZ"]
+    return "".join(shown).casefold().startswith(RESERVED_PREFIX)
+
+
+def _reserved_refusal(item: Input) -> str | None:
+    if is_approval(item):
+        return f"callback_kind {APPROVAL_KIND!r} is Turnkeeper's own: use answer_approval"
+    for field in _NAMED_BY_CALLERS:
+        name = getattr(item, field, None)
+        if isinstance(name, str) and is_reserved(name):
+            return f"{field} {name!r:.50}: names that begin with turnkeeper. are Turnkeeper's own"
+    return None
 
 
 def _untyped_refusal(item: Any) -> str | None:

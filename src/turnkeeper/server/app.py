@@ -145,7 +145,7 @@ class _Endpoint:
                 "too_many_requests", f"this server takes {service.limits.requests:,} at once"
             )
         call = Call(service, operation, request)
-        service.guard.check(call)
+        call.key = service.guard.check(call)
         await call.read()
         return await operation.handler(call)
 
