@@ -53,6 +53,7 @@ _NOT_DERIVED_KINDS = frozenset(
         Kind.TOOL_CALLBACK,
     }
 )
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**64 - 1
 RESERVED_PREFIX = "turnkeeper."
 _NAMED_BY_CALLERS = ("event_type", "callback_kind", "generator", "rule_id", "step_id")
 _NOT_DERIVED_ORIGINS = (OperatorOrigin, PeerOrigin, ExternalOrigin)
@@ -178,7 +179,7 @@ def payload_refusal(payload: Any) -> str | None:
             return f"the payload is nested deeper than {config.JSON_MAX_DEPTH}"
         size = len(json_encoder.encode(payload))
     except (TypeError, ValueError, UnicodeError, msgspec.EncodeError) as error:
-        return f"the payload is no JSON: {error}"
+        return f"the payload cannot be stored as JSON: {error}"
     if size > config.PAYLOAD_MAX_BYTES:
         return f"the payload is {size} bytes; the limit is {config.PAYLOAD_MAX_BYTES}"
     return None
@@ -192,9 +193,11 @@ def _fits(value: Any, levels: int) -> bool:
         children: Any = value.values()
     elif isinstance(value, list | tuple):
         children = value
-    elif (
-        value is None or isinstance(value, str | int) or (type(value) is float and isfinite(value))
-    ):
+    elif value is None or isinstance(value, str) or (type(value) is float and isfinite(value)):
+        return True
+    elif isinstance(value, int):
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+            raise ValueError("an integer has more than 64 bits; send it as text")
         return True
     else:
         raise TypeError(f"{value!r:.50} has no form in JSON")

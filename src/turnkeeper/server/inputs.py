@@ -7,7 +7,6 @@ import asyncio
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -37,6 +36,7 @@ from turnkeeper.wire import (
     InputReport,
     Limit,
     Submission,
+    segment,
 )
 from turnkeeper.worker.completion import Completion
 
@@ -155,7 +155,7 @@ def _with_key(item: Input, key: str | None) -> Input:
 
 def href(session_id: SessionId, input_id: InputId) -> str:
     """Where to look for an input."""
-    return f"/v1/sessions/{quote(session_id, safe='')}/inputs/{input_id}"
+    return f"/v1/sessions/{segment(session_id)}/inputs/{input_id}"
 
 
 # -- waiting ---------------------------------------------------------------------------------------
