@@ -6,6 +6,7 @@ piece. The bounds of a request are in `calls`, those of a stream in `streaming`.
 
 import asyncio
 import functools
+import logging
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -18,16 +19,42 @@ from turnkeeper.server.problems import Refused, headers_of, problem_of
 from turnkeeper.server.streaming import ABORT
 from turnkeeper.wire import encode
 
+_log = logging.getLogger("turnkeeper.server")
+
+TOLD_SECONDS = 1.0
+"""Refused connections are logged once in this time."""
+
 
 def bounded(limits: Limits) -> type[asyncio.Protocol]:
-    """The protocol under these bounds."""
-    return cast("type[asyncio.Protocol]", type("Bounded", (_Bounded,), {"limits": limits}))
+    """The protocol under these bounds, for one server."""
+    members = {"limits": limits, "refusals": Refusals()}
+    return cast("type[asyncio.Protocol]", type("Bounded", (_Bounded,), members))
+
+
+class Refusals:
+    """Connections that one server has refused: counted, and told once a second."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told_at: float | None = None
+
+    def add(self, now: float, bound: int) -> None:
+        """Count one."""
+        self._count += 1
+        if self._told_at is None or now - self._told_at >= TOLD_SECONDS:
+            _log.warning(
+                "%d connections are open, the bound: %d more were refused since the last report",
+                bound,
+                self._count,
+            )
+            self._count, self._told_at = 0, now
 
 
 class _Bounded(HttpToolsProtocol):
     """The methods are those of uvicorn's protocol, and do what it does besides."""
 
     limits: Limits
+    refusals: Refusals
     _head_bytes = 0
     """Of a request's headers; once those are there, of what comes between pieces of its body."""
     _head_timer: asyncio.TimerHandle | None = None
@@ -37,6 +64,12 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
+        bound = self.limits.connections
+        if len(self.connections) > bound:
+            self.refusals.add(self.loop.time(), bound)
+            self._deaf = True
+            self._refuse("too_many_requests", f"this server takes {bound:,} connections at once")
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

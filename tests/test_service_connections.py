@@ -1,0 +1,45 @@
+"""More connections than the process may have files open: refused, and nothing else fails."""
+
+import asyncio
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx2
+from patience import PATIENCE_SECONDS
+from service import child, free_port
+
+OPEN_FILES = 200
+
+
+async def _ready(url: str) -> int:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http:
+        try:
+            return (await http.get("/v1/ready")).status_code
+        except httpx2.HTTPError:
+            return 0
+
+
+async def test_a_flood_of_connections_is_refused_quietly(tmp_path: Path) -> None:
+    """[SRV-12] Who is connected is served, the store works, and the log has a line or two."""
+    port = free_port()
+    with child(tmp_path, port, open_files=OPEN_FILES) as started, ExitStack() as flood:
+        async with httpx2.AsyncClient(base_url=started.url, timeout=PATIENCE_SECONDS) as http:
+            headers = {"Prefer": "wait=20"}
+            body = {"input_type": "prompt", "text": "before"}
+            place = "/v1/sessions/ada/inputs"
+            assert (await http.post(place, json=body, headers=headers)).status_code == 200
+            for _ in range(2 * OPEN_FILES):
+                flood.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS))
+            for number in range(5):
+                body = {"input_type": "prompt", "text": f"during {number}"}
+                answer = await http.post(place, json=body, headers=headers)
+                assert answer.json()["outcome"]["result"]["text"] == f"Booked: during {number}."
+        flood.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await _ready(started.url) != 200:  # it hears of the closed ones one by one
+                await asyncio.sleep(0.01)
+        said = started.errors().splitlines()
+        refused = sum("were refused" in line for line in said)
+        assert 1 <= refused <= 30  # one a second, and the test takes some
+        assert len(said) == refused, said
