@@ -46,7 +46,7 @@ async def look(served: Served, key: str, place: str) -> httpx2.Response:
 
 @pytest.mark.parametrize("when", ["interrupt", "rollback"])
 async def test_another_callers_run_is_ended_by_an_operator_only(tmp_path: Path, when: str) -> None:
-    """[SRV-30] A caller ends its own; for another's it gets 403, and nothing is recorded."""
+    """[SRV-24] A caller ends its own; for another's it gets 403, and nothing is recorded."""
     desk, keys = Desk(), Keys(tmp_path)
     async with serving(desk.agent, keys=keys.path) as served:
         await submit(served, keys.ann, "wait 1")
@@ -63,7 +63,7 @@ async def test_another_callers_run_is_ended_by_an_operator_only(tmp_path: Path, 
 
 
 async def test_another_callers_input_is_superseded_by_an_operator_only(tmp_path: Path) -> None:
-    """[SRV-30] As with runs."""
+    """[SRV-24] As with runs."""
     desk, keys = Desk(), Keys(tmp_path)
     async with serving(desk.agent, keys=keys.path) as served:
         await submit(served, keys.ann, "wait")
@@ -80,7 +80,7 @@ async def test_another_callers_input_is_superseded_by_an_operator_only(tmp_path:
 
 
 async def test_a_used_key_tells_another_caller_nothing(tmp_path: Path) -> None:
-    """[SRV-30] Neither its input nor its result, whatever way the caller asks."""
+    """[SRV-24] Neither its input nor its result, whatever way the caller asks."""
     desk, keys = Desk(), Keys(tmp_path)
     async with serving(desk.agent, keys=keys.path) as served:
         first = await submit(served, keys.ann, "secret", name="k")
@@ -107,7 +107,7 @@ async def test_a_used_key_tells_another_caller_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", SYSTEM)
 async def test_what_no_turn_answers_takes_a_scope_of_its_own(tmp_path: Path, kind: str) -> None:
-    """[SRV-30] A notice reaches the model as the system's word."""
+    """[SRV-24] A notice reaches the model as the system's word."""
     desk, keys = Desk(), Keys(tmp_path)
     async with serving(desk.agent, keys=keys.path) as served:
         body = {"input_type": kind, **SYSTEM[kind]}
@@ -120,7 +120,7 @@ async def test_what_no_turn_answers_takes_a_scope_of_its_own(tmp_path: Path, kin
 
 
 async def test_a_caller_cannot_name_itself(tmp_path: Path) -> None:
-    """[SRV-30] The server knows it from the key."""
+    """[SRV-24] The server knows it from the key."""
     desk, keys = Desk(), Keys(tmp_path)
     async with serving(desk.agent, keys=keys.path) as served:
         refused = await submit(served, keys.ann, "hello", caller="bob")

@@ -3,15 +3,15 @@
 Decides whether a request is let in. Knows nothing of what it asks for.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from turnkeeper.keys import KeyFileError, KeyRecord, Scope, hash_of, load_keys
+from turnkeeper.logs import get_logger
 from turnkeeper.server.calls import Call, Operation
 from turnkeeper.server.problems import Refused
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 LOOKED_AT_SECONDS = 1.0

@@ -6,12 +6,12 @@ piece. The bounds of a request are in `calls`, those of a stream in `streaming`.
 
 import asyncio
 import functools
-import logging
 from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from turnkeeper.logs import get_logger
 from turnkeeper.server.app import STRICT_HEADERS
 from turnkeeper.server.calls import ARRIVED
 from turnkeeper.server.limits import Limits
@@ -19,7 +19,7 @@ from turnkeeper.server.problems import Refused, headers_of, problem_of
 from turnkeeper.server.streaming import ABORT
 from turnkeeper.wire import encode
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 TOLD_SECONDS = 1.0
 """Refused connections are logged once in this time."""

@@ -86,7 +86,7 @@ async def submit(call: Call) -> Response:
 async def admit(
     call: Call, session_id: SessionId, item: Input, *, strict: bool = True
 ) -> tuple[Any, Completion]:
-    """Put an input in, as the request's caller. [SRV-30]
+    """Put an input in, as the request's caller. [SRV-24]
 
     Raises `Refused`: "key_reused" for another payload if `strict`, or where the key belongs to an
     input that this caller may not look at; "forbidden" for a kind that takes a scope of its own.

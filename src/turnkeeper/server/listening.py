@@ -7,7 +7,6 @@ gracefully, a second one at once.
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import os
 import resource
 import socket
@@ -21,6 +20,7 @@ from msgspec.structs import replace
 
 from turnkeeper.config import Config
 from turnkeeper.errors import ValidationFailed
+from turnkeeper.logs import get_logger
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.app import App
 from turnkeeper.server.auth import LOOPBACK_NAMES, Guard, KeyRing
@@ -31,7 +31,7 @@ from turnkeeper.server.webhooks import Hook
 from turnkeeper.store import Store
 from turnkeeper.worker.tasks import start
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 PORT = 8787
 BACKLOG = 2_048
