@@ -28,8 +28,8 @@ class _Uncertain(Exception):
 class Engine:
     """The writer of one store's file."""
 
-    def __init__(self, path: Path) -> None:
-        self.lives = Lives(path)
+    def __init__(self, path: Path, *, sees_processes: bool = True) -> None:
+        self.lives = Lives(path, sees_processes=sees_processes)
         with reading(str(path)):
             self.database = Database(open_file(path, migrations()))
         self._identity = Identity(path)
