@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 from patience import PATIENCE_SECONDS
-from service import child, free_port
+from service import Desk, child, free_port, serving, until
 
 OPEN_FILES = 200
 
@@ -43,3 +43,23 @@ async def test_a_flood_of_connections_is_refused_quietly(tmp_path: Path) -> None
         refused = sum("were refused" in line for line in said)
         assert 1 <= refused <= 30  # one a second, and the test takes some
         assert len(said) == refused, said
+
+
+async def test_a_caller_that_has_closed_its_half_gets_its_answer() -> None:
+    """[SRV-12] As `nc` and some proxies do: the request is whole, and the connection is read on."""
+    desk = Desk()
+    async with serving(desk.agent) as served:
+        address = httpx2.URL(served.url)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        body = b'{"input_type": "prompt", "text": "wait"}'
+        writer.write(
+            b"POST /v1/sessions/ada/inputs HTTP/1.1\r\nHost: 127.0.0.1\r\nPrefer: wait=20\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        writer.write_eof()
+        await until(lambda: desk.turns == ["wait"])
+        desk.gate.set()
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_SECONDS)
+        assert b"200 OK" in answer
+        assert b"Booked: wait." in answer
+        writer.close()

@@ -21,6 +21,8 @@ from turnkeeper.wire import encode
 
 _log = get_logger("turnkeeper.server")
 
+PROBE_SECONDS = 1.0
+"""The time in which a caller that is gone is told from one that has closed its half."""
 TOLD_SECONDS = 1.0
 """Refused connections are logged once in this time."""
 
@@ -86,6 +88,22 @@ class _Bounded(HttpToolsProtocol):
             self._refuse_headers()
         elif self._in_head and self._head_bytes and self._head_timer is None:
             self._await_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection of a caller that has closed its half until it has its answer."""
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        if not self.cycle.response_started and self.cycle.scope["http_version"] == "1.1":
+            # One that is gone altogether resets the connection for the first, and the second
+            # write meets that.
+            self._probe(self.cycle)
+            self.loop.call_later(PROBE_SECONDS, self._probe, self.cycle)
+        return True
+
+    def _probe(self, cycle: RequestResponseCycle) -> None:
+        if not (cycle.response_started or self.transport.is_closing()):
+            self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it follows the body: nobody asks for those

@@ -19,6 +19,8 @@ WRITER_CACHE_KIBIBYTES = 16_384
 CHECKPOINT_PAGES = 500
 """The log is copied back, and starts anew, once it has this many pages: a log that never restarts
 is appended to, and appending syncs more slowly than overwriting."""
+LOG_MAX_BYTES = 16_000_000
+"""The log is cut to this size when it restarts: a long reader makes it grow far beyond."""
 REMEMBERED_MAX = 2_000
 """Sessions whose next numbers are remembered: some 200 bytes each."""
 
@@ -56,6 +58,7 @@ class Database:
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIBIBYTES}")
         connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_MAX_BYTES}").fetchall()
         self.connection = connection
         self.writing = False
         """Whether the work in hand has begun to write: from then on a failure undoes the group."""

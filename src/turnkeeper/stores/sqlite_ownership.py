@@ -269,7 +269,7 @@ def due(
     through that of intents; no session's number of inputs counts.
     """
     me = pack_any_id(worker_id)
-    listed: list[tuple[Any, Any]] = connection.execute(_WORKERS).fetchall()
+    listed: list[Any] = connection.execute(_WORKERS).fetchall()
     others = [
         stored
         for stored, until in listed
