@@ -176,7 +176,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        cause = error.__cause__ or error
+        cause = error.__cause__
+        if cause is None:  # the SDK says that it is used wrongly: another attempt would be, too
+            raise NonRetryable(f"the OpenAI Agents SDK refuses this: {error}") from error
         raise (cause if isinstance(cause, TurnkeeperError) else error) from error
     except _TRIPWIRES as tripwire:
         raise NonRetryable(f"a guardrail of the agent: {tripwire}") from tripwire

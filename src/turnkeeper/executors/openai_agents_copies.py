@@ -5,7 +5,7 @@ that they know.
 """
 
 import copy
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from turnkeeper.executors.openai_agents_steps import as_step, is_step, may_be_st
 from turnkeeper.executors.steps import StepRule
 
 try:
-    from agents import Agent, Handoff, Model, RunConfig, RunContextWrapper, Tool
+    from agents import Agent, Handoff, Model, RunConfig, RunContextWrapper, Tool, handoff
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
@@ -100,6 +100,10 @@ class Copies:
     """The agents of one run."""
 
     def __init__(self, rules: ToolRules, config: RunConfig, taken: set[str]) -> None:
+        self.on_transfer: Callable[[str, str], None] = lambda _tool, _message: None
+        """Told of each handoff: the name of its tool, and what its call is answered."""
+        self.transfers: set[str] = set()
+        """The names of the tools that hand off."""
         self._rules = rules
         self._models = Models(config.model_provider, taken)
         self._made: dict[int, Agent[Any]] = {}
@@ -135,14 +139,17 @@ class Copies:
         """Return the user's own agent."""
         return self._originals.get(id(agent), agent)
 
-    def _handoff(self, other: Any) -> Any:
-        if not isinstance(other, Handoff):
-            return self.of(other)
-        made = copy.copy(other)
+    def _handoff(self, other: Agent[Any] | Handoff[Any, Any]) -> Handoff[Any, Any]:
+        given = other if isinstance(other, Handoff) else handoff(other)
+        made = copy.copy(given)
+        self.transfers.add(made.tool_name)
 
-        async def invoke(ctx: RunContextWrapper[Any], arguments: str) -> Agent[Any]:
-            target = await other.on_invoke_handoff(ctx, arguments)
-            return self.of(target) if isinstance(target, Agent) else target
+        async def invoke(ctx: RunContextWrapper[Any], arguments: str) -> Any:
+            target = await given.on_invoke_handoff(ctx, arguments)
+            if not isinstance(target, Agent):
+                return target
+            self.on_transfer(given.tool_name, given.get_transfer_message(target))
+            return self.of(target)
 
         made.on_invoke_handoff = invoke
         return made

@@ -26,13 +26,17 @@ from turnkeeper.executors.work import Work
 try:
     from agents import (
         Agent,
+        ApplyPatchTool,
+        ComputerTool,
         ItemHelpers,
+        LocalShellTool,
         MessageOutputItem,
         ModelResponse,
         RunContextWrapper,
         RunHooks,
         RunItem,
         RunResultStreaming,
+        ShellTool,
         Tool,
     )
     from agents.items import ToolApprovalItem
@@ -41,6 +45,16 @@ try:
     from pydantic_core import to_jsonable_python
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
+
+
+_ONE_HANDOFF = "Multiple handoffs detected, ignoring this one."
+"""What the SDK answers the calls of all handoffs of a response but the first."""
+_NATIVE: dict[type[Any], str] = {
+    ShellTool: "shell_call",
+    LocalShellTool: "local_shell_call",
+    ApplyPatchTool: "apply_patch_call",
+    ComputerTool: "computer_call",
+}
 
 
 class TurnHooks(RunHooks[Any]):
@@ -55,6 +69,7 @@ class TurnHooks(RunHooks[Any]):
     ) -> None:
         self._work = work
         self._copies = copies
+        copies.on_transfer = self._transferred
         self._user: RunHooks[Any] = RunHooks() if user is None else user
         self._user_filter = user_filter
         self.result: RunResultStreaming | None = None
@@ -92,8 +107,7 @@ class TurnHooks(RunHooks[Any]):
             self._work.asking()
             return await self._filtered(data, model_data)
         given: list[Any] = model_data.input
-        self.take_made()
-        self.finished = {}
+        self.take_finished()
         said = self._work.say(self.steered)
         self.steered = []
         if self.at_border:
@@ -158,9 +172,36 @@ class TurnHooks(RunHooks[Any]):
             self._work.add("tool", words, item if fits else answer_to(call, words))
 
     def take_finished(self) -> None:
-        """Have the answers written of all tools that have ended: the run goes no further."""
+        """Have the answers written of all tools that have ended.
+
+        Those that the SDK has dropped come last: the filter of a handoff may cut them off, and the
+        end of a run may come before they are handed over.
+        """
         self.take_made()
-        self.take_answers(list(self.finished.values()))
+        ended, self.finished = self.finished, {}
+        self.take_answers([ended[call_id] for call_id in [*self.awaited] if call_id in ended])
+
+    def _transferred(self, tool: str, message: str) -> None:
+        """A handoff was made: the first call of its tool. Of several the SDK makes one."""
+        for call_id, call in self.awaited.items():
+            name = name_of(call)
+            if name == tool:
+                self.finished[call_id] = answer_to(call, message)
+                tool = ""
+            elif name in self._copies.transfers:
+                self.finished[call_id] = answer_to(call, _ONE_HANDOFF)
+
+    def _native(self, tool: Tool) -> str | None:
+        """Return the ID of the call that a tool has just made; the SDK makes them in order."""
+        kind = next((kind for of, kind in _NATIVE.items() if isinstance(tool, of)), None)
+        if kind is None or getattr(tool, "on_approval", None) is not None:
+            return None
+        left = (
+            call_id
+            for call_id, call in self.awaited.items()
+            if call["type"] == kind and call_id not in self.finished
+        )
+        return next(left, None)
 
     # -- the SDK's hooks ----------------------------------------------------------------------
 
@@ -222,4 +263,7 @@ class TurnHooks(RunHooks[Any]):
                 self.finished[context.tool_call_id] = to_jsonable_python(made)
             elif call is not None:
                 self.finished[context.tool_call_id] = answer_to(call, as_words(result))
+        elif (call_id := self._native(tool)) is not None:
+            native = answer_to(self.awaited[call_id], as_words(result), done=True)
+            self.finished[call_id] = native
         await self._user.on_tool_end(context, self._copies.original(agent), tool, result)

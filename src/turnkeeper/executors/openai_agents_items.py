@@ -138,21 +138,27 @@ def arguments_of(item: Json) -> str:
     return "{}"
 
 
-def answer_to(call: Json, content: str) -> Json:
-    """Make an answer to a call that no tool has given, of the kind that the call needs."""
+def answer_to(call: Json, content: str, *, done: bool = False) -> Json:
+    """Make an answer to a call, of the kind that the call needs.
+
+    `done`: a tool has given `content`; else nothing has run to its end.
+    """
     kind, call_id = call.get("type", ""), call.get("call_id")
     made: Json = {"type": ANSWERS[kind], "call_id": call_id}
     if kind in ("function_call", "custom_tool_call"):
         made["output"] = content
     elif kind == "shell_call":
-        outcome = {"type": "exit", "exit_code": 1}
-        made["output"] = [{"stdout": "", "stderr": content, "outcome": outcome}]
+        out, err, code = (content, "", 0) if done else ("", content, 1)
+        outcome = {"type": "exit", "exit_code": code}
+        made["output"] = [{"stdout": out, "stderr": err, "outcome": outcome}]
     elif kind == "local_shell_call":
-        made |= {"id": call_id, "output": json.dumps({"stderr": content}, ensure_ascii=False)}
+        output = content if done else json.dumps({"stderr": content}, ensure_ascii=False)
+        made |= {"id": call_id, "output": output}
     elif kind == "apply_patch_call":
-        made |= {"status": "failed", "output": content}
+        made |= {"status": "completed" if done else "failed", "output": content}
     elif kind == "computer_call":
-        made["output"] = {"type": "computer_screenshot", "image_url": _BLANK}
+        image = content if done else _BLANK
+        made["output"] = {"type": "computer_screenshot", "image_url": image}
     elif kind == "tool_search_call":
         made |= {"execution": "client", "status": "incomplete", "tools": []}
     else:
