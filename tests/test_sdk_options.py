@@ -1,7 +1,10 @@
 """Every option of a run of the OpenAI Agents SDK: passed on, refused by name, or without use."""
 
+import datetime as dt
 import inspect
-from dataclasses import fields
+import json
+from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,14 @@ from agents import (
     ToolGuardrailFunctionOutput,
     ToolInputGuardrailData,
     ToolOutputGuardrailData,
+    ToolsToFinalOutputResult,
     function_tool,
     tool_input_guardrail,
     tool_output_guardrail,
 )
 from agents.lifecycle import AgentHooksBase, RunHooksBase
 from agents.run_config import SandboxRunConfig
+from pydantic import BaseModel
 from sdk_kit import Script, bed_of, call, outputs, words
 
 from turnkeeper import Abandoned, AbandonReason, Completed, ValidationFailed
@@ -241,6 +246,58 @@ async def test_an_error_handlers_words_are_kept(tmp_path: Path) -> None:
         await bed.live()
         assert (await bed.ask("how many?")).structured_output == 3
         assert [role for role, _ in await bed.told()] == ["user", "assistant", "assistant"]
+
+
+class Blob(BaseModel):
+    data: bytes
+    at: dt.datetime
+
+
+@dataclass
+class Place:
+    name: str
+    since: dt.date
+
+
+class Opaque:
+    def __str__(self) -> str:
+        return "opaque"
+
+
+AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("output", "given"),
+    [
+        (Blob(data=b"\x89\xff", at=AT), {"data": "if8=", "at": "2026-01-01T00:00:00Z"}),
+        ([Blob(data=b"a", at=AT)], [{"data": "a", "at": "2026-01-01T00:00:00Z"}]),
+        (Place("Rye", AT.date()), {"name": "Rye", "since": "2026-01-01"}),
+        ({"price": Decimal("1.50"), "tags": {1}, "raw": b"\xff"},
+         {"price": "1.50", "tags": [1], "raw": "/w=="}),
+        (Opaque(), "opaque"),
+        (7, 7),
+    ],
+)  # fmt: skip
+async def test_an_output_of_any_type_is_kept(tmp_path: Path, output: Any, given: Any) -> None:
+    """Its text is its JSON, in one attempt. [ADP-1]"""
+
+    def stop(*_: Any) -> ToolsToFinalOutputResult:
+        return ToolsToFinalOutputResult(is_final_output=True, final_output=output)
+
+    agent = Agent(
+        name="ada",
+        model=Script([call("stock", "c", sku="a")]),
+        tools=[function_tool(stock)],
+        tool_use_behavior=stop,
+        output_type=int,  # the SDK makes text of what an agent without a type gives
+    )
+    async with bed_of(tmp_path, lambda: durable_agent(agent)) as bed:
+        await bed.live()
+        result = await bed.ask("what?")
+    structured: Any = result.structured_output
+    assert json.loads(result.text) == structured
+    assert json.loads(json.dumps(structured).replace("_w==", "/w==")) == given
 
 
 # -- hooks -----------------------------------------------------------------------------------------

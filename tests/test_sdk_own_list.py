@@ -343,3 +343,45 @@ async def test_a_tools_result_has_its_name(tmp_path: Path) -> None:
     assert sorted((r.call_id, r.name) for r in results) == [("a", "stock"), ("b", "count")]
     calls = [delta for delta in found if isinstance(delta, ToolCall)]
     assert [(c.call_id, c.name) for c in calls] == [("a", "stock"), ("b", "count")]
+
+
+async def test_an_inner_call_with_the_id_of_an_outer_one(tmp_path: Path) -> None:
+    """A durable tool inside of another tool is refused, whatever its call is named. [ADP-7]"""
+    paid: list[int] = []
+
+    def pay(cents: int) -> str:
+        """Pay."""
+        paid.append(cents)
+        return "paid"
+
+    inner_model = Script([call("pay", "c", cents=3)], [words("inner words")])
+    inner = Agent(name="inner", model=inner_model, tools=[durable_tool(pay)])
+    model = Script([call("ask", "c", input="what?")], [words("done")])
+    agent = Agent(name="ada", model=model, tools=[inner.as_tool("ask", "Ask.")])
+    async with bed_of(tmp_path, lambda: durable_agent(agent)) as bed:
+        await bed.live()
+        outcome = await bed.say("hello")
+    assert isinstance(outcome, Abandoned)
+    assert "belongs to an agent that runs inside another" in (outcome.detail or "")
+    assert paid == []
+
+
+async def test_a_handoff_is_streamed_as_the_call_that_it_is(tmp_path: Path) -> None:
+    """Of several of one response the first is made; each is answered. [STR-1] [ADP-40]"""
+    support = Agent(name="support", model=Script([words("here")]))
+    billing = Agent(name="billing", model=Script([words("no")]))
+    model = Script([call("transfer_to_support", "a"), call("transfer_to_billing", "b")])
+    cut = handoff(support, input_filter=handoff_filters.remove_all_tools)
+    desk = Agent(name="desk", model=model, handoffs=[cut, billing])
+    async with bed_of(tmp_path, lambda: durable_agent(desk)) as bed:
+        await bed.live()
+        following = Following(bed)
+        assert (await bed.ask("hello")).text == "here"
+        found = [delta.data for delta in await following.end()]
+        told = answers(await bed.told())
+    assert told == [
+        '{"assistant": "support"}',
+        "Multiple handoffs detected, ignoring this one.",
+    ]
+    calls = [delta.call_id for delta in found if isinstance(delta, ToolCall)]
+    assert calls == ["a", "b"]

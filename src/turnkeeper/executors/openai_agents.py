@@ -34,10 +34,11 @@ from turnkeeper.executors.openai_agents_items import (
     Json,
     answered,
     arguments_of,
-    as_words,
+    as_structured,
     call_id_of,
     distinct,
     name_of,
+    words_of,
 )
 from turnkeeper.executors.openai_agents_models import taken_ids
 from turnkeeper.executors.openai_agents_options import RunOptions, check_options
@@ -74,6 +75,18 @@ _TRIPWIRES = (
     ToolInputGuardrailTripwireTriggered,
     ToolOutputGuardrailTripwireTriggered,
 )
+
+_OF_TOOLS = frozenset(
+    [
+        "tool_called",
+        "tool_output",
+        "handoff_requested",
+        "handoff_occured",  # the SDK's spelling
+        "mcp_approval_requested",
+        "mcp_approval_response",
+    ]
+)
+"""The SDK's events about calls and their answers."""
 
 
 class OpenAIAgent(FrameworkExecutor[Json]):
@@ -136,7 +149,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
             return work.result("")
         if isinstance(result.final_output, str):
             return work.result(result.final_output)
-        structured = to_jsonable_python(result.final_output)
+        structured = as_structured(result.final_output)
         return work.result(msgspec.json.encode(structured).decode(), structured)
 
     async def _follow(self, work: Work[Json], hooks: TurnHooks, result: RunResultStreaming) -> None:
@@ -195,15 +208,12 @@ def _tell(work: Work[Json], event: Any, hooks: TurnHooks) -> None:
             work.emit(TextDelta(event.data.delta))
         elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
             work.emit(ReasoningDelta(event.data.delta))
-    elif event.type == "run_item_stream_event" and event.name in ("tool_called", "tool_output"):
+    elif event.type == "run_item_stream_event" and event.name in _OF_TOOLS:
         raw: Json = to_jsonable_python(event.item.raw_item)
-        if event.name == "tool_called":
-            call_id = call_id_of(raw)
-            if call_id is not None:
-                work.emit(ToolCall(call_id, name_of(raw), arguments_of(raw)))
+        if (call_id := call_id_of(raw)) is not None:
+            work.emit(ToolCall(call_id, name_of(raw), arguments_of(raw)))
         elif (call_id := answered(raw)) is not None:
-            name = hooks.names.get(call_id, "")
-            work.emit(ToolResult(call_id, name, as_words(event.item.output)))
+            work.emit(ToolResult(call_id, hooks.names.get(call_id, ""), words_of(raw)))
 
 
 def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default

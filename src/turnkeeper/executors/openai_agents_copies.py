@@ -9,16 +9,23 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
-from turnkeeper.errors import ValidationFailed
+from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executors.framework import ToolMode, check_tool_names, missing_extra
 from turnkeeper.executors.openai_agents_models import Models
 from turnkeeper.executors.openai_agents_steps import as_step, is_step, may_be_step, runs_here
+from turnkeeper.executors.openai_agents_tools import COPY
 from turnkeeper.executors.steps import StepRule
 
 try:
     from agents import Agent, Handoff, Model, RunConfig, RunContextWrapper, Tool, handoff
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
+
+
+_CANNOT = (
+    "cannot be a durable step: the SDK makes one call of such a tool in several parts; leave "
+    'tools="as_declared" and do not name the tool in idempotent'
+)
 
 
 def reachable(agent: Agent[Any]) -> list[Agent[Any]]:
@@ -59,11 +66,7 @@ class ToolRules:
         check_tool_names(self._idempotent, [*known, *self._idempotent] if servers else known)
         cannot = sorted({t.name for t in here if self._rule(t.name) and not may_be_step(t)})
         if cannot:
-            raise ValidationFailed(
-                f"{', '.join(cannot)} cannot be durable steps: the SDK makes one call of such a "
-                'tool in several parts; leave tools="as_declared" and do not name them in '
-                "idempotent"
-            )
+            raise ValidationFailed(f"{', '.join(cannot)} {_CANNOT}")
         if self._mode == "durable":
             return []
         return [
@@ -88,7 +91,11 @@ class ToolRules:
 
     def _applied(self, tool: Tool) -> Tool:
         rule = self._rule(tool.name) if runs_here(tool) and not is_step(tool) else None
-        return tool if rule is None else as_step(tool, rule)
+        if rule is None:
+            return tool
+        if not may_be_step(tool):
+            raise NonRetryable(f"{tool.name}, which the agent got later, {_CANNOT}")
+        return as_step(tool, rule)
 
     def _rule(self, name: str) -> StepRule | None:
         if name in self._idempotent:
@@ -123,6 +130,7 @@ class Copies:
         if made is None:
             made = self._made[id(agent)] = copy.copy(agent)
             self._originals[id(made)] = agent
+            _set(made, COPY, value=True)
             if isinstance(agent.model, Model):
                 made.model = self._models.of(agent.model)
             made.tools = self._rules.of_agent(agent.tools)
@@ -162,4 +170,5 @@ class Copies:
 
 
 def _set(agent: Agent[Any], name: str, value: Any) -> None:
+    """Set an attribute of a copy that agents do not have, or have as a method."""
     object.__setattr__(agent, name, value)

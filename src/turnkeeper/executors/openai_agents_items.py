@@ -13,7 +13,8 @@ from turnkeeper.executors.steps import free_id
 from turnkeeper.executors.transcripts import Codec
 
 try:
-    from pydantic_core import to_json
+    from pydantic import TypeAdapter
+    from pydantic_core import to_json, to_jsonable_python
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
@@ -200,10 +201,22 @@ def words_of(answer: Json) -> str:
     kind = answer["type"]
     if kind == "computer_call_output":
         return "a screenshot"
+    if kind == "shell_call_output":
+        parts = answer.get("output") or ()
+        return "".join(f"{part.get('stdout', '')}{part.get('stderr', '')}" for part in parts)
     if kind == "mcp_approval_response":
         told = "approved" if answer.get("approve") else "denied"
         return f"{told}: {answer['reason']}" if answer.get("reason") else told
     return as_words(answer.get("output", answer.get("status") or ""))
+
+
+def as_structured(output: Any) -> Any:
+    """Return an agent's output as values of JSON; bytes become base64."""
+    try:
+        return to_jsonable_python(output, bytes_mode="base64", fallback=str)
+    except ValueError:  # a model's own settings write bytes as text
+        plain = TypeAdapter(Any).dump_python(output)
+        return to_jsonable_python(plain, bytes_mode="base64", fallback=str)
 
 
 def as_words(output: Any) -> str:

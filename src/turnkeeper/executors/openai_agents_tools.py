@@ -25,6 +25,8 @@ except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
 
+COPY = "__turnkeeper_copy__"
+"""The attribute that marks the agents of a run; an agent inside of a tool does not have it."""
 DURABLE = "__turnkeeper_durable__"
 """The attribute that marks what a durable tool calls; copies of the tool keep it."""
 
@@ -74,7 +76,9 @@ def durable_tool(
         async def called() -> Any:
             return to_jsonable_python(await inner.on_invoke_tool(ctx, arguments), fallback=str)
 
-        return await work.step(ctx.tool_call_id, inner.name, given, called, rule)
+        # A call of an agent inside of a tool is none of this turn's, even if it has the ID of one.
+        is_own = ctx.agent is None or hasattr(ctx.agent, COPY)
+        return await work.step(ctx.tool_call_id if is_own else "", inner.name, given, called, rule)
 
     setattr(invoke, DURABLE, True)
     return set_function_tool_failure_error_function(replace(inner, on_invoke_tool=invoke), None)
