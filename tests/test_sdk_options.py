@@ -32,7 +32,8 @@ from agents import (
     tool_output_guardrail,
 )
 from agents.lifecycle import AgentHooksBase, RunHooksBase
-from agents.run_config import SandboxRunConfig
+from agents.run_config import ModelInputData, SandboxRunConfig
+from openai.types.responses import ResponseReasoningItem
 from pydantic import BaseModel
 from sdk_kit import Script, bed_of, call, outputs, words
 
@@ -167,6 +168,35 @@ async def test_the_model_is_the_one_that_was_configured(tmp_path: Path, how: str
         await bed.ask("hello")
     assert outputs(model.inputs[-1]) == ["a: 1 left", "b: 1 left"]
     assert set(provider.asked) == {"name": {"big"}, "agent's name": {"small"}}.get(how, set())
+
+
+async def test_reasoning_of_earlier_turns_has_no_id(tmp_path: Path) -> None:
+    """As the SDK's own sessions have it with `reasoning_item_id_policy`. [ADP-42]"""
+    thought = ResponseReasoningItem(id="rs_1", summary=[], type="reasoning")
+    model = Script([thought, call("stock", "c", sku="a")], [words("one")], [words("two")])
+    agent = Agent(name="ada", model=model, tools=[function_tool(stock)])
+    config = RunConfig(reasoning_item_id_policy="omit")
+    async with bed_of(tmp_path, lambda: durable_agent(agent, run_config=config)) as bed:
+        await bed.live()
+        await bed.ask("hello")
+        await bed.ask("more")
+    for items in model.inputs[1:]:
+        (found,) = [item for item in items if item.get("type") == "reasoning"]
+        assert "id" not in found
+
+
+async def test_a_denial_in_the_users_words(tmp_path: Path) -> None:
+    """The SDK's formatter of tool errors is asked about it. [ADP-12] [ADP-42]"""
+    model = Script([call("stock", "c", sku="a")], [words("one")])
+    agent = Agent(name="ada", model=model, tools=[function_tool(stock, needs_approval=True)])
+    config = RunConfig(tool_error_formatter=lambda asked: f"{asked.kind} {asked.tool_name}")
+    async with bed_of(tmp_path, lambda: durable_agent(agent, run_config=config)) as bed:
+        await bed.live()
+        await bed.ask("hello")
+        (asked,) = await bed.session.approvals()
+        report = await bed.session.answer_approval(asked.approval_id, approved=False)
+        await bed.outcome(report.input_id)
+    assert outputs(model.inputs[-1]) == ["approval_rejected stock"]
 
 
 # -- the parameters of the runner ------------------------------------------------------------------
@@ -388,6 +418,32 @@ async def test_a_filter_that_gives_something_else(tmp_path: Path) -> None:
     assert isinstance(outcome, Abandoned)
     assert outcome.reason is AbandonReason.NON_RETRYABLE
     assert "ModelInputData" in (outcome.detail or "")
+
+
+async def test_what_is_steered_in_goes_through_the_filter(tmp_path: Path) -> None:
+    """The user's filter sees all that the model would read, notices too. [ADP-9] [ADP-42]"""
+
+    async def aside(_: Any) -> list[Any]:
+        await session().submit("my card is 4111", when_busy="steer")
+        return [call("stock", "c", sku="a")]
+
+    def redact(data: Any) -> ModelInputData:
+        items = json.loads(json.dumps(data.model_data.input).replace("4111", "****"))
+        return ModelInputData(items, data.model_data.instructions)
+
+    model = Script(aside, [words("done")])
+    agent = Agent(name="ada", model=model, tools=[function_tool(stock)])
+    config = RunConfig(call_model_input_filter=redact)
+    async with bed_of(tmp_path, lambda: durable_agent(agent, run_config=config)) as bed:
+
+        def session() -> Any:
+            return bed.session
+
+        await bed.live()
+        await bed.ask("hello")
+        assert ("user", "my card is 4111") in await bed.told()
+    assert "my card is ****" in json.dumps(model.inputs[-1])
+    assert "4111" not in json.dumps(model.inputs)
 
 
 async def test_an_inner_agent_has_the_filter_too(tmp_path: Path) -> None:

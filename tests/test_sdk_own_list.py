@@ -1,4 +1,4 @@
-"""The OpenAI Agents SDK's own list of items, and what of it becomes the transcript."""
+"""The OpenAI Agents SDK's own list of items, and the transcript that a turn makes from it."""
 
 import asyncio
 import json
@@ -176,7 +176,7 @@ async def test_what_a_handoff_makes_of_the_list(tmp_path: Path, how: str) -> Non
     ]
     if how != "nest":
         assert "pen: 3 left" not in json.dumps(support_model.inputs[0])
-    # What the SDK's own sessions would have kept, too: all of it.
+    # As with a session of the SDK, a later turn reads the whole history.
     assert outputs(support_model.inputs[-1]) == answers(told)
 
 

@@ -150,7 +150,7 @@ KINDS = ("function_call", "custom_tool_call", "shell_call", "local_shell_call")
 
 
 async def crashed(tmp_path: Path, hands: Hands, make: Callable[[], Any]) -> Any:
-    """How a turn ends whose process died while a tool was under way."""
+    """How a turn ends whose process died in the middle of a tool's call."""
     async with bed_of(tmp_path, make) as bed:
         await bed.live()
         asking = await bed.start("first")

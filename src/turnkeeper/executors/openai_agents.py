@@ -38,6 +38,7 @@ from turnkeeper.executors.openai_agents_items import (
     call_id_of,
     distinct,
     name_of,
+    without_reasoning_ids,
     words_of,
 )
 from turnkeeper.executors.openai_agents_models import taken_ids
@@ -130,6 +131,8 @@ class OpenAIAgent(FrameworkExecutor[Json]):
             items += [item for p in work.prompts for item in work.codec.plain("user", p.text)]
         given: Any = distinct(items)
         taken |= taken_ids(given)
+        if config.reasoning_item_id_policy == "omit":  # the SDK strips what this run makes
+            given = without_reasoning_ids(given)
         hooks.result = result = Runner.run_streamed(
             agent,
             given,

@@ -196,6 +196,16 @@ def distinct(items: Iterable[Json]) -> list[Json]:
     return made
 
 
+def without_reasoning_ids(items: Iterable[Json]) -> list[Json]:
+    """Return a history whose reasoning has no IDs, as `reasoning_item_id_policy` may want it."""
+    return [
+        {key: value for key, value in item.items() if key != "id"}
+        if item.get("type") == "reasoning"
+        else item
+        for item in items
+    ]
+
+
 def words_of(answer: Json) -> str:
     """Return an answer as a reader of the transcript sees it."""
     kind = answer["type"]

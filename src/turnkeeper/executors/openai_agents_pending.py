@@ -40,6 +40,7 @@ try:
         RunHooks,
         ShellTool,
         Tool,
+        ToolErrorFormatterArgs,
         ToolInputGuardrailData,
         ToolOutputGuardrailData,
     )
@@ -64,6 +65,13 @@ except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
 _AGAIN = "Interrupted; call again."
+_TOOL_TYPES = {
+    "function_call": "function",
+    "custom_tool_call": "custom",
+    "shell_call": "shell",
+    "apply_patch_call": "apply_patch",
+}
+"""The kinds of calls that ask a person, as the SDK names them to `tool_error_formatter`."""
 _NO_VALUE = "The call was not made: a value can only replace the arguments of a function's call."
 
 
@@ -115,7 +123,7 @@ class Pending:
         assert call_id is not None
         decision = self._work.questions.decided.get(call_id)
         if decision is not None and decision.given is None:
-            return answer_to(item, decision.told)
+            return answer_to(item, await self._told(item, decision))
         kind = item["type"]
         if kind == "function_call":
             function = self._tool(FunctionTool, item["name"])
@@ -130,6 +138,24 @@ class Pending:
         if kind == "mcp_approval_request":
             return await self._hosted(item, decision)
         return await self._native(kind, item, decision)
+
+    async def _told(self, item: Json, decision: Decided) -> str:
+        """Return what the model is told of a denial, in the user's words if there are any."""
+        kind: Any = _TOOL_TYPES.get(item["type"])
+        if kind is None or self._run_config.tool_error_formatter is None:
+            return decision.told
+        asked = self._run_config.tool_error_formatter(
+            ToolErrorFormatterArgs(
+                kind="approval_rejected",
+                tool_type=kind,
+                tool_name=name_of(item),
+                call_id=item["call_id"],
+                default_message=decision.told,
+                run_context=self._context,
+            )
+        )
+        told = await asked if inspect.isawaitable(asked) else asked
+        return decision.told if told is None else told
 
     def _tool(self, of: type[Any], name: str | None = None) -> Any:
         kinds = (tool for tool in self._tools if isinstance(tool, of))
