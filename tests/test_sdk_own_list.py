@@ -24,6 +24,7 @@ from agents.run_config import CallModelData, ModelInputData
 from sdk_kit import Script, bed_of, call, kinds, outputs, words
 
 from turnkeeper import Abandoned, AbandonReason, Completed, ToolCall, ToolResult
+from turnkeeper.executors import openai_agents_models
 from turnkeeper.executors.openai_agents import durable_agent, durable_tool
 from turnkeeper.executors.openai_agents_items import distinct
 from turnkeeper.testing.agents.bed import within
@@ -95,6 +96,35 @@ def test_a_history_with_one_id_for_all_calls() -> None:
         assert (asked["call_id"], asked["arguments"]) == (told["call_id"], told["output"])
     assert distinct(history[:4]) == made[:4]
     assert made[:2] == history[:2]
+
+
+async def test_a_transcript_from_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that share an ID in it are told apart, for the model and for new calls. [ADP-41]"""
+    model = Script(
+        [call("stock", "c", sku="pen")],
+        [words("one")],
+        [call("stock", "c", sku="pencil")],
+        [words("two")],
+        [call("stock", "c", sku="paper")],
+        [words("three")],
+    )
+    agent = Agent(name="ada", model=model, tools=[function_tool(stock)])
+    async with bed_of(tmp_path, lambda: durable_agent(agent)) as bed:
+        await bed.live()
+        with monkeypatch.context() as before:  # as it was before calls had IDs of their own
+            before.setattr(openai_agents_models, "free_id", lambda wanted, _taken: wanted)
+            before.setattr("turnkeeper.executors.openai_agents.distinct", list)
+            await bed.ask("first")
+            await bed.ask("second")
+        assert not unique(
+            [i for m in await bed.transcript() for i in json.loads(m.message.data or "[]")]
+        )
+        await bed.restart()
+        await bed.ask("third")
+        told = answers(await bed.told())
+    assert told == ["pen: 3 left", "pencil: 6 left", "paper: 5 left"]
+    assert outputs(model.inputs[-1]) == told
+    assert unique(model.inputs[-1])
 
 
 async def test_what_a_filter_makes_of_the_list(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from test_sdk_kinds import CALLS, Hands, answer_of, computer, patch
 from turnkeeper import Abandoned, AbandonReason, Completed, ValidationFailed
 from turnkeeper.executors.framework import UnrecordedToolsWarning
 from turnkeeper.executors.openai_agents import durable_agent, durable_tool
+from turnkeeper.executors.openai_agents_copies import Copies, ToolRules, reachable
 from turnkeeper.testing.agents.bed import within
 
 HERE = Path(__file__).name
@@ -234,6 +236,25 @@ async def test_the_users_objects_are_not_changed(tmp_path: Path, mode: Any) -> N
         assert (await bed.ask("help")).text == "here"
     assert state() == before
     assert outputs(support_model.inputs[-1]) == ["paid 3", '{"assistant": "support"}', "a"]
+
+
+def test_a_copy_has_all_that_its_agent_has() -> None:
+    """Whatever the SDK gives agents and handoffs: instructions, guardrails, hooks, … [ADP-42]"""
+    agent = team([function_tool(read)], Script(), [Server(Hands())]).handoffs[0]
+    assert isinstance(agent, Agent)
+    (to_last,) = agent.handoffs
+    last = reachable(agent)[1]
+    copies = Copies(ToolRules("durable", ()), RunConfig(), set())
+    made, changed = copies.of(last), {"tools", "model", "handoffs"}
+    for field in fields(Agent):
+        same = getattr(made, field.name) is getattr(last, field.name)
+        assert same is (field.name not in changed), field.name
+    (other,) = copies.of(agent).handoffs
+    for field in fields(Handoff):
+        same = getattr(other, field.name) is getattr(to_last, field.name)
+        assert same is (field.name != "on_invoke_handoff"), field.name
+    assert copies.of(made) is made
+    assert copies.original(made) is last
 
 
 async def test_what_is_changed_later_is_used(tmp_path: Path) -> None:
