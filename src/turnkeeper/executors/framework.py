@@ -14,6 +14,7 @@ from turnkeeper.core.approvals import expiry_refusal
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
 from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executor import Capabilities, SharedExecutor
+from turnkeeper.executors.prompts import unwritten_prompts
 from turnkeeper.executors.transcripts import Codec, Histories
 from turnkeeper.executors.work import Stop, Work, inside
 from turnkeeper.turn import Turn
@@ -55,6 +56,8 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
         try:
             async with work.steps:
                 with inside(work):
+                    if work.resumes:
+                        work.early += await unwritten_prompts(turn)
                     return await self._attempt(work)
         finally:
             work.close()

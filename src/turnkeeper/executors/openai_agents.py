@@ -120,6 +120,7 @@ class _Hooks(RunHooks[Any]):
         del context
         self.work.used(response.usage.input_tokens, response.usage.output_tokens)
         self.work.spent.extra = agent.name.encode()
+        self.work.spent.place = agent.name
         items: list[Json] = to_jsonable_python(response.to_input_items())
         if not items:
             return
@@ -221,7 +222,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
 
     def _current_agent(self, work: Work[Json]) -> Agent[Any]:
         """The agent that the conversation was handed to, if it is still there."""
-        name = (work.spent.extra or b"").decode()
+        name = work.spent.place or (work.spent.extra or b"").decode()
         known: dict[str, Agent[Any]] = {}
         found = [self._agent]
         while found:

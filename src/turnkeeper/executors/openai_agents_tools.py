@@ -54,8 +54,8 @@ class Pending:
 
     def calls(self, items: Sequence[Json]) -> list[Json]:
         """Of the items, the calls that are to be answered."""
-        wanted = {call.id for call in self._work.pending}
-        return [item for item in items if is_call(item) and item["call_id"] in wanted]
+        newest = {item["call_id"]: item for item in items if is_call(item)}
+        return [newest[call.id] for call in self._work.pending]
 
     async def answers(
         self, calls: Sequence[Json], take: Callable[[list[Json]], None]

@@ -10,6 +10,7 @@ from msgspec import Struct
 from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.inputs import append_text
 from turnkeeper.core.runs import StagedInput, Steered
+from turnkeeper.turn import Turn
 
 
 class Prompt(Struct, frozen=True):
@@ -21,7 +22,7 @@ class Prompt(Struct, frozen=True):
     """Whether it is this run's business to write it: not hidden, not in the transcript already."""
 
 
-def prompts_of(primitive: StagedInput, *, is_answer: bool) -> list[Prompt]:
+def prompts_of(primitive: StagedInput, *, continuation: bool, is_answer: bool) -> list[Prompt]:
     """What the inputs say. Of a continuation's, only those that are in no transcript.
 
     `is_answer`: an approval among them answers a question of this agent's; it is no message.
@@ -29,10 +30,20 @@ def prompts_of(primitive: StagedInput, *, is_answer: bool) -> list[Prompt]:
     prompts = [
         Prompt(append_text(item), written=item.visibility.transcript_eligible)
         for item in primitive.inputs
-        if not (primitive.continuation and item.visibility.transcript_eligible)
+        if not (continuation and item.visibility.transcript_eligible)
         and not (is_answer and is_approval(item))
     ]
     return [prompt for prompt in prompts if prompt.text.strip()]
+
+
+async def unwritten_prompts(turn: Turn) -> list[Prompt]:
+    """Return what those inputs of a requeued turn say that no dead letter has written. [DEAD-21]"""
+    written = await turn.written_inputs()
+    return [
+        Prompt(append_text(item))
+        for item in turn.inputs
+        if item.visibility.transcript_eligible and item.id not in written
+    ]
 
 
 def steered_prompts(steered: Steered) -> list[Prompt]:
