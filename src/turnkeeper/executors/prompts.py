@@ -10,7 +10,6 @@ from msgspec import Struct
 from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.inputs import append_text
 from turnkeeper.core.runs import StagedInput, Steered
-from turnkeeper.turn import Turn
 
 
 class Prompt(Struct, frozen=True):
@@ -34,16 +33,6 @@ def prompts_of(primitive: StagedInput, *, continuation: bool, is_answer: bool) -
         and not (is_answer and is_approval(item))
     ]
     return [prompt for prompt in prompts if prompt.text.strip()]
-
-
-async def unwritten_prompts(turn: Turn) -> list[Prompt]:
-    """Return what those inputs of a requeued turn say that no dead letter has written. [DEAD-21]"""
-    written = await turn.written_inputs()
-    return [
-        Prompt(append_text(item))
-        for item in turn.inputs
-        if item.visibility.transcript_eligible and item.id not in written
-    ]
 
 
 def steered_prompts(steered: Steered) -> list[Prompt]:

@@ -18,13 +18,15 @@ LEFT_KEPT = 100
 
 
 class Left(Struct, array_like=True):
-    """A turn that ended with calls unanswered: a dead letter's, until its successor goes on."""
+    """A turn that ended with calls unanswered: its dead letters wait for their successors."""
 
     parts: list[tuple[int, int]]
     """Where its messages lie in the transcript: the indexes of each part's first message and of
     the message behind its last. Each of its dead letters leaves one part."""
     place: str = ""
     """As `Spent.place`, when it ended."""
+    settled_at: int | None = None
+    """Once a successor has brought the turn to its end: the index where that successor began."""
 
 
 class Spent(Struct, array_like=True):
@@ -86,14 +88,39 @@ def _leave(known: Spent, end: int, views: Sequence[View]) -> None:
     left.place = known.place
     if unanswered(views, left.parts, end) is not None:
         known.left[known.turn] = left
-        for oldest in [*known.left][:-LEFT_KEPT]:
-            del known.left[oldest]
+        # What is settled goes first: it is only needed for further dead letters of its turn.
+        oldest = sorted(known.left, key=lambda turn: known.left[turn].settled_at is None)
+        for turn in oldest[: len(oldest) - LEFT_KEPT]:
+            del known.left[turn]
+
+
+def end(spent: Spent) -> None:
+    """Note that the turn has its result."""
+    left = spent.left.get(spent.turn)
+    if left is not None and left.settled_at is None:
+        left.settled_at = spent.start
+    spent.turn = ""
 
 
 def resumed(spent: Spent, views: Sequence[View]) -> int | None:
     """Find the response that a requeued turn goes on with: its index, or None. [DEAD-20]"""
     left = spent.left.get(spent.turn)
-    return None if left is None else unanswered(views, left.parts, spent.start)
+    if left is None or left.settled_at is not None:
+        return None
+    return unanswered(views, left.parts, spent.start)
+
+
+def settled_answer(spent: Spent, views: Sequence[View]) -> int | None:
+    """Find the answer that another successor's run has given to the turn. [DEAD-23]
+
+    Returns the message's index; None if the turn has no answer yet.
+    """
+    left = spent.left.get(spent.turn)
+    if left is None or left.settled_at is None:
+        return None
+    places = range(left.settled_at, spent.start)
+    final = (n for n in places if views[n].kind == "assistant" and not views[n].calls)
+    return next(final, None)
 
 
 def uses_before(spent: Spent, views: Sequence[View]) -> Counter[str]:

@@ -21,7 +21,7 @@ from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import WAITING, Question, Questions
 from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
 from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
-from turnkeeper.executors.spent import check_limits, resumed, spent_before, uses_before
+from turnkeeper.executors.spent import check_limits, end, resumed, spent_before, uses_before
 from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
 from turnkeeper.executors.transcripts import Codec, Entry
 from turnkeeper.executors.under_way import UnderWay
@@ -181,8 +181,7 @@ class Work(Generic[Item]):
     def output(self, result: RunResult | None) -> ApplyOutput:
         """What the run returns: all that no border has committed."""
         if result is not None:
-            self.spent.left.pop(self.spent.turn, None)
-            self.spent.turn = ""
+            end(self.spent)
         if self._unwritten or result is not None:
             includes = self._includes_input
             return ApplyOutput(self._unwritten, self._snapshot(), result, includes_input=includes)
