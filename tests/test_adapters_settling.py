@@ -41,7 +41,7 @@ def same_ids(said: Sequence[Said]) -> Reply:
 
 
 async def test_an_id_that_the_turn_used_before(bed: Bed) -> None:
-    """The answer is of the later call with that id, whose step has a key of its own. [DEAD-20]"""
+    """The answer is of the later call with that id, whose step has a key of its own. [DEAD-7]"""
     bed.brain.mind = same_ids
     reached = asyncio.Event()
 
@@ -63,7 +63,7 @@ async def test_an_id_that_the_turn_used_before(bed: Bed) -> None:
 
 
 async def test_ids_that_come_again_in_other_turns(bed: Bed) -> None:
-    """The position counts, not the id: each successor goes on with its own response. [DEAD-20]"""
+    """The position counts, not the id: each successor goes on with its own response. [DEAD-7]"""
 
     def mind(said: Sequence[Said]) -> Reply:
         return Reply("done") if said[-1].role == "tool" else same_ids(said)
@@ -82,7 +82,7 @@ async def test_ids_that_come_again_in_other_turns(bed: Bed) -> None:
 async def test_a_turn_that_has_failed_for_good(bed: Bed) -> None:
     """What its steps have recorded is the answer of their calls; the rest is called. [DEAD-3]
 
-    [DEAD-20]
+    [DEAD-7]
     """
     broken = True
 
@@ -107,7 +107,7 @@ async def test_a_turn_that_has_failed_for_good(bed: Bed) -> None:
 
 
 async def test_a_call_goes_to_the_agent_that_made_it(tmp_path: Path) -> None:
-    """Other turns may have handed the conversation on meanwhile. [DEAD-20]"""
+    """Other turns may have handed the conversation on meanwhile. [DEAD-7]"""
 
     def make(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         lookup, charge = tools.functions()
@@ -139,7 +139,7 @@ async def test_a_call_goes_to_the_agent_that_made_it(tmp_path: Path) -> None:
 
 
 async def test_a_graph_that_waits_behind_several_nodes(tmp_path: Path) -> None:
-    """It cannot be given the answers; the successor says so, and calls nothing. [DEAD-20]"""
+    """It cannot be given the answers; the successor says so, and calls nothing. [DEAD-7]"""
 
     def make(_: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         _, charge = tools.functions()
@@ -191,7 +191,7 @@ async def test_a_graph_that_waits_behind_several_nodes(tmp_path: Path) -> None:
 async def test_dead_letters_of_one_turn_requeued_one_by_one(bed: Bed, *, meanwhile: bool) -> None:
     """The first goes on with the call; the others get the turn's answer, and no model is asked.
 
-    [DEAD-23]
+    [DEAD-10]
     """
     reached = asyncio.Event()
 
@@ -225,7 +225,7 @@ async def test_dead_letters_of_one_turn_requeued_one_by_one(bed: Bed, *, meanwhi
 
 
 def test_the_last_response_of_a_turn_with_an_open_call() -> None:
-    """Of all of its parts, answers before a given place counted alone. [DEAD-20]"""
+    """Of all of its parts, answers before a given place counted alone. [DEAD-7]"""
     call = View("assistant", calls=(Call("a", "t"), Call("b", "t")))
     said, answer, other = View("user"), View("tool", answers="a"), View("tool", answers="b")
     views = [said, call, answer, said, call, answer, other, other]
@@ -239,7 +239,7 @@ def test_the_last_response_of_a_turn_with_an_open_call() -> None:
 
 
 def test_only_the_newest_are_remembered() -> None:
-    """So many that a snapshot stays small. [DEAD-20]"""
+    """So many that a snapshot stays small. [DEAD-7]"""
     views = [View("assistant", calls=(Call("a", "t"),))] * 200
     known = Spent(left={f"t{n}": Left([(n, n + 1)]) for n in range(LEFT_KEPT)})
     known.turn, known.start = "new", 150

@@ -619,7 +619,7 @@ def test_pruned_events_are_left_out_and_said(store: Path) -> None:
 def test_a_dead_letter_is_requeued_with_the_operators_word(store: Path) -> None:
     """--not-done, or --step with the result; without either it is refused. [CLI-7] [DEAD-4]
 
-    The call can be read wherever the dead letter is listed, and in the refusal. [STEP-20]
+    The call can be read wherever the dead letter is listed, and in the refusal. [DEAD-6]
     """
     call("chat", "ada", "--agent", "orders:clerk", stdin="charge\n")
     (dead,) = call("inputs", "ada", "--json").document["inputs"]

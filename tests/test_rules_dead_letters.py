@@ -245,7 +245,7 @@ async def test_a_step_that_can_settle_itself_needs_no_word(
 async def test_a_word_about_another_step_is_refused_by_name(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """A key that the turn does not have, and a step that has ended. [DEAD-22]"""
+    """A key that the turn does not have, and a step that has ended. [DEAD-9]"""
     unsure = Unsure()
 
     async def two(turn: Turn) -> Any:
@@ -271,7 +271,7 @@ async def test_a_word_about_another_step_is_refused_by_name(
 async def test_other_words_about_a_requeued_input_are_refused(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """The same words give the same successor; others are not dropped in silence. [DEAD-22]"""
+    """The same words give the same successor; others are not dropped in silence. [DEAD-9]"""
     unsure = Unsure()
 
     async def paying(turn: Turn) -> Any:
@@ -299,7 +299,7 @@ async def test_other_words_about_a_requeued_input_are_refused(
 async def test_an_agent_is_told_which_inputs_the_transcript_has(
     store: Store, environment: ManualEnvironment
 ) -> None:
-    """Those of a dead letter that a run had applied, over further lives. [DEAD-21]"""
+    """Those of a dead letter that a run had applied, over further lives. [DEAD-8]"""
     written: list[frozenset[str]] = []
 
     async def checking(turn: Turn) -> str:

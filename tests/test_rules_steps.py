@@ -321,7 +321,7 @@ class Unshowable:
 async def test_a_dead_letter_shows_the_call(
     store: Store, environment: ManualEnvironment, wait_until: WaitUntil, args: Any, words: str
 ) -> None:
-    """Function and arguments, readable and cut to a bound; outcome and event have it. [STEP-20]"""
+    """Function and arguments, readable and cut to a bound; outcome and event have it. [DEAD-6]"""
 
     def charge(*_: Any) -> None:
         raise ConnectionError
@@ -348,7 +348,7 @@ async def test_a_dead_letter_shows_the_call(
 
 
 def test_a_call_in_words_never_raises() -> None:
-    """Whatever the values are, and however long they are together. [STEP-20]"""
+    """Whatever the values are, and however long they are together. [DEAD-6]"""
     endless: list[Any] = []
     endless.append(endless)
     for value in (Unshowable(), endless, "\ud800", 10**5_000, {Unshowable(): 1}):
@@ -362,7 +362,7 @@ def test_a_call_in_words_never_raises() -> None:
 async def test_all_calls_of_unknown_outcome_are_named(
     store: Store, environment: ManualEnvironment, wait_until: WaitUntil, count: int
 ) -> None:
-    """Of many the first ones, and how many more there are. [STEP-20]"""
+    """Of many the first ones, and how many more there are. [DEAD-6]"""
 
     def fail() -> None:
         raise ConnectionError

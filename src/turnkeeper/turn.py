@@ -145,7 +145,7 @@ class Turn:
         return [message for page in reversed(pages) for _, message in page]
 
     async def written_inputs(self) -> frozenset[InputId]:
-        """Return the ids of the turn's inputs whose messages are in the transcript. [DEAD-21]
+        """Return the ids of the turn's inputs whose messages are in the transcript. [DEAD-8]
 
         They are all inputs of a continuation, and the successors of dead letters that a run had
         applied. For an agent that goes on where a dead letter's turn ended. Reads the store for
@@ -201,7 +201,7 @@ class Turn:
         is asked for the result (or `NOT_DONE`), or `fn` is called again if `idempotent`, else
         `OutcomeUnknown` is raised and the turn's inputs wait for a person as dead letters.
         `shown_as`: the call as that person reads it, cut to 300 characters; None is the function's
-        name and its arguments. [STEP-20]
+        name and its arguments. [DEAD-6]
 
         Raises `StepMismatch` if the key was recorded with other arguments, `ValidationFailed` for
         another `key` or `shown_as` than that, `RunEnded` after the run was given up,

@@ -141,7 +141,7 @@ def _ended_as(state: InputState) -> str:
     ended = state.terminal_outcome
     if ended is None or ended.reason is None:
         return str(state.current_state)
-    # Of a call of unknown outcome a person has to read which one it is. [STEP-20]
+    # Of a call of unknown outcome a person has to read which one it is. [DEAD-6]
     unknown = ended.reason is AbandonReason.OUTCOME_UNKNOWN and ended.detail
     return f"{state.current_state}: {ended.reason}{f', {ended.detail}' if unknown else ''}"
 

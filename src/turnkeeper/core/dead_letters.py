@@ -92,7 +92,7 @@ def _settled(step: StepRecord, result: bytes | None) -> StepRecord:
 def _refuse_strange(
     old: InputRecord, recorded: Sequence[StepRecord], told: Mapping[str, bytes | None]
 ) -> None:
-    """Raise `ValidationFailed` for the first key that is no step of unknown outcome. [DEAD-22]"""
+    """Raise `ValidationFailed` for the first key that is no step of unknown outcome. [DEAD-9]"""
     known = {step.key: step for step in recorded}
     for key in sorted(told):
         step = known.get(key)
@@ -114,7 +114,7 @@ def refuse_other_words(
     recorded: Sequence[StepRecord],
     told: Mapping[str, bytes | None],
 ) -> None:
-    """Raise `ValidationFailed` if a repeated requeue says what the first one did not. [DEAD-22]
+    """Raise `ValidationFailed` if a repeated requeue says what the first one did not. [DEAD-9]
 
     The same words again are no error: a caller may not know whether the first call was taken.
     """

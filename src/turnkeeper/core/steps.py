@@ -104,6 +104,6 @@ def all_in_words(steps: Sequence[StepRecord]) -> str:
 
 
 def outcome_unknown(steps: Sequence[StepRecord]) -> str:
-    """Return the detail of a dead letter whose steps these are. [STEP-20]"""
+    """Return the detail of a dead letter whose steps these are. [DEAD-6]"""
     end = "its outcome is unknown" if len(steps) == 1 else "their outcomes are unknown"
     return f"{all_in_words(steps)}; {end}"

@@ -19,7 +19,7 @@ from turnkeeper.turn import Turn
 
 
 async def unwritten_prompts(turn: Turn) -> list[Prompt]:
-    """Return what those inputs of a requeued turn say that no dead letter has written. [DEAD-21]"""
+    """Return what those inputs of a requeued turn say that no dead letter has written. [DEAD-8]"""
     written = await turn.written_inputs()
     return [
         Prompt(append_text(item))
@@ -29,7 +29,7 @@ async def unwritten_prompts(turn: Turn) -> list[Prompt]:
 
 
 async def answered_since(work: Work[Any], entries: Sequence[Entry[Any]]) -> ApplyOutput | None:
-    """Return the answer that the turn has got since, for a dead letter that it answers. [DEAD-23]
+    """Return the answer that the turn has got since, for a dead letter that it answers. [DEAD-10]
 
     `entries`: the transcript up to the turn's head. Returns None where the turn has no answer yet,
     or where it does not answer all of the run's inputs.

@@ -99,7 +99,7 @@ def _newest(views: Sequence[View], again: Again) -> int | None:
 
 
 def unanswered(views: Sequence[View], parts: Sequence[tuple[int, int]], end: int) -> int | None:
-    """Find the last response of a turn, if one of its calls has no answer before `end`. [DEAD-20]
+    """Find the last response of a turn, if one of its calls has no answer before `end`. [DEAD-7]
 
     `parts`: where the turn's messages lie, each part from its first index up to but not including
     its last. Returns the response's index, or None.

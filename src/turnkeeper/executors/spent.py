@@ -103,7 +103,7 @@ def end(spent: Spent) -> None:
 
 
 def resumed(spent: Spent, views: Sequence[View]) -> int | None:
-    """Find the response that a requeued turn goes on with: its index, or None. [DEAD-20]"""
+    """Find the response that a requeued turn goes on with: its index, or None. [DEAD-7]"""
     left = spent.left.get(spent.turn)
     if left is None or left.settled_at is not None:
         return None
@@ -111,7 +111,7 @@ def resumed(spent: Spent, views: Sequence[View]) -> int | None:
 
 
 def settled_answer(spent: Spent, views: Sequence[View]) -> int | None:
-    """Find the answer that another successor's run has given to the turn. [DEAD-23]
+    """Find the answer that another successor's run has given to the turn. [DEAD-10]
 
     Returns the message's index; None if the turn has no answer yet.
     """

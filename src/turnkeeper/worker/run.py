@@ -283,7 +283,7 @@ class Run:
         return value
 
     async def written_inputs(self) -> frozenset[InputId]:
-        """Find the turn's inputs whose messages are in the transcript. [DEAD-21]"""
+        """Find the turn's inputs whose messages are in the transcript. [DEAD-8]"""
         self.require_alive()
         primitive = self.start.primitive
         if primitive.continuation:

@@ -38,7 +38,7 @@ class StepBook:
         """A step that this run could not take, since its outcome is unknown."""
 
     def unknown(self) -> list[StepRecord]:
-        """All steps that an operator has to settle, if the run has met one of them. [STEP-20]"""
+        """All steps that an operator has to settle, if the run has met one of them. [DEAD-6]"""
         met = self._unknown
         if met is None:
             return []

@@ -26,7 +26,7 @@ def plainly(said: Sequence[Said]) -> Reply:
 
 
 class Settled(Chapter):
-    """The answer of an operator is the call's result, under the call's id. [DEAD-20]"""
+    """The answer of an operator is the call's result, under the call's id. [DEAD-7]"""
 
     # -- how a dead letter comes about ---------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Settled(Chapter):
         assert bed.tools.charges == [5, 7]
 
     async def test_a_dead_letter_says_which_call_it_is(self, bed: Bed) -> None:
-        """The tool and its arguments can be read. [STEP-20]"""
+        """The tool and its arguments can be read. [DEAD-6]"""
         dead = await self.park(bed, "charge:1234")
         state = await bed.session.input(dead)
         assert state is not None
