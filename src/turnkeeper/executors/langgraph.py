@@ -212,10 +212,8 @@ class _GraphRun:
             values[self.key] = self._without_answers()
             self.node = work.spent.place or None
             if self.node is None:
-                raise NonRetryable(
-                    "the dead letter's graph waits behind nodes that ran side by side: the answers "
-                    "to its tool calls cannot be given to it"
-                )
+                what = "the dead letter's graph waits behind nodes that ran side by side"
+                raise NonRetryable(f"{what}: its tool calls cannot be answered")
             return await self._go_on(values)
         if work.continuation and kept.node is not None:
             values[self.key] = [*work.history(), *work.behind()]
@@ -249,7 +247,8 @@ class _GraphRun:
         calls = {call["id"]: call["name"] for call in self.open if call["id"] not in work.answered}
         for call_id in [*calls]:
             if call_id in made:
-                self._write(tool_message(made[call_id], call_id, calls.pop(call_id)))
+                calls.pop(call_id)
+                self._write(tool_message(made[call_id]))
         for message in self.meter.finished:
             calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
         place = msgspec.to_builtins(_Place(self.node, self.used))

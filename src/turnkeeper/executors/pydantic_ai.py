@@ -34,6 +34,7 @@ from turnkeeper.executors.pydantic_tools import (
     recorded,
     results_of,
     step_metadata,
+    told,
     unanswered,
 )
 from turnkeeper.executors.steps import StepRule
@@ -200,7 +201,9 @@ class _Hooks(AbstractCapability[Any]):
             return await recorded(handler(args))
 
         arguments = call.args_as_dict()
-        answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
+        answer = await self.work.step(
+            call.tool_call_id, call.tool_name, arguments, called, rule, told
+        )
         return recalled(answer)
 
 

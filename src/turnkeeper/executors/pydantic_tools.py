@@ -103,7 +103,12 @@ def recalled(answer: Any) -> Any:
             return _tool_returns.validate_python(answer["return"])
         if "value" in answer:
             return answer["value"]
-    return answer  # of a reconcile function
+    raise ValueError(f"a step's result is in no form that this adapter records: {answer!r:.200}")
+
+
+def told(answer: Any) -> dict[str, Any]:
+    """What a step would have recorded of a tool that gives this answer."""
+    return {"value": answer}
 
 
 def questions_of(requests: DeferredToolRequests) -> list[Question]:

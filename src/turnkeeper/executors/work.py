@@ -22,7 +22,7 @@ from turnkeeper.executors.approvals import WAITING, Question, Questions
 from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
 from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
 from turnkeeper.executors.spent import check_limits, end, resumed, spent_before, uses_before
-from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
+from turnkeeper.executors.steps import StepRule, Steps, inner_call, made, result_of, step_key
 from turnkeeper.executors.transcripts import Codec, Entry
 from turnkeeper.executors.under_way import UnderWay
 from turnkeeper.turn import Turn
@@ -324,8 +324,11 @@ class Work(Generic[Item]):
         arguments: dict[str, Any],
         fn: Callable[[], Awaitable[Any]],
         rule: StepRule,
+        told: Callable[[Any], Any] = lambda answer: answer,
     ) -> Any:
         """Answer a tool's call once in the life of the turn. [ADP-7]
+
+        `told` makes of an operator's or a `reconcile`'s answer what `fn` would have given.
 
         The key is the call's id, which is committed with the model's response; where a model uses
         an id twice in a turn, the uses are told apart.
@@ -335,10 +338,10 @@ class Work(Generic[Item]):
         async def called(*_: Any) -> Any:
             # What the tool calls in its turn is a part of this step, and no step of its own.
             with _within(None):
-                return await fn()
+                return made(await fn())
 
         async def taken() -> Any:
-            value = self._made[call_id] = await self.turn.once(
+            recorded = await self.turn.once(
                 self._step_key(call_id, name),
                 called,
                 name,
@@ -347,6 +350,7 @@ class Work(Generic[Item]):
                 reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
                 shown_as=call_in_words(name, (), arguments),
             )
+            value = self._made[call_id] = result_of(recorded, told)
             return value
 
         try:
