@@ -244,8 +244,20 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "a step's beginning is not recorded",
         "worker/steps.py",
-        "            await self._begin(key, arguments, settles",
-        "            await self._load() or await self._begin(key, arguments, settles",
+        "            await self._begin(key, shown",
+        "            await self._load() or await self._begin(key, shown",
+    ),
+    Defect(
+        "a step that an operator says was not done is not begun again",
+        "worker/steps.py",
+        "            await self._begin(key, shown",
+        "            record or await self._begin(key, shown",
+    ),
+    Defect(
+        "a step that an operator says is done is called again",
+        "core/dead_letters.py",
+        "    if result is None:\n        return replace(step",
+        "    if result is not None:\n        return replace(step",
     ),
     Defect(
         "only the first waiter is told",

@@ -617,11 +617,25 @@ def test_pruned_events_are_left_out_and_said(store: Path) -> None:
 
 
 def test_a_dead_letter_is_requeued_with_the_operators_word(store: Path) -> None:
-    """--not-done, or --step with the result; without either it is refused. [CLI-7] [DEAD-4]"""
+    """--not-done, or --step with the result; without either it is refused. [CLI-7] [DEAD-4]
+
+    The call can be read wherever the dead letter is listed, and in the refusal. [DEAD-6]
+    """
     call("chat", "ada", "--agent", "orders:clerk", stdin="charge\n")
     (dead,) = call("inputs", "ada", "--json").document["inputs"]
     assert dead["terminal_outcome"]["reason"] == "outcome_unknown"
-    fails(call("requeue", "ada", dead["input_id"]), Exit.FAILED, "charge")
+    words = "step 'charge': charge(); its outcome is unknown"
+    assert dead["terminal_outcome"]["detail"] == words
+    for listing in (("inputs", "ada"), ("input", "ada", dead["input_id"]), ("events", "ada")):
+        assert words in call(*listing).out
+    refused = call("requeue", "ada", dead["input_id"])
+    fails(refused, Exit.FAILED, "step 'charge': charge()")
+    fails(refused, Exit.FAILED, "--step 'KEY=JSON'")
+    assert "steps={" not in refused.err
+    given = ("requeue", "ada", dead["input_id"])
+    fails(call(*given, "--not-done", "chrage"), Exit.FAILED, "no step 'chrage'")
+    twice = call(*given, "--step", "charge=1", "--not-done", "charge")
+    fails(twice, Exit.USAGE, "'charge' twice")
     words = ("requeue", "ada", dead["input_id"], "--step", 'charge="receipt-7"')
     successor = call(*words, "--json").document["input_id"]
     assert call(*words, "--json").document["input_id"] == successor

@@ -242,6 +242,88 @@ async def test_a_step_that_can_settle_itself_needs_no_word(
     assert unsure.calls == 1
 
 
+async def test_a_word_about_another_step_is_refused_by_name(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """A key that the turn does not have, and a step that has ended. [DEAD-9]"""
+    unsure = Unsure()
+
+    async def two(turn: Turn) -> Any:
+        await turn.once("look", lambda: "seen")
+        return await unsure(turn)
+
+    async with serving(store, FakeExecutor(then=two), environment) as runtime:
+        session = runtime.session("s")
+        old = await dead_letter(session)
+        before = await codes(runtime)
+        for key, what in (
+            ("pya", r"no step 'pya'; of unknown outcome: step 'pay': pay\(\)"),
+            ("look", "step 'look' of input .* has ended"),
+        ):
+            with pytest.raises(ValidationFailed, match=what):
+                await session.requeue(old.input_id, steps={"pay": "x", key: NOT_DONE})
+        assert await codes(runtime) == before
+        new = (await session.requeue(old.input_id, steps={"pay": "x"})).input_id
+        assert await ended(await session.handle(new)) == Completed(RunResult("x"))
+    assert unsure.calls == 1
+
+
+async def test_other_words_about_a_requeued_input_are_refused(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """The same words give the same successor; others are not dropped in silence. [DEAD-9]"""
+    unsure = Unsure()
+
+    async def paying(turn: Turn) -> Any:
+        if len(fake.turns) == 2:
+            unsure.calls = 0  # it raises again, and again nobody knows
+        return await unsure(turn)
+
+    fake = FakeExecutor(then=paying)
+    async with serving(store, fake, environment) as runtime:
+        session = runtime.session("s")
+        old = await dead_letter(session)
+        first = (await session.requeue(old.input_id, steps={"pay": NOT_DONE})).input_id
+        assert isinstance(await ended(await session.handle(first)), Abandoned)
+        for word in (NOT_DONE, "paid"):
+            with pytest.raises(ValidationFailed, match=f"requeued before, as {first}"):
+                await session.requeue(old.input_id, steps={"pay": word})
+        second = (await session.requeue(first, steps={"pay": "paid"})).input_id
+        assert await ended(await session.handle(second)) == Completed(RunResult("paid"))
+        assert (await session.requeue(first, steps={"pay": "paid"})).input_id == second
+        for told in ({"pay": "not paid"}, {"another": "paid"}):
+            with pytest.raises(ValidationFailed):
+                await session.requeue(first, steps=told)
+
+
+async def test_an_agent_is_told_which_inputs_the_transcript_has(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """Those of a dead letter that a run had applied, over further lives. [DEAD-8]"""
+    written: list[frozenset[str]] = []
+
+    async def checking(turn: Turn) -> str:
+        written.append(await turn.written_inputs())
+        if len(written) == 1:
+            raise NO
+        if len(written) == 2:
+            await turn.checkpoint()
+            raise NO
+        if len(written) == 3:
+            raise NO
+        return turn.turn_id
+
+    fake = FakeExecutor(then=checking)
+    async with serving(store, fake, environment) as runtime:
+        session = runtime.session("s")
+        lives = [(await dead_letter(session, causation_id="an order")).input_id]
+        for _ in range(3):
+            lives.append((await session.requeue(lives[-1])).input_id)
+            outcome = await ended(await session.handle(lives[-1]))
+        assert outcome == Completed(RunResult(fake.turns[0].run_id))
+    assert written == [frozenset(), frozenset(), {lives[2]}, {lives[3]}]
+
+
 async def test_only_an_abandoned_input_is_requeued(
     store: Store, environment: ManualEnvironment
 ) -> None:

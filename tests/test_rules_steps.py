@@ -22,6 +22,7 @@ from turnkeeper import (
     Turn,
     ValidationFailed,
 )
+from turnkeeper.core.steps import CALL_MAX, call_in_words
 from turnkeeper.testing import FakeExecutor, ManualEnvironment
 from turnkeeper.testing.executors import Hang
 
@@ -300,3 +301,89 @@ async def test_a_step_that_cannot_be_recorded_is_not_called(
         assert outcome == Completed(RunResult("went on"))
     assert ledger.calls == []
     assert len(raised) == 1
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((5, "it's"), "charge(5, 'it\\'s')"),
+        (({"cents": 1900, "to": ["ada"]},), "charge({'cents': 1900, 'to': ['ada']})"),
+        ((b"\x00ab", None, True), "charge(b'\\x00ab', None, True)"),
+        (("x" * 10_000,), "charge('xxxx"),
+        (([[[[[["deep"]]]]]],), "charge([[[[[...]]]]])"),
+    ],
+)
+async def test_a_dead_letter_shows_the_call(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, args: Any, words: str
+) -> None:
+    """Function and arguments, readable and cut to a bound; outcome and event have it. [DEAD-6]"""
+
+    def charge(*_: Any) -> None:
+        raise ConnectionError
+
+    async def paying(turn: Turn) -> Any:
+        return await turn.once("pay", charge, *args)
+
+    async with serving(store, FakeExecutor(then=paying), environment) as runtime:
+        session = runtime.session("s")
+        handle = await session.submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        outcome = await ended(handle)
+        assert isinstance(outcome, Abandoned)
+        assert outcome.detail is not None
+        assert outcome.detail.startswith(f"step 'pay': {words}")
+        assert outcome.detail.endswith("; its outcome is unknown")
+        assert len(outcome.detail) <= 1_000
+        events = await store.load_events("s")
+        (abandoned,) = [e.event for e in events if e.event.code == "input.abandoned"]
+        assert abandoned.detail["detail"] == outcome.detail
+        with pytest.raises(ValidationFailed, match="calls of unknown outcome: step 'pay': charge"):
+            await session.requeue(handle.input_id)
+
+
+def test_a_call_in_words_never_raises() -> None:
+    """Whatever the values are, and however long they are together. [DEAD-6]"""
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (Unshowable(), endless, "\ud800", 10**5_000, {Unshowable(): 1}):
+        shown = call_in_words("charge", (value,) * 50, {"more": value})
+        assert shown.startswith("charge(")
+        assert len(shown) <= CALL_MAX
+        shown.encode()
+
+
+@pytest.mark.parametrize("count", [2, 9])
+async def test_all_calls_of_unknown_outcome_are_named(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, count: int
+) -> None:
+    """Of many the first ones, and how many more there are. [DEAD-6]"""
+
+    def fail() -> None:
+        raise ConnectionError
+
+    async def paying(turn: Turn) -> Any:
+        steps = [
+            turn.once(f"pay {number}", fail, shown_as=f"pay bill {number} {'x' * 200}")
+            for number in range(count)
+        ]
+        await asyncio.gather(*steps, return_exceptions=True)
+        raise ConnectionError
+
+    async with serving(store, FakeExecutor(then=paying), environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        outcome = await ended(handle)
+    assert isinstance(outcome, Abandoned)
+    detail = outcome.detail or ""
+    named = detail.count("pay bill")
+    assert f"step 'pay 1': pay bill 1 {'x' * 200}" in detail
+    assert named == count or f"and {count - named} more; their outcomes are unknown" in detail
+    assert 2 <= named <= 4
+    assert detail.endswith("their outcomes are unknown")

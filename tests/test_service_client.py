@@ -116,7 +116,10 @@ async def test_control_over_http() -> None:
 
 
 async def test_a_step_that_nobody_knows_of_is_settled_over_http() -> None:
-    """[SRV-19] `requeue` carries a step's result, or that it was not done."""
+    """[SRV-19] `requeue` carries a step's result, or that it was not done.
+
+    A refusal shows the call, in the words of who asks. [DEAD-6] [DEAD-9]
+    """
     calls: list[str] = []
 
     @agent
@@ -133,8 +136,14 @@ async def test_a_step_that_nobody_knows_of_is_settled_over_http() -> None:
         with pytest.raises(NotCompleted):
             await (await ada.submit("pay")).result()
         dead = (await ada.dead_letters()).items[0]
-        with pytest.raises(ValidationFailed, match="charge"):
+        with pytest.raises(ValidationFailed, match=r"step 'charge': charge\(\)\. .*steps=\{key"):
             await ada.requeue(dead.input_id)
+        refused = await served.post(f"/sessions/ada/inputs/{dead.input_id}/requeue", {})
+        assert refused.status_code == 422
+        assert "step 'charge': charge()" in refused.json()["detail"]
+        assert '"not_done": [KEY]' in refused.json()["detail"]
+        with pytest.raises(ValidationFailed, match="no step 'chrage'"):
+            await ada.requeue(dead.input_id, steps={"charge": 1, "chrage": NOT_DONE})
         new = await ada.requeue(dead.input_id, steps={"charge": "receipt-7"})
         assert (await (await ada.handle(new.input_id)).result()).text == "receipt-7"
         assert calls == ["pay"]

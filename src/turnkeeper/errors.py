@@ -126,10 +126,10 @@ class OutcomeUnknown(TurnkeeperError):
     with `requeue(input_id, steps={key: result or NOT_DONE})`.
     """
 
-    def __init__(self, session_id: str, key: str) -> None:
+    def __init__(self, session_id: str, key: str, words: str = "") -> None:
         super().__init__(
-            f"step {key!r} of session {session_id!r} began and nobody knows whether it ended; "
-            "requeue the input with the step's result, or with NOT_DONE"
+            f"{words or f'step {key!r}'} of session {session_id!r} began and nobody knows whether "
+            "it ended; requeue the input with the step's result, or with NOT_DONE"
         )
         self.key = key
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, PAGE_MAX
 from turnkeeper.core.approvals import ApprovalAnswer, ApprovalQuestion, answer_of
-from turnkeeper.core.ids import RunId, SessionId
+from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input, append_text
 from turnkeeper.core.runs import (
     EMPTY_HEAD,
@@ -45,12 +45,17 @@ class TurnHost(Protocol):
         *,
         idempotent: bool,
         reconcile: Callable[..., Any] | None,
+        shown_as: str | None,
     ) -> Any:
         """Take a durable step."""
         ...
 
     def require_alive(self) -> None:
         """Raise `RunEnded` unless this is still the session's run."""
+        ...
+
+    async def written_inputs(self) -> frozenset[InputId]:
+        """Find the turn's inputs whose messages are in the transcript."""
         ...
 
     async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
@@ -72,7 +77,7 @@ class Turn:
     After the run was given up, every method raises `RunEnded`.
     """
 
-    __slots__ = ("_host", "fence", "head", "primitive", "snapshot")
+    __slots__ = ("_host", "fence", "head", "primitive", "snapshot", "turn_id")
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Turn:
         fence: Fence,
         snapshot: bytes | None,
         head: TranscriptHead = EMPTY_HEAD,
+        turn_id: RunId | None = None,
     ) -> None:
         self._host = host
         self.primitive = primitive
@@ -91,6 +97,8 @@ class Turn:
         """The session's newest snapshot, as an earlier output or checkpoint gave it."""
         self.head = head
         """Where the transcript ended when this run began."""
+        self.turn_id = fence.run_id if turn_id is None and fence is not None else turn_id
+        """The same over all attempts, and over requeues of its dead letters: the first run's id."""
 
     @property
     def session_id(self) -> SessionId:
@@ -136,6 +144,17 @@ class Turn:
             before = page[0][0]
         return [message for page in reversed(pages) for _, message in page]
 
+    async def written_inputs(self) -> frozenset[InputId]:
+        """Return the ids of the turn's inputs whose messages are in the transcript. [DEAD-8]
+
+        They are all inputs of a continuation, and the successors of dead letters that a run had
+        applied. For an agent that goes on where a dead letter's turn ended. Reads the store for
+        inputs that were requeued.
+
+        Raises `RunEnded` after the run was given up, `StoreError` if the store cannot be read.
+        """
+        return await self._host.written_inputs()
+
     def emit(self, delta: Any) -> None:
         """Stream `delta` to whoever follows the session live. [EVT-5]
 
@@ -170,6 +189,7 @@ class Turn:
         *args: Any,
         idempotent: bool = False,
         reconcile: Callable[..., Any] | None = None,
+        shown_as: str | None = None,
     ) -> Any:
         """Call `fn(*args)` once in the life of this turn, over all its attempts. [STEP-1]
 
@@ -180,11 +200,16 @@ class Turn:
         Where an earlier run began the step and nobody knows whether it ended: `reconcile(*args)`
         is asked for the result (or `NOT_DONE`), or `fn` is called again if `idempotent`, else
         `OutcomeUnknown` is raised and the turn's inputs wait for a person as dead letters.
+        `shown_as`: the call as that person reads it, cut to 300 characters; None is the function's
+        name and its arguments. [DEAD-6]
 
-        Raises `StepMismatch` if the key was recorded with other arguments, `RunEnded` after the
-        run was given up, `CommitFailed` if the store does not take it.
+        Raises `StepMismatch` if the key was recorded with other arguments, `ValidationFailed` for
+        another `key` or `shown_as` than that, `RunEnded` after the run was given up,
+        `CommitFailed` if the store does not take it.
         """
-        return await self._host.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
+        return await self._host.once(
+            key, fn, args, idempotent=idempotent, reconcile=reconcile, shown_as=shown_as
+        )
 
     @property
     def approval(self) -> ApprovalAnswer | None:

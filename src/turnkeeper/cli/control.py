@@ -10,6 +10,7 @@ from turnkeeper.cli.output import say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, client
 from turnkeeper.cli.reading import SessionName, known_input
 from turnkeeper.core.outcomes import CancelEffect, InterruptEffect
+from turnkeeper.core.steps import in_words_of
 from turnkeeper.errors import ValidationFailed
 from turnkeeper.turn import NOT_DONE
 
@@ -89,18 +90,29 @@ async def requeue(
     shared: Shared = DEFAULTS,
 ) -> None:
     """Try an input again that was given up."""
-    steps = {**dict(map(_step, step)), **dict.fromkeys(not_done, NOT_DONE)}
+    steps = _steps(step, not_done)
     async with client(shared) as runtime:
         state = await known_input(runtime, session, input_id)
         try:
             accepted = await runtime.requeue_input(session, state.input_id, steps=steps)
         except ValidationFailed as refusal:
-            raise Failure(str(refusal)) from refusal
+            raise Failure(in_words_of("command line", str(refusal))) from refusal
     if shared.json:
         document = {"input_id": accepted.input_id, "requeued": state.input_id}
         write_json({"session_id": session, **document, "state": accepted.state})
     else:
         say(f"{session}: input {state.input_id} goes on as {accepted.input_id}")
+
+
+def _steps(done: tuple[str, ...], not_done: tuple[str, ...]) -> dict[str, Any]:
+    """What is said of each step; a `Failure` if one is named twice."""
+    named = [*map(_step, done), *((key, NOT_DONE) for key in not_done)]
+    twice = sorted({key for key, _ in named if [other for other, _ in named].count(key) > 1})
+    if twice:
+        raise Failure(
+            f"--step and --not-done name {twice[0]!r} twice: say once how it ended", Exit.USAGE
+        )
+    return dict(named)
 
 
 def _step(word: str) -> tuple[str, Any]:

@@ -15,7 +15,7 @@ from turnkeeper.cli.place import DEFAULTS, Shared, client
 from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.inputs import append_text, kind_of
-from turnkeeper.core.lifecycle import Ended
+from turnkeeper.core.lifecycle import AbandonReason, Ended
 from turnkeeper.core.outcomes import InputState, SessionState
 from turnkeeper.core.runs import RunResult
 from turnkeeper.core.sanitize import one_line, plain
@@ -141,7 +141,9 @@ def _ended_as(state: InputState) -> str:
     ended = state.terminal_outcome
     if ended is None or ended.reason is None:
         return str(state.current_state)
-    return f"{state.current_state}: {ended.reason}"
+    # Of a call of unknown outcome a person has to read which one it is. [DEAD-6]
+    unknown = ended.reason is AbandonReason.OUTCOME_UNKNOWN and ended.detail
+    return f"{state.current_state}: {ended.reason}{f', {ended.detail}' if unknown else ''}"
 
 
 def _text_of(state: InputState) -> str:

@@ -173,8 +173,9 @@ VERBS = (
         "control:requeue",
         "Try an input again that was given up.",
         "A new input takes its work over, its key and its durable steps; doing it twice gives the "
-        "same one. Where nobody knows whether a step ended, you say so: --step with its result as "
-        "JSON, or --not-done.",
+        "same one. The input's detail names each call of unknown outcome; you say how it ended: "
+        "--step with its result as JSON, which the model reads as the tool's answer, or "
+        "--not-done, which makes that call once.",
         (
             "turnkeeper requeue ada order-2",
             "turnkeeper requeue ada order-3 --step 'charge=\"receipt-7\"'",

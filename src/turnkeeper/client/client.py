@@ -32,6 +32,7 @@ from turnkeeper.core.outcomes import (
     StopReport,
 )
 from turnkeeper.core.runs import RunBoundaryReceipt, RunResult
+from turnkeeper.core.steps import in_words_of
 from turnkeeper.environment import Environment, from_ms, system_environment
 from turnkeeper.errors import ServiceError, ValidationFailed
 from turnkeeper.turn import NOT_DONE
@@ -282,7 +283,11 @@ class RemoteSession:
             steps={key: result for key, result in told.items() if result is not NOT_DONE},
             not_done=[key for key, result in told.items() if result is NOT_DONE],
         )
-        return await self._post(f"/inputs/{segment(input_id)}/requeue", Accepted, body)
+        path = f"/inputs/{segment(input_id)}/requeue"
+        try:
+            return await self._post(path, Accepted, body)
+        except ValidationFailed as refusal:
+            raise ValidationFailed(in_words_of("python", refusal.reason)) from refusal
 
     async def approvals(self) -> list[Approval]:
         """What the session's agent has asked a person and nobody has answered, the oldest first."""

@@ -121,13 +121,18 @@ class InputAppend(Struct, frozen=True, gc=False):
 Append = Message | InputAppend
 
 
+DIGEST_BYTES = 32
+"""The length of the digest in `StepRecord.arguments`."""
+
+
 class StepRecord(Struct, frozen=True, kw_only=True):
     """A durable step of a turn."""
 
     turn_id: RunId
     key: str
     arguments: bytes
-    """SHA-256 of the encoded arguments; empty where an operator said that it was not done."""
+    """SHA-256 of the encoded arguments, and until the step has ended the call in words behind it;
+    empty where an operator said that it was not done."""
     done: bool = False
     result: bytes | None = None
     settles: bool = False

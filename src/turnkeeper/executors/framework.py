@@ -14,6 +14,7 @@ from turnkeeper.core.approvals import expiry_refusal
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
 from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executor import Capabilities, SharedExecutor
+from turnkeeper.executors.requeued import answered_since, unwritten_prompts
 from turnkeeper.executors.transcripts import Codec, Histories
 from turnkeeper.executors.work import Stop, Work, inside
 from turnkeeper.turn import Turn
@@ -55,7 +56,7 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
         try:
             async with work.steps:
                 with inside(work):
-                    return await self._attempt(work)
+                    return await answered_since(work, entries) or await self._attempt(work)
         finally:
             work.close()
             del self._works[turn.run_id]
@@ -63,6 +64,8 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
     async def _attempt(self, work: Work[Item]) -> ApplyOutput:
         if not (work.prompts or work.continuation or work.questions.is_answer):
             raise NonRetryable("the turn's inputs hold nothing but white space")
+        if work.resumes:
+            work.early += await unwritten_prompts(work.turn)
         try:
             if work.questions.group:
                 waiting = await work.begin_answer()

@@ -208,6 +208,13 @@ class _GraphRun:
         if work.questions.group:
             values[self.key] = self._asked_again()
             return await self._go_on(values)
+        if work.resumes:
+            values[self.key] = self._without_answers()
+            self.node = work.spent.place or None
+            if self.node is None:
+                what = "the dead letter's graph waits behind nodes that ran side by side"
+                raise NonRetryable(f"{what}: its tool calls cannot be answered")
+            return await self._go_on(values)
         if work.continuation and kept.node is not None:
             values[self.key] = [*work.history(), *work.behind()]
             self.node = kept.node
@@ -240,7 +247,8 @@ class _GraphRun:
         calls = {call["id"]: call["name"] for call in self.open if call["id"] not in work.answered}
         for call_id in [*calls]:
             if call_id in made:
-                self._write(tool_message(made[call_id], call_id, calls.pop(call_id)))
+                calls.pop(call_id)
+                self._write(tool_message(made[call_id]))
         for message in self.meter.finished:
             calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
         place = msgspec.to_builtins(_Place(self.node, self.used))
@@ -264,6 +272,10 @@ class _GraphRun:
         self.node = place.node
         self.answers = [*place.answers]
         self.answers += [(questions.group[key].kind, d) for key, d in questions.decided.items()]
+        return self._without_answers()
+
+    def _without_answers(self) -> list[BaseMessage]:
+        """The conversation up to the response whose tools run again, and not their answers."""
         messages = self.work.history()
         while messages and isinstance(last := messages[-1], ToolMessage):
             # The step gives it once more: what the transcript has, if it is a durable tool's.
@@ -334,6 +346,7 @@ class _GraphRun:
         values = {name: value for name, value in state.values.items() if name != self.key}
         kind, packed = _serde.dumps_typed(values) if values else ("", b"")
         self.work.spent.extra = msgspec.msgpack.encode(_Kept(self.node, kind, packed))
+        self.work.spent.place = self.node or ""
 
     def _result(self, state: StateSnapshot) -> ApplyOutput:
         answers = [m for m in state.values[self.key] if isinstance(m, AIMessage)]

@@ -78,9 +78,17 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str, order="sorted").decode()
 
 
-def tool_message(answer: Any, call_id: str, name: str) -> BaseMessage:
-    """A durable tool's message, of what its step has recorded or a reconcile function gives."""
-    if isinstance(answer, list) and answer and isinstance(answer[0], dict):
-        return messages_from_dict(answer)[0]
+def recorded(messages: Sequence[BaseMessage]) -> Any:
+    """What a durable tool's step records of its message."""
+    return msgspec.to_builtins(messages_to_dict(messages), enc_hook=str)
+
+
+def tool_message(answer: Any) -> BaseMessage:
+    """A durable tool's message, of what its step has recorded."""
+    return messages_from_dict(answer)[0]
+
+
+def told(answer: Any, call_id: str, name: str) -> Any:
+    """What a step would have recorded of a tool that gives this answer."""
     content = answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
-    return ToolMessage(content, tool_call_id=call_id, name=name)
+    return recorded([ToolMessage(content, tool_call_id=call_id, name=name)])

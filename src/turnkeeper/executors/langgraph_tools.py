@@ -12,12 +12,12 @@ from msgspec import Struct
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.approvals import NO_ARGUMENTS, Decided, about_call
 from turnkeeper.executors.framework import missing_extra
-from turnkeeper.executors.langgraph_messages import as_json, tool_message
+from turnkeeper.executors.langgraph_messages import as_json, recorded, told, tool_message
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import current_work
 
 try:
-    from langchain_core.messages import ToolMessage, messages_to_dict
+    from langchain_core.messages import ToolMessage
     from langchain_core.runnables import RunnableConfig
     from langchain_core.tools import BaseTool
     from langchain_core.tools import tool as make_tool
@@ -86,11 +86,18 @@ class _DurableTool(BaseTool):
                     f"durable tool {self.name!r} calls interrupt() itself: nobody could tell what "
                     "it had done by then; durable_tool(..., needs_approval=True) asks before it"
                 ) from asked
-            return msgspec.to_builtins(messages_to_dict([answer]), enc_hook=str)
+            return recorded([answer])
 
         arguments = msgspec.to_builtins(input["args"])
-        answer = await work.step(call_id, self.name, arguments, call, self.rule)
-        return tool_message(answer, call_id, self.name)
+        answer = await work.step(
+            call_id,
+            self.name,
+            arguments,
+            call,
+            self.rule,
+            lambda answer: told(answer, call_id, self.name),
+        )
+        return tool_message(answer)
 
     def _valid(self, arguments: Any) -> bool:
         schema = self.inner.tool_call_schema

@@ -181,7 +181,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
 
     def _current_agent(self, work: Work[Json]) -> Agent[Any]:
         """Return the agent that the conversation was handed to, if it is still there."""
-        name = (work.spent.extra or b"").decode()
+        name = work.spent.place or (work.spent.extra or b"").decode()
         known = (agent for agent in reachable(self._agent) if agent.name == name)
         return next(known, self._agent)
 

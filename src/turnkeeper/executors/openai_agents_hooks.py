@@ -222,6 +222,7 @@ class TurnHooks(RunHooks[Any]):
         """Before the first tool runs, the response that calls it is committed. [ADP-5]"""
         self._work.used(response.usage.input_tokens, response.usage.output_tokens)
         self._work.spent.extra = agent.name.encode()
+        self._work.spent.place = agent.name
         self._outputs.update((id(output), output) for output in response.output)
         items: list[Json] = to_jsonable_python(response.to_input_items())
         self.whole = True

@@ -95,9 +95,8 @@ class Pending:
 
     def calls(self, items: Sequence[Json]) -> list[Json]:
         """Return the newest calls of a history with the IDs that are to be answered."""
-        wanted = {call.id for call in self._work.pending}
-        found = {call_id: item for item in items if (call_id := call_id_of(item)) in wanted}
-        return list(found.values())
+        newest = {call_id_of(item): item for item in items}
+        return [newest[call.id] for call in self._work.pending if call.id in newest]
 
     async def answers(
         self, calls: Sequence[Json], take: Callable[[Sequence[Json]], None]

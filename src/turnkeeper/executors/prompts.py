@@ -21,7 +21,7 @@ class Prompt(Struct, frozen=True):
     """Whether it is this run's business to write it: not hidden, not in the transcript already."""
 
 
-def prompts_of(primitive: StagedInput, *, is_answer: bool) -> list[Prompt]:
+def prompts_of(primitive: StagedInput, *, continuation: bool, is_answer: bool) -> list[Prompt]:
     """What the inputs say. Of a continuation's, only those that are in no transcript.
 
     `is_answer`: an approval among them answers a question of this agent's; it is no message.
@@ -29,7 +29,7 @@ def prompts_of(primitive: StagedInput, *, is_answer: bool) -> list[Prompt]:
     prompts = [
         Prompt(append_text(item), written=item.visibility.transcript_eligible)
         for item in primitive.inputs
-        if not (primitive.continuation and item.visibility.transcript_eligible)
+        if not (continuation and item.visibility.transcript_eligible)
         and not (is_answer and is_approval(item))
     ]
     return [prompt for prompt in prompts if prompt.text.strip()]

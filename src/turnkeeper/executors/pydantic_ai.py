@@ -27,12 +27,15 @@ from turnkeeper.executors.pydantic_messages import (
 )
 from turnkeeper.executors.pydantic_tools import (
     RULE,
+    answered_before,
     durable_tool,
     questions_of,
     recalled,
     recorded,
     results_of,
     step_metadata,
+    told,
+    unanswered,
 )
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import Stop, Work
@@ -112,9 +115,10 @@ class _Record:
         """A request is written as one message for each answer, and one for the rest."""
         rest: list[ModelRequestPart] = []
         for part in message.parts:
-            if answered_call(part) is None:
+            answered = answered_call(part)
+            if answered is None:
                 rest.append(part)
-            else:
+            elif answered not in self._work.answered:
                 self._add("tool", replace(message, parts=[part], instructions=None))
         if self._first is not None:
             rest = _shown_only(rest, self._first)
@@ -187,6 +191,8 @@ class _Hooks(AbstractCapability[Any]):
         args: dict[str, Any],
         handler: Callable[[dict[str, Any]], Any],
     ) -> Any:
+        if call.tool_call_id in self.work.answered:
+            return answered_before(self.work, call.tool_call_id)
         rule = (tool_def.metadata or {}).get(RULE)
         if not isinstance(rule, StepRule):
             return await handler(args)
@@ -195,7 +201,9 @@ class _Hooks(AbstractCapability[Any]):
             return await recorded(handler(args))
 
         arguments = call.args_as_dict()
-        answer = await self.work.step(call.tool_call_id, call.tool_name, arguments, called, rule)
+        answer = await self.work.step(
+            call.tool_call_id, call.tool_name, arguments, called, rule, told
+        )
         return recalled(answer)
 
 
@@ -234,7 +242,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         try:
             async with self._agent.iter(
                 _joined(work.prompts) or None,
-                message_history=work.history(),
+                message_history=unanswered(work) if work.resumes else work.history(),
                 deferred_tool_results=results_of(work),
                 deps=None if self._deps is None else self._deps(work.turn),
                 run_id=work.turn.run_id,

@@ -10,6 +10,7 @@ from typing import Any
 
 from turnkeeper.executors.approvals import Question, about_call
 from turnkeeper.executors.framework import missing_extra
+from turnkeeper.executors.pydantic_messages import answered_call
 from turnkeeper.executors.steps import StepRule, inner_call
 from turnkeeper.executors.work import Work, current_work
 
@@ -24,7 +25,13 @@ try:
         ToolDenied,
         exceptions,
     )
-    from pydantic_ai.messages import ModelMessage, ToolReturn
+    from pydantic_ai.messages import (
+        ModelMessage,
+        ModelRequest,
+        RetryPromptPart,
+        ToolReturn,
+        ToolReturnPart,
+    )
     from pydantic_ai.tools import ToolDefinition
     from pydantic_core import to_jsonable_python
 except ModuleNotFoundError as missing:
@@ -96,7 +103,12 @@ def recalled(answer: Any) -> Any:
             return _tool_returns.validate_python(answer["return"])
         if "value" in answer:
             return answer["value"]
-    return answer  # of a reconcile function
+    raise ValueError(f"a step's result is in no form that this adapter records: {answer!r:.200}")
+
+
+def told(answer: Any) -> dict[str, Any]:
+    """What a step would have recorded of a tool that gives this answer."""
+    return {"value": answer}
 
 
 def questions_of(requests: DeferredToolRequests) -> list[Question]:
@@ -120,6 +132,31 @@ def results_of(work: Work[ModelMessage]) -> DeferredToolResults | None:
         else:
             results.approvals[key] = ToolDenied(decided.told)
     return results if results.calls or results.approvals else None
+
+
+def unanswered(work: Work[ModelMessage]) -> list[ModelMessage]:
+    """Return the history up to the response that a requeued turn goes on with.
+
+    The framework would call no tool of a response that has some answers. They are taken out here,
+    and `answered_before` gives them to it once more.
+    """
+    history = work.history()
+    while isinstance(last := history[-1], ModelRequest):
+        call_id = answered_call(last.parts[0])
+        assert call_id is not None, "only answers come behind a response with pending calls"
+        work.answered[call_id] = (last,)
+        history.pop()
+    return history
+
+
+def answered_before(work: Work[ModelMessage], call_id: str) -> Any:
+    """Return what the transcript has as a call's answer; raises where that is to try again."""
+    (answer,) = work.answered[call_id]
+    part = answer.parts[0]
+    if isinstance(part, RetryPromptPart):
+        raise exceptions.ModelRetry(part.model_response())
+    assert isinstance(part, ToolReturnPart)
+    return part.content
 
 
 def durable_tool(

@@ -53,6 +53,8 @@ class Again(Struct, frozen=True):
     """Some of them."""
     start: int = 0
     """Where this turn begins."""
+    at: int | None = None
+    """The response's index, where it is known; else the newest response with one of the calls."""
 
 
 def settle(views: Sequence[View], *, resume: bool = False, again: Again | None = None) -> Order:
@@ -65,7 +67,7 @@ def settle(views: Sequence[View], *, resume: bool = False, again: Again | None =
     """
     answers = _answers(views)
     places = list(range(len(views)))
-    at = None if again is None else _newest(views, again)
+    at = None if again is None else _newest(views, again) if again.at is None else again.at
     if again is not None and at is not None:
         places = [*places[:at], *places[at + 1 : again.start], at, *places[again.start :]]
         resume = True
@@ -96,6 +98,25 @@ def _newest(views: Sequence[View], again: Again) -> int | None:
         if any(call.id in again.calls for call in views[index].calls):
             return index
     return None
+
+
+def unanswered(views: Sequence[View], parts: Sequence[tuple[int, int]], end: int) -> int | None:
+    """Find the last response of a turn, if one of its calls has no answer before `end`. [DEAD-7]
+
+    `parts`: where the turn's messages lie, each part from its first index up to but not including
+    its last. Returns the response's index, or None.
+    """
+    indexes = (
+        index
+        for first, last in reversed(parts)
+        for index in range(min(last, end) - 1, first - 1, -1)
+    )
+    newest = next((index for index in indexes if views[index].calls), None)
+    if newest is None:
+        return None
+    answers = _answers(views[:end])
+    calls = views[newest].calls
+    return newest if any((newest, call.id) not in answers for call in calls) else None
 
 
 def _answers(views: Sequence[View]) -> dict[tuple[int, str], int]:

@@ -87,6 +87,22 @@ def step_key(call_id: str, uses: int) -> str:
     return key if uses == 1 else f"{key} #{uses}"
 
 
+_MADE = b"made"
+"""Marks a result that a tool itself has given: no JSON that an operator gives has bytes in it."""
+
+
+def made(value: Any) -> list[Any]:
+    """Return a tool's own result as its step records it."""
+    return [_MADE, value]
+
+
+def result_of(recorded: Any, told: Callable[[Any], Any]) -> Any:
+    """Return what a tool has given; `told` makes it of an operator's or a `reconcile`'s answer."""
+    if isinstance(recorded, list) and len(recorded) == 2 and recorded[0] == _MADE:
+        return recorded[1]
+    return told(recorded)
+
+
 def free_id(wanted: str, taken: set[str]) -> str:
     """The id that a model wants for a call, or one made of it where that is empty or `taken`.
 

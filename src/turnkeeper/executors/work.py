@@ -6,7 +6,6 @@ framework is driven, and what its messages look like, is each adapter's own busi
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -17,12 +16,13 @@ import msgspec
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import StreamDelta
 from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
+from turnkeeper.core.steps import call_in_words
 from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import WAITING, Question, Questions
 from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
 from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
-from turnkeeper.executors.spent import spent_before
-from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
+from turnkeeper.executors.spent import check_limits, end, resumed, spent_before, uses_before
+from turnkeeper.executors.steps import StepRule, Steps, inner_call, made, result_of, step_key
 from turnkeeper.executors.transcripts import Codec, Entry
 from turnkeeper.executors.under_way import UnderWay
 from turnkeeper.turn import Turn
@@ -58,23 +58,26 @@ class Work(Generic[Item]):
         self.codec = codec
         self.limits = limits
         self._approval_seconds = approval_seconds
-        self.continuation = turn.primitive.continuation
-        self.spent = spent_before(turn)
+        views = [entry.view for entry in entries]
+        self.spent = spent_before(turn, views)
+        self._resumed = resumed(self.spent, views)
+        self.resumes = self._resumed is not None and not turn.primitive.continuation
+        """A requeued turn goes on with the last response of its dead letter. [DEAD-7]"""
+        self.continuation = turn.primitive.continuation or self.resumes
         self.questions = Questions(self.spent.asked, turn.approval, continuation=self.continuation)
-        self.prompts = prompts_of(turn.primitive, is_answer=self.questions.is_answer)
-        self._early: list[Prompt] = []
+        is_answer = self.questions.is_answer
+        self.prompts = prompts_of(
+            turn.primitive, continuation=self.continuation, is_answer=is_answer
+        )
+        self.early: list[Prompt] = []
         """What was steered in before the framework was called."""
         self._entries = entries
-        self._order = self._settle()
+        self._order = self._settle(views)
         self._unwritten: list[Message] = []
         # The turn's own prompts are written by the core, as plain text, unless the framework has
         # a form of its own for them; what is steered in later has its place among the answers.
-        self._includes_input = (
-            self.continuation or self.questions.is_answer or not codec.plain_prompts
-        )
-        self._uses = Counter(
-            call.id for entry in entries[self.spent.start :] for call in entry.view.calls
-        )
+        self._includes_input = self.continuation or is_answer or not codec.plain_prompts
+        self._uses = uses_before(self.spent, views)
         for call in self.pending:
             self._uses[call.id] = max(self._uses[call.id], 1)
         self.answered: dict[str, tuple[Item, ...]] = {}
@@ -99,16 +102,18 @@ class Work(Generic[Item]):
 
     # -- what the model may read --------------------------------------------------------------
 
-    def _settle(self) -> Order:
+    def _settle(self, views: list[View]) -> Order:
         hidden = [p for p in self.prompts if not p.written] if self.continuation else []
+        start = self.spent.start
         if hidden:
             # They stand in no transcript, so that a continuation has to put them where they were.
             words = [Entry(View("user"), self.codec.plain("user", p.text)) for p in hidden]
-            self._entries[self.spent.start : self.spent.start] = words
+            self._entries[start:start] = words
+            start += len(words) if self._resumed is not None else 0
             self.prompts = [prompt for prompt in self.prompts if prompt.written]
-        views = [entry.view for entry in self._entries]
-        asked = Again(self.questions.calls, self.spent.start)
-        return settle(views, resume=self.continuation, again=asked)
+            views = [entry.view for entry in self._entries]
+        again = Again(self.questions.calls, start, self._resumed)
+        return settle(views, resume=self.continuation, again=again)
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
@@ -170,11 +175,13 @@ class Work(Generic[Item]):
             appends, snapshot=self._snapshot(), includes_input=self._includes_input
         )
         self._includes_input = True
-        early, self._early = self._early, []
+        early, self.early = self.early, []
         return [*early, *steered_prompts(steered)]
 
     def output(self, result: RunResult | None) -> ApplyOutput:
         """What the run returns: all that no border has committed."""
+        if result is not None:
+            end(self.spent)
         if self._unwritten or result is not None:
             includes = self._includes_input
             return ApplyOutput(self._unwritten, self._snapshot(), result, includes_input=includes)
@@ -211,7 +218,7 @@ class Work(Generic[Item]):
             what = "another approval" if left == 1 else f"{left} other approvals"
             return self.output(RunResult(f"This waits for {what}."))
         # From here on the calls may have been made, whatever happens to this run.
-        self._early = await self.border()
+        self.early = await self.border()
         return None
 
     def ask(self, questions: Sequence[Question], steered: Sequence[Prompt] = ()) -> ApplyOutput:
@@ -248,12 +255,7 @@ class Work(Generic[Item]):
         """Raise `TurnLimitExceeded` if the model may not be called once more."""
         if self.stopped is not None:
             raise Stop
-        spent = self.spent
-        tokens = spent.input_tokens + spent.output_tokens
-        for name, used in (("model_calls", spent.model_calls), ("tokens", tokens)):
-            allowed = getattr(self.limits, name)
-            if allowed is not None and used >= allowed:
-                raise TurnLimitExceeded(name, used, allowed)
+        check_limits(self.spent, self.limits)
 
     def used(self, input_tokens: int, output_tokens: int) -> None:
         """The model has answered."""
@@ -322,8 +324,11 @@ class Work(Generic[Item]):
         arguments: dict[str, Any],
         fn: Callable[[], Awaitable[Any]],
         rule: StepRule,
+        told: Callable[[Any], Any] = lambda answer: answer,
     ) -> Any:
         """Answer a tool's call once in the life of the turn. [ADP-7]
+
+        `told` makes of an operator's or a `reconcile`'s answer what `fn` would have given.
 
         The key is the call's id, which is committed with the model's response; where a model uses
         an id twice in a turn, the uses are told apart.
@@ -333,17 +338,19 @@ class Work(Generic[Item]):
         async def called(*_: Any) -> Any:
             # What the tool calls in its turn is a part of this step, and no step of its own.
             with _within(None):
-                return await fn()
+                return made(await fn())
 
         async def taken() -> Any:
-            value = self._made[call_id] = await self.turn.once(
+            recorded = await self.turn.once(
                 self._step_key(call_id, name),
                 called,
                 name,
                 arguments,
                 idempotent=rule.idempotent,
                 reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
+                shown_as=call_in_words(name, (), arguments),
             )
+            value = self._made[call_id] = result_of(recorded, told)
             return value
 
         try:

@@ -23,6 +23,8 @@ from turnkeeper.core.outcomes import (
     input_state,
 )
 from turnkeeper.core.records import InputRecord
+from turnkeeper.core.steps import in_words_of
+from turnkeeper.errors import ValidationFailed
 from turnkeeper.keys import Scope
 from turnkeeper.server.calls import Call, answer
 from turnkeeper.server.pages import page_of
@@ -333,5 +335,8 @@ async def requeue(call: Call) -> Response:
     if both:
         raise Refused("malformed_request", f"steps {both} are said to be both done and not done")
     steps = dict(call.body.steps) | dict.fromkeys(call.body.not_done, NOT_DONE)
-    accepted = await call.service.runtime.requeue_input(session_id, input_id, steps=steps)
+    try:
+        accepted = await call.service.runtime.requeue_input(session_id, input_id, steps=steps)
+    except ValidationFailed as refusal:
+        raise ValidationFailed(in_words_of("http", refusal.reason)) from refusal
     return answer(accepted, 200, {"Location": href(session_id, accepted.input_id)})

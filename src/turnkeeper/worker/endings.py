@@ -16,6 +16,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.outputs import output_refusal
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.session import ActiveSession
+from turnkeeper.core.steps import outcome_unknown
 from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
 from turnkeeper.errors import (
     CommitFailed,
@@ -73,10 +74,11 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
     if run.ending is Ending.INTERRUPTED and run.cancellation is not None:
         output = run.output if output_refusal(run.output) is None else None
         return decide_cancelled(session, run.cancellation, output, context)
-    if run.unknown_step is not None or isinstance(run.error, OutcomeUnknown):
-        step = run.unknown_step or getattr(run.error, "key", "")
+    unknown = run.steps.unknown() if run.steps is not None else []
+    if unknown or isinstance(run.error, OutcomeUnknown):
+        detail = outcome_unknown(unknown) if unknown else f"step {getattr(run.error, 'key', '')!r}"
         reason = AbandonReason.OUTCOME_UNKNOWN
-        return decide_failure(session, f"step {step!r}", context, final=reason)
+        return decide_failure(session, detail, context, final=reason)
     if run.output is not None and run.ending is not Ending.TIME_LIMIT:
         refusal = run.refused or output_refusal(run.output)
         if refusal is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from msgspec.structs import replace
 
 from turnkeeper.core.admission import decide_accept_and_run, duplicate
-from turnkeeper.core.dead_letters import decide_requeue
+from turnkeeper.core.dead_letters import decide_requeue, refuse_other_words, told_steps
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import OPERATOR, Input, PromptInput
@@ -284,6 +284,8 @@ async def _requeue(
     if old.requeued_as is not None:
         successor = await worker.store.find_input(actor.session_id, input_id=old.requeued_as)
         assert successor is not None, "a dead letter names a successor that is stored with it"
+        recorded = await _steps_of(worker, actor.session_id, old)
+        refuse_other_words(old, successor, recorded, steps)
         return Accepted(successor.input_id, successor.policy, successor.state)
     if old.state is not InputLifecycleState.ABANDONED or old.input is None:
         state = "pruned" if old.state in TERMINAL and old.input is None else old.state.value
@@ -299,21 +301,8 @@ async def _told_steps(
     worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, bytes | None]
 ) -> list[StepRecord]:
     """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-4]"""
-    recorded = [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)
-    open_steps = {step.key: step for step in recorded if not step.done and step.arguments}
-    unknown = sorted(key for key in set(open_steps) - set(steps) if not open_steps[key].settles)
-    if unknown:
-        raise ValidationFailed(
-            f"nobody knows whether steps {unknown} of input {old.input_id} ended: "
-            "requeue with steps={key: result or NOT_DONE}"
-        )
-    strange = sorted(set(steps) - set(open_steps))
-    if strange:
-        raise ValidationFailed(f"input {old.input_id} has no unfinished steps {strange}")
-    return [
-        replace(step, arguments=b"")
-        if steps[key] is None
-        else replace(step, done=True, result=steps[key])
-        for key, step in open_steps.items()
-        if key in steps
-    ]
+    return told_steps(old, await _steps_of(worker, session_id, old), steps)
+
+
+async def _steps_of(worker: "Worker", session_id: SessionId, old: InputRecord) -> list[StepRecord]:
+    return [] if old.turn_id is None else await worker.store.load_steps(session_id, old.turn_id)

@@ -10,6 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from turnkeeper.core.draft import Cancellation, RunStart
+from turnkeeper.core.ids import InputId
+from turnkeeper.core.inputs import Input
 from turnkeeper.core.runs import (
     ApplyOutput,
     CancelCurrentRun,
@@ -75,7 +77,6 @@ class Run:
     commit_error: BaseException | None = None
     commit_lost = False
     """That commit has failed for so long that the output is given up."""
-    unknown_step: str | None = None
     steps: StepBook | None = None
     stream_sequence = 0
     _task: asyncio.Task[None] | None = None
@@ -113,7 +114,7 @@ class Run:
                 snapshot = await actor.services.store.load_snapshot(actor.session_id)
             head = TranscriptHead(row.message_count, row.digest)
             fence = Fence(row.epoch, start.run_id)
-            turn = Turn(self, start.primitive, fence, snapshot, head)
+            turn = Turn(self, start.primitive, fence, snapshot, head, start.turn_id)
             output = await self.executor.run(turn)
         except WaitForApproval as asked:
             output = asked.output
@@ -270,13 +271,39 @@ class Run:
         *,
         idempotent: bool,
         reconcile: Callable[..., Any] | None,
+        shown_as: str | None = None,
     ) -> Any:
         self.require_alive()
         if self.steps is None:
             self.steps = StepBook(self)
-        value = await self.steps.once(key, fn, args, idempotent=idempotent, reconcile=reconcile)
+        value = await self.steps.once(
+            key, fn, args, idempotent=idempotent, reconcile=reconcile, shown_as=shown_as
+        )
         self.require_alive()
         return value
+
+    async def written_inputs(self) -> frozenset[InputId]:
+        """Find the turn's inputs whose messages are in the transcript. [DEAD-8]"""
+        self.require_alive()
+        primitive = self.start.primitive
+        if primitive.continuation:
+            return frozenset(primitive.contributing_input_ids)
+        written = [item.id for item in primitive.inputs if await self._was_written(item)]
+        self.require_alive()
+        return frozenset(written)
+
+    async def _was_written(self, item: Input) -> bool:
+        """Whether a boundary applied one of the dead letters that an input succeeds."""
+        store, session_id = self.actor.services.store, self.actor.session_id
+        successor, cause = item.id, item.causation_id
+        while cause is not None:
+            old = await store.find_input(session_id, input_id=cause)
+            if old is None or old.requeued_as != successor:
+                return False
+            if old.last_sequence is not None:
+                return True
+            successor, cause = old.input_id, None if old.input is None else old.input.causation_id
+        return False
 
     async def read_messages(self, before: int | None, limit: int) -> list[tuple[int, Message]]:
         self.require_alive()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from turnkeeper import config
+from turnkeeper.core import steps as shown
 from turnkeeper.core.ids import is_unicode
-from turnkeeper.core.records import StepRecord
+from turnkeeper.core.records import DIGEST_BYTES, StepRecord
 from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
 from turnkeeper.turn import NOT_DONE
 
@@ -33,6 +34,17 @@ class StepBook:
         self._under_way: dict[str, asyncio.Lock] = {}
         self._beginning = 0
         """New ones whose beginning is being recorded."""
+        self._unknown: StepRecord | None = None
+        """A step that this run could not take, since its outcome is unknown."""
+
+    def unknown(self) -> list[StepRecord]:
+        """All steps that an operator has to settle, if the run has met one of them. [DEAD-6]"""
+        met = self._unknown
+        if met is None:
+            return []
+        known = (self._known or {}).values()
+        left = [step for step in known if shown.is_unknown(step) and not step.settles]
+        return left if met in left else [met, *left]
 
     async def once(
         self,
@@ -42,19 +54,22 @@ class StepBook:
         *,
         idempotent: bool,
         reconcile: Callable[..., Any] | None,
+        shown_as: str | None = None,
     ) -> Any:
         """The step's result: recorded, reconciled, or of the call that is made now. [STEP-1..6]"""
         arguments = _arguments_digest(key, args)
+        words = _words(fn, args, shown_as)
         # Who asks for a step that this run is calling just now waits for its result.
         async with self._under_way.setdefault(key, asyncio.Lock()):
             return await self._once(
-                key, arguments, fn, args, idempotent=idempotent, reconcile=reconcile
+                key, arguments, words, fn, args, idempotent=idempotent, reconcile=reconcile
             )
 
     async def _once(
         self,
         key: str,
         arguments: bytes,
+        words: str,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         *,
@@ -66,8 +81,9 @@ class StepBook:
         if record is None or not record.arguments:
             if record is None and len(known) + self._beginning >= MAX_STEPS:
                 raise ValidationFailed(f"a turn has at most {MAX_STEPS} steps")
-            await self._begin(key, arguments, settles=idempotent or reconcile is not None)
-        elif record.arguments != arguments:
+            settles = idempotent or reconcile is not None
+            await self._begin(key, shown.packed(arguments, words), settles=settles)
+        elif record.arguments[:DIGEST_BYTES] != arguments:
             raise StepMismatch(self._run.actor.session_id, key)
         elif record.done:
             return decode_result(record.result)
@@ -90,8 +106,8 @@ class StepBook:
             return await _call(reconcile, args)
         if idempotent:
             return NOT_DONE
-        self._run.unknown_step = record.key
-        raise OutcomeUnknown(self._run.actor.session_id, record.key)
+        self._unknown = record
+        raise OutcomeUnknown(self._run.actor.session_id, record.key, shown.in_words(record))
 
     async def _load(self) -> dict[str, StepRecord]:
         if self._known is None:
@@ -155,6 +171,14 @@ def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
         raise TypeError(
             f"the arguments of step {key!r} have no form in MessagePack: {error}"
         ) from None
+
+
+def _words(fn: Callable[..., Any], args: tuple[Any, ...], shown_as: str | None) -> str:
+    if shown_as is None:
+        return shown.call_in_words(str(getattr(fn, "__name__", type(fn).__name__)), args)
+    if not isinstance(shown_as, str):
+        raise ValidationFailed(f"shown_as is text, not {shown_as!r:.50}")
+    return shown.cut(shown_as, shown.CALL_MAX)
 
 
 def encode_result(value: Any) -> bytes:

@@ -20,6 +20,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
               NothingIsLeft                       no tool outlives its run
     approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
+    settling  Settled                             calls of unknown outcome that a person settles
     safety    Safety                              many bad days, and what a model reads then
 """
 
@@ -29,6 +30,7 @@ from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.safety import Safety
+from turnkeeper.testing.agents.settling import Settled
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
 from turnkeeper.testing.agents.texting import DoubleTexting
 from turnkeeper.testing.agents.tools import NothingIsLeft, ToolCalls
@@ -49,6 +51,7 @@ __all__ = [
     "Reply",
     "Safety",
     "Said",
+    "Settled",
     "Stopping",
     "Streams",
     "ToolCalls",
@@ -67,6 +70,7 @@ class AgentConformance(
     Stopping,
     Limits,
     Crashes,
+    Settled,
     Safety,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""

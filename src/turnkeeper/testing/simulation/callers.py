@@ -181,8 +181,10 @@ class Callers:
         input_id = self._input(action)
         if input_id is None:
             return {"skipped": True}
-        # Where a step's end is unknown, the operator says that it was not done.
-        steps = await self._unknown_steps(action.session, input_id) if action.facts["told"] else {}
+        if action.facts.get("last"):
+            input_id = await self._last_life(action.session, input_id)
+        # Where a step's end is unknown, the operator says how it ended.
+        steps = await self._words(action, input_id) if action.facts["told"] else {}
         asks = [self._runtime.requeue_input(action.session, input_id, steps=steps)]
         if action.facts["twice"]:
             asks.append(self._runtime.requeue_input(action.session, input_id, steps=steps))
@@ -197,16 +199,40 @@ class Callers:
             )
         return {"old": input_id, "successors": [accepted.input_id for accepted in told]}
 
-    async def _unknown_steps(self, session: str, input_id: str) -> dict[str, Any]:
+    async def _last_life(self, session: str, input_id: str) -> str:
+        """The last successor of an input, or itself."""
+        while True:
+            record = await self._runtime.worker.store.find_input(session, input_id=input_id)
+            if record is None or record.requeued_as is None:
+                return input_id
+            input_id = record.requeued_as
+
+    async def _words(self, action: Action, input_id: str) -> dict[str, Any]:
+        """An operator's words on each step of unknown outcome: its result, or that it was not done.
+
+        The letters of the fact `words` say which, in turn: `d` done, `n` not done.
+        """
+        session, letters = action.session, str(action.facts.get("words", "n"))
         store = self._runtime.worker.store
         record = await store.find_input(session, input_id=input_id)
         if record is None or record.turn_id is None:
             return {}
         steps = await store.load_steps(session, record.turn_id)
-        unknown = {step.key: NOT_DONE for step in steps if not step.done and step.arguments}
-        if unknown:
-            self._world.note("said_not_done", session=session, turn=record.turn_id)
-        return unknown
+        unknown = [step.key for step in steps if not step.done and step.arguments]
+        words: dict[str, Any] = {}
+        for place, key in enumerate(unknown):
+            done = letters[place % len(letters)] == "d"
+            words[key] = f"{key}, said by {self._call}" if done else NOT_DONE
+            self._world.note(
+                "settles",
+                call=self._call,
+                session=session,
+                turn=record.turn_id,
+                old=input_id,
+                step=key,
+                value=words[key] if done else None,
+            )
+        return words
 
     async def answer(self, action: Action) -> Told:
         """Say yes or no to what a label, or anybody in the session, has asked.

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from turnkeeper.testing.simulation.actions import Action, Life, Value
+from turnkeeper.testing.simulation.settings import settings
 from turnkeeper.testing.simulation.submissions import (
     Submissions,
     asking_end,
@@ -119,14 +120,14 @@ class _Author:
             sessions=self._sessions,
             steer=random.choice(["at_border", "at_border", "none"]),
             cancel=random.choice(["graceful", "immediate"]),
-            config=self._config() | (FOR_AGENTS_CONFIG if self._texts else {}),
+            config=settings(random) | (FOR_AGENTS_CONFIG if self._texts else {}),
             profile=random.choice(PROFILES) if random.random() < 0.35 else "",
             actions=tuple(actions),
         )
 
     def _coda(self) -> list[Action]:
         """What a life's middle comes to too seldom, whole; and nobody comes to look after it."""
-        codas = [self._cut_short, self._second_life, self._suspects, self._decided]
+        codas = [self._cut_short, self._second_life, self._suspects, self._decided, self._settled]
         if self._faults is FAULTS:
             codas += [self._failing_restart, self._late_write]
         return self._random.choice(codas)(self._random.choice(self._processes))
@@ -169,6 +170,31 @@ class _Author:
             verb="requeue", process=process, session=submit.session, after_seconds=3.0, facts=facts
         )
         return [Action(verb="start", process=process, after_seconds=30.0), submit, requeue]
+
+    def _settled(self, process: str) -> list[Action]:
+        """A crash leaves calls of unknown outcome, an operator settles them, maybe in vain: what
+        goes on then is cut off too, and settled once more.
+        """
+        random = self._random
+        submit = self._submit(process, "step:a,step:b,ok", after_seconds=9.0)
+        settled: list[Action] = []
+        for _ in range(random.choice([1, 2, 2])):
+            words: dict[str, Value] = {"twice": False, "told": True, "last": True}
+            words |= {"label": submit.facts["label"], "words": random.choice(["d", "n", "dn"])}
+            requeue = Action(
+                verb="requeue",
+                process=random.choice(self._processes),
+                session=submit.session,
+                after_seconds=3.0,
+                facts=words,
+            )
+            settled += [requeue, *self._restart(process, random.choice([0.03, 0.07, 0.12, 0.3]))]
+        return [
+            Action(verb="start", process=process, after_seconds=30.0),
+            submit,
+            *self._restart(process, random.choice([0.03, 0.07, 0.12])),
+            *settled,
+        ]
 
     def _decided(self, process: str) -> list[Action]:
         """A person answers, maybe another one, and a crash comes then; or what it began is given
@@ -222,28 +248,6 @@ class _Author:
             Action(verb="crash", process=process, after_seconds=after_seconds),
             Action(verb="start", process=process, after_seconds=0.1),
         ]
-
-    def _config(self) -> dict[str, Any]:
-        random = self._random
-        return {
-            "max_running": random.choice([1, 1, 2, 100]),
-            "max_failures": random.choice([0, 1, 2, 3]),
-            "max_crashes": random.choice([0, 1, 2, 10]),
-            "run_time_limit_seconds": random.choice([6.0, 20.0]),
-            "backoff_first_seconds": random.choice([0.5, 1.0]),
-            "backoff_max_seconds": random.choice([1.0, 8.0]),
-            "interrupt_grace_seconds": random.choice([0.5, 2.0]),
-            "unregister_grace_seconds": random.choice([0.5, 3.0]),
-            "close_drain_seconds": random.choice([0.5, 4.0]),
-            "commit_retry_seconds": random.choice([1.0, 5.0]),
-            "passivation_seconds": random.choice([0.5, 5.0, 60.0]),
-            "poll_seconds": random.choice([0.2, 2.0]),
-            "lease_seconds": random.choice([2.0, 10.0]),
-            "request_age_seconds": random.choice([3.0, 30.0]),
-            "queue_per_session": random.choice([3, 1_000, 1_000, 1_000]),
-            "on_failure": random.choice(["continue", "continue", "block"]),
-            "on_zombie": random.choice(["continue", "continue", "hold"]),
-        }
 
     # -- one action --------------------------------------------------------------------------------
 
@@ -377,6 +381,10 @@ class _Author:
                     facts["same"] = random.random() < 0.8
                 if verb == "requeue":
                     facts |= {"twice": random.random() < 0.3, "told": random.random() < 0.5}
+                    facts |= {
+                        "words": random.choice(["n", "d", "dn"]),
+                        "last": random.random() < 0.5,
+                    }
             case "interrupt":
                 facts = {"requeue": random.random() < 0.4, "named": random.random() < 0.3}
             case "retire":
