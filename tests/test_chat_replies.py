@@ -311,11 +311,15 @@ def test_calls_are_told_apart(deltas: list[Any]) -> None:
 
 @pytest.mark.parametrize("index", [0, None])
 def test_calls_without_ids(index: int | None) -> None:
-    """[ADP-61] By name and whole arguments; each gets an id of its own."""
+    """[ADP-61] By name and whole arguments, as where all have one id; each gets its own."""
     made = called(piece(index, None, "look", ROME), piece(index, None, "look", OSLO))
     assert [arguments for _, _, arguments in made] == [ROME, OSLO]
     assert len({call_id for call_id, _, _ in made}) == 2
     assert all(call_id for call_id, _, _ in made)
+    twice = piece(index, None, "look", ROME)["tool_calls"] * 2
+    assert [arguments for _, _, arguments in called({"tool_calls": twice})] == [ROME, ROME]
+    same = called(piece(index, "x", "look", ROME), piece(index, "x", "look", OSLO))
+    assert [arguments for _, _, arguments in same] == [ROME, OSLO]
     other = called(piece(index, None, "look", "{}"), piece(index, None, "find", "{}"))
     assert [name for _, name, _ in other] == ["look", "find"]
 
@@ -417,6 +421,7 @@ async def test_other_choices_are_not_the_answer() -> None:
         ([(120, 1), (100, 3)], (100, 3)),
         ([(100, 0), (0, 3)], (100, 3)),
         ([(100, 3), (None, None)], (100, 3)),
+        ([(100.0, 3.0), ("?", -1)], (100, 3)),
         ([(100, 3), (0, 0)], (100, 3)),
     ],
 )
@@ -507,11 +512,12 @@ async def test_a_document_in_answer_to_a_request_for_a_stream() -> None:
         (frame({"object": "error", "message": "too long", "code": 400}), 1),
         (delta({}, "content_filter"), 1),
         (delta({}, "length"), 4),
+        (b"<html>hi</html>", 4),
     ],
 )
 async def test_a_failure_in_the_middle_of_an_answer(error: bytes, tries: int) -> None:
     """[ADP-63] It fails the attempt, and names the server; a refusal is not tried again."""
-    started = [] if b"length" in error else [delta({"content": "I th"})]
+    started = [] if b"length" in error or b"html" in error else [delta({"content": "I th"})]
     outcome, server = await answer_of([*started, error])
     assert isinstance(outcome, Abandoned)
     assert server.url in (outcome.detail or "")

@@ -103,6 +103,10 @@ def untyped(q, n=2):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     return f"{q}{n}"
 
 
+def hidden_result(q: str) -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+    return q
+
+
 def odd_names(type: str, schema: str, _x: int = 1, model_config: str = "m", json: str = "j") -> str:  # noqa: A002
     return f"{type}{schema}{_x}{model_config}{json}"
 
@@ -161,6 +165,8 @@ TOLD = repr(
         ),
         (plain, "plain", {"q": "a"}, "a2"),
         (untyped, "untyped", {"q": "a"}, "a2"),
+        (hidden_result, "hidden_result", {"q": "a"}, "a"),
+        (Point, "Point", {"x": 1}, '{"x":1}'),
         (odd_names, "odd_names", {"type": "t", "schema": "s"}, "ts1mj"),
     ],
 )

@@ -50,8 +50,8 @@ DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 Json = dict[str, Any]
 
-_SAYS_NOTHING = frozenset({"role", "reasoning", "reasoning_content", "reasoning_details"})
-"""Fields of a response that without others are no answer."""
+_SAYS = ("content", "refusal", "images", "audio")
+"""Fields of a response that are an answer. Reasoning is none."""
 _OWN_FIELDS = {
     "messages": "the session's transcript is sent",
     "model": "use chat_agent(model)",
@@ -84,7 +84,7 @@ class _Codec(Codec[Json]):
         calls = tuple(
             Call(call["id"], call["function"]["name"]) for call in message.get("tool_calls") or ()
         )
-        empty = not any(value for key, value in message.items() if key not in _SAYS_NOTHING)
+        empty = not (calls or any(message.get(field) for field in _SAYS))
         return View("assistant", empty=empty, calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:

@@ -106,15 +106,17 @@ class _Call:
         """Whether a piece that seems to go on with this call begins another one."""
         if not name:
             return False
-        if call_id and self.id:
-            return call_id != self.id
-        so_far = self.arguments()
-        if not so_far:
+        if call_id and self.id and call_id != self.id:
+            return True
+        so_far = _object_in(self.arguments())
+        if not self.pieces:
             return False  # a name in pieces, or an id that comes late
         if name != self.name:
             return True
-        whole = is_object(so_far) and so_far.strip() != "{}"
-        return whole and arguments.strip() not in ("", so_far.strip())
+        more = _object_in(arguments)
+        if call_id and self.id:  # an object that has all of the first one is that one, grown
+            return bool(so_far and more and not so_far.items() <= more.items())
+        return bool(so_far and arguments.strip()) and more != so_far
 
     def take(self, call_id: str, name: str, arguments: str) -> None:
         self.id = self.id or call_id
@@ -143,6 +145,8 @@ class Reply:
         self._refusal = ""
         self._parts: list[Any] | None = None
         self._calls: list[_Call] = []
+        self._taken_calls: list[_Call] = []
+        """Those that the list of calls in hand has told of."""
         self._extra: Json = {}
 
     def take(self, chunk: Json) -> None:
@@ -168,6 +172,7 @@ class Reply:
             elif key == "refusal" and value:
                 self._refuse(value)
             elif key == "tool_calls":
+                self._taken_calls = []
                 for piece in value or ():
                     self._call(piece)
             elif key == _LEGACY and value:
@@ -243,9 +248,11 @@ class Reply:
         if given is not None and not isinstance(given, str):
             arguments = msgspec.json.encode(given).decode()
         call = self._call_of(piece.get("index"), call_id, name)
-        if call is None or call.is_ended_by(call_id, name, arguments):
+        again = call in self._taken_calls and bool(name)  # one list has no call twice
+        if call is None or again or call.is_ended_by(call_id, name, arguments):
             call = _Call(piece.get("index"))
             self._calls.append(call)
+        self._taken_calls.append(call)
         call.take(call_id, name, arguments)
         for key, value in piece.items():
             if key not in ("index", "id", "function") and value is not None:
@@ -363,17 +370,20 @@ def _sendable_call(call: Json, withhold: Collection[str]) -> Json:
 
 def is_object(text: str) -> bool:
     """Return whether a text is a JSON object."""
+    return _object_in(text) is not None
+
+
+def _object_in(text: str) -> dict[str, msgspec.Raw] | None:
     if not text.lstrip().startswith("{"):
-        return False
+        return None
     try:
-        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except msgspec.MsgspecError:
-        return False
-    return True
+        return None
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and 0 < value < 1e15 else 0
 
 
 def _words_of(value: Any) -> str:

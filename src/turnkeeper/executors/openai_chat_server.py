@@ -86,7 +86,9 @@ class ChatServer:
                     async for chunk in chunks:
                         yield chunk
         except EventTooLarge as error:
-            raise ChatRefused(f"{self.url}: {error}") from error
+            raise ChatRefused(
+                f"{self.url} sent an event of more than {EVENT_MAX_BYTES:,} bytes"
+            ) from error
         except httpx2.HTTPError as error:
             raise ChatLost(f"{self.url}: {type(error).__name__}: {error}") from error
 
@@ -102,8 +104,10 @@ class ChatServer:
             yield None
             return
         events = server_sent_events(_behind(head, body), response.request, unfinished=True)
+        is_stream = False
         async with aclosing(events):
             async for event in events:
+                is_stream = True
                 for data in _documents(event.data):
                     if data == DONE:
                         yield None
@@ -112,6 +116,8 @@ class ChatServer:
                                 await anext(events, None)
                         return
                     yield self._chunk(data, failed=event.event == "error")
+        if head and not is_stream:
+            raise ChatError(f"{self.url} answered with neither events nor JSON: {head!r:.100}")
 
     def _chunk(self, data: str, *, failed: bool = False) -> Json:
         try:

@@ -9,6 +9,7 @@ import copy
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable
 from inspect import Parameter
@@ -148,7 +149,9 @@ class ChatTool:
     def plain(self, arguments: str) -> Json:
         """Return arguments that `read` accepts as plain JSON by name, defaults included."""
         given: Json = msgspec.json.decode(self._object(arguments), type=Json)
-        return {**self._defaults, **given}
+        known = {**self._defaults, **given}
+        names = [p.name for p in self._parameters if p.name in known]
+        return {**{name: known[name] for name in names}, **given}
 
     def _object(self, arguments: str) -> str:
         text = arguments.strip()
@@ -242,10 +245,14 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _hints(function: Callable[..., Any]) -> Json:
+    """The types of the parameters. The type of the result is not read, and may be unknown."""
+    called: Any = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isclass(function):
-        return typing.get_type_hints(function.__init__, include_extras=True)
-    called = function if inspect.isroutine(function) else type(function).__call__
-    return typing.get_type_hints(called, include_extras=True)
+        called = function.__init__
+    called = inspect.unwrap(called)
+    declared = {k: v for k, v in inspect.get_annotations(called).items() if k != "return"}
+    holder: Any = types.SimpleNamespace(__annotations__=declared)
+    return typing.get_type_hints(holder, getattr(called, "__globals__", {}), include_extras=True)
 
 
 def _typed(hint: Any, description: str | None) -> Any:
