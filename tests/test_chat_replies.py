@@ -602,3 +602,18 @@ async def test_separators_in_the_words_of_a_model() -> None:
         item = await first
         assert isinstance(item, Delta)
         assert item.data == TextDelta(words)
+
+
+def test_a_response_that_is_interrupted() -> None:
+    """[ADP-6] Its words and the reasoning that is text are kept; half a call, or half of a signed
+    part, is not.
+    """
+    reply = Reply("http://server", lambda _: None)
+    for one in (
+        {"reasoning_content": "hm", "reasoning_details": [{"index": 0, "text": "hm"}]},
+        {"content": [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": "so "}]},
+        piece(0, "a", "look", '{"ci'),
+    ):
+        reply.take({"choices": [{"delta": one}]})
+    said = {"role": "assistant", "content": "so ", "reasoning_content": "hm"}
+    assert reply.interrupted() == said
