@@ -119,8 +119,8 @@ DEFECTS: tuple[Defect, ...] = (
     Defect(
         "superseding reaches across kinds",
         "core/admission.py",
-        "            other.kind is not record.kind\n            or other.input is None",
-        "            other.input is None",
+        "        if other.kind is record.kind\n        and other.input is not None",
+        "        if other.input is not None",
     ),
     Defect(
         "a duplicate always seems to match",

@@ -8,6 +8,7 @@ appended to, so that a kill cannot tear it. A worker lives until its standard in
 """
 
 import asyncio
+import ctypes
 import os
 import sys
 import time
@@ -44,6 +45,10 @@ async def work(store: str, log: Log, name: str, lease_seconds: float) -> None:
                         await asyncio.Event().wait()
                 case "block":
                     time.sleep(float(seconds))  # noqa: ASYNC251 - as careless agents do
+                case "hold":  # as a regular expression that never comes to its end
+                    ctypes.PyDLL(None).usleep(int(float(seconds) * 1_000_000))
+                case "sleep":
+                    await asyncio.sleep(float(seconds))
                 case "work":
                     await asyncio.sleep(0.001)
         except BaseException as error:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -142,14 +143,22 @@ def free_port() -> int:
 class Child:
     """A server in a process of its own."""
 
-    def __init__(self, folder: Path, port: int, *options: str) -> None:
+    def __init__(
+        self, folder: Path, port: int, *options: str, open_files: int | None = None
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
+
+        def bound() -> None:
+            if open_files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", str(CHILD), str(folder), str(port), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=bound,  # noqa: PLW1509 - it makes one system call
         )
 
     def wait_until_ready(self) -> None:
@@ -170,9 +179,9 @@ class Child:
 
 
 @contextmanager
-def child(folder: Path, port: int, *options: str) -> Iterator[Child]:
+def child(folder: Path, port: int, *options: str, open_files: int | None = None) -> Iterator[Child]:
     """A server in a process of its own; killed at the end if it still lives."""
-    started = Child(folder, port, *options)
+    started = Child(folder, port, *options, open_files=open_files)
     try:
         started.wait_until_ready()
         yield started

@@ -32,8 +32,8 @@ from patience import PATIENCE_SECONDS
 from turnkeeper import Runtime, SqliteStore
 from turnkeeper.cli.exits import Exit, exit_of
 from turnkeeper.cli.place import default_path
-from turnkeeper.cli.plain import one_line, plain
 from turnkeeper.config import Config
+from turnkeeper.core.sanitize import one_line, plain
 from turnkeeper.errors import (
     CommitFailed,
     EventsPruned,

@@ -244,6 +244,41 @@ async def test_an_agent_that_blocks_its_process_loses_nothing(processes: Process
         assert len(processes.lines("begin")) == 1
 
 
+async def test_an_agent_that_holds_the_interpreters_lock_is_not_taken_for_dead(
+    processes: Processes,
+) -> None:
+    """No thread of its process can renew the heartbeat, and the process is seen to run. [PROC-6]"""
+    await processes.worker("a", SHORT_LEASE_SECONDS)
+    await processes.worker("b", SHORT_LEASE_SECONDS)
+    async with client_of(processes) as client:
+        handle = await client.submit("ada", f"hold {2 * SHORT_LEASE_SECONDS}")
+        assert isinstance(await outcome(handle), Completed)
+        state = await client.input_state("ada", handle.input_id)
+        assert state is not None
+        assert (state.attempt_count, state.recovery_count) == (1, 0)
+        assert len(processes.lines("begin")) == 1
+
+
+async def test_a_program_that_locks_the_file_kills_no_worker(processes: Processes) -> None:
+    """Nobody can renew a heartbeat meanwhile, and that is charged to nobody. [PROC-6]"""
+    await processes.worker("a", SHORT_LEASE_SECONDS)
+    await processes.worker("b", SHORT_LEASE_SECONDS)
+    async with client_of(processes) as client:
+        handle = await client.submit("ada", f"sleep {2.5 * SHORT_LEASE_SECONDS}")
+        await processes.says("begin")
+        connection = apsw.Connection(str(processes.store))
+        connection.setbusytimeout(1_000)
+        connection.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(2 * SHORT_LEASE_SECONDS)
+        connection.execute("ROLLBACK")
+        connection.close()
+        assert isinstance(await outcome(handle), Completed)
+        state = await client.input_state("ada", handle.input_id)
+        assert state is not None
+        assert (state.attempt_count, state.recovery_count) == (1, 0)
+        assert len(processes.lines("begin")) == 1
+
+
 CLOSES_ITS_LOOP = """
 import asyncio, sys
 from turnkeeper import Config, Runtime, agent

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any
 
@@ -380,6 +380,8 @@ async def test_a_rejected_input_makes_no_session(store: Store, verb: str) -> Non
 # -- validity -------------------------------------------------------------------------------------
 
 NAIVE = datetime(2100, 1, 1)  # noqa: DTZ001 - without a zone: that is the point
+LAST_HOURS = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-14)))
+FIRST_HOURS = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
 
 
 async def test_an_invalid_input_is_rejected_with_field_and_rule(
@@ -403,9 +405,15 @@ async def test_an_invalid_input_is_rejected_with_field_and_rule(
         ("idempotency_key is no valid text", PromptInput("x", idempotency_key="\ud800")),
         ("priority is 0 to 9", PromptInput("x", priority=10)),
         ("priority is 0 to 9", PromptInput("x", priority=-1)),
-        ("payload is no JSON", ExternalEventInput("e", object())),
-        ("payload is no JSON", ExternalEventInput("e", float("inf"))),
+        ("payload cannot be stored as JSON", ExternalEventInput("e", object())),
+        ("payload cannot be stored as JSON", ExternalEventInput("e", float("inf"))),
+        ("more than 64 bits", ExternalEventInput("e", {"n": [2**64]})),
+        ("more than 64 bits", PromptInput("x", {"n": -(2**63) - 1})),
         ("timestamp has no time zone", PromptInput("x", timestamp=NAIVE)),
+        ("timestamp is outside the years", PromptInput("x", timestamp=LAST_HOURS)),
+        ("timestamp is outside the years", PromptInput("x", timestamp=FIRST_HOURS)),
+        ("not_before is outside the years", PromptInput("x", not_before=LAST_HOURS)),
+        ("expires_at is outside the years", PromptInput("x", expires_at=LAST_HOURS)),
         ("not_before has no time zone", PromptInput("x", not_before=NAIVE)),
         ("expires_at has no time zone", PromptInput("x", expires_at=NAIVE)),
         ("not_before is not before", PromptInput("x", not_before=later, expires_at=later)),

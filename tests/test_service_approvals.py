@@ -124,3 +124,20 @@ async def test_a_stopping_server_answers_no_approval() -> None:
         )
         assert (refused.status_code, refused.json()["code"]) == (503, "closing")
         assert await served.runtime.session("ada").approvals() == [approval]
+
+
+async def test_a_value_of_any_size_is_kept_or_refused_by_name() -> None:
+    """[SRV-7] [APR-2] The largest integer that can be stored comes back; a larger one is 422."""
+    async with serving(clerk) as served, client_of(served) as client:
+        ada = client.session("ada")
+        await (await ada.submit("charge")).wait()
+        (approval,) = await ada.approvals()
+        place = f"/sessions/ada/approvals/{approval.approval_id}"
+        for value in (2**64, -(2**63) - 1, [{"deep": 2**70}]):
+            refused = await served.post(place, {"approved": True, "value": value})
+            assert (refused.status_code, refused.json()["code"]) == (422, "validation_failed")
+            assert "more than 64 bits" in refused.json()["detail"]
+        assert await ada.approvals() == [approval]
+        report = await ada.answer_approval(approval.approval_id, approved=True, value=2**64 - 1)
+        told = await (await ada.handle(report.input_id)).result()
+        assert told.text == f"approved, None, {2**64 - 1}, None"

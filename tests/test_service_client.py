@@ -355,6 +355,19 @@ async def test_live_items_over_http() -> None:
         await live.aclose()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("session_id", [".", "..", "...", "a/..", "%2e%2e", "a b?c=d#e", "\u00e9/"])
+async def test_a_session_has_any_id(session_id: str) -> None:
+    """[SRV-19] Also one that a path would resolve."""
+    desk = Desk()
+    async with serving(desk.agent) as served, client_of(served) as client:
+        handle = await client.session(session_id).submit("two", key="..")
+        assert (await handle.result()).text == "Booked: two."
+        found = await client.session(session_id).input("..")
+        assert found is not None
+        assert found.state.input_id == handle.input_id
+        assert [s.session_id for s in await served.runtime.sessions()] == [session_id]
+
+
 async def deltas(items: AsyncIterator[Any], count: int) -> list[Any]:
     found: list[Any] = []
     while len(found) < count:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -194,11 +195,31 @@ def test_the_file_of_keys_has_only_hashes(tmp_path: Path) -> None:
         make_key(path, "none", [], 1)
     with pytest.raises(ValidationFailed, match="name"):
         make_key(path, "", [Scope.READ], 1)
+    found = load_keys(path)
     path.chmod(0o622)
     with pytest.raises(KeyFileError, match="written by others"):
         load_keys(path)
+    path.chmod(0o600)
+    tmp_path.chmod(0o777)
+    with pytest.raises(KeyFileError, match=r"its folder .* written by others"):
+        load_keys(path)
+    tmp_path.chmod(0o1777)  # sticky, as /tmp is
+    assert load_keys(path) == found
     with pytest.raises(KeyFileError, match="there is no file"):
         load_keys(tmp_path / "missing")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file another user's")
+def test_another_users_file_of_keys_is_not_used(tmp_path: Path) -> None:
+    """[SRV-9] Neither where the file is another user's, nor where its folder is."""
+    path, _ = key_file(tmp_path)
+    os.chown(path, 12_345, -1)
+    with pytest.raises(KeyFileError, match=r"file of keys .* belongs to another user"):
+        load_keys(path)
+    os.chown(path, os.geteuid(), -1)
+    os.chown(tmp_path, 12_345, -1)
+    with pytest.raises(KeyFileError, match=r"its folder .* belongs to another user"):
+        load_keys(path)
 
 
 async def test_answers_have_strict_headers() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -202,3 +203,26 @@ async def test_a_kill_under_load_loses_and_repeats_nothing(tmp_path: Path, seed:
     """[SRV-1] [SRV-20] What was answered is in the store; each key has one answer and one turn."""
     load = await _under_load(tmp_path, [signal.SIGKILL] * KILLS, seed)
     await _check(tmp_path, load)
+
+
+async def test_a_server_that_cannot_write_is_not_ready(tmp_path: Path) -> None:
+    """[SRV-16] It says so although nobody submits, and is ready again once it can write."""
+    port = free_port()
+    with child(tmp_path, port) as started:
+        async with httpx2.AsyncClient(base_url=started.url) as http:
+
+            async def wait_for(status: int) -> str:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while True:
+                        answer = await http.get("/v1/ready")
+                        if answer.status_code == status:
+                            return answer.text
+                        await asyncio.sleep(0.01)
+
+            await wait_for(200)
+            everything = resource.RLIM_INFINITY
+            # What a full disk does: no file may have a byte past the first thousand.
+            resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (1_000, everything))
+            assert "store_failed" in await wait_for(503)
+            resource.prlimit(started.process.pid, resource.RLIMIT_FSIZE, (everything, everything))
+            await wait_for(200)

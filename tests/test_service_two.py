@@ -100,3 +100,18 @@ async def test_a_stream_over_events_that_are_pruned_says_so_and_misses_none() ->
         kept = await served.get(f"/sessions/ada/events?follow=false&after={first - 1}")
         assert kept.status_code == 200
         assert f"id: {first}\n" in kept.text
+
+
+async def test_recovering_a_session_of_another_server_says_whose_it_is(tmp_path: Path) -> None:
+    """[SRV-7] [REC-1] A live owner recovers its sessions itself: 409, and not a failing store."""
+    store, desk = tmp_path / "store.db", Desk()
+    async with (
+        serving(desk.agent, store=store, config=QUICK) as owner,
+        serving(desk.agent, store=store, config=QUICK) as other,
+    ):
+        await owner.submit("ada", "wait")
+        await until(lambda: desk.turns == ["wait"])
+        refused = await other.post("/sessions/ada/recover")
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_ready")
+        assert "another live worker" in refused.json()["detail"]
+        desk.gate.set()

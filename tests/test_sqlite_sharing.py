@@ -105,7 +105,8 @@ async def test_a_clock_that_is_set_kills_nobody(
     await store.open()
     await store.join("long", 60.0)
     await store.join("short", 0.001)
-    store._opened().hearts.end_all()  # it is stopped
+    store._opened().hearts.end_all()
+    path.with_name("shared.db-worker-short").write_text("")  # and cannot be seen to run
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + hours * HOUR_NS)
     time.sleep(0.002)  # noqa: ASYNC251 - until that lease is over

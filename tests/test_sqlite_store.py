@@ -1,17 +1,21 @@
 """What is special about SQLite: the file, groups, faults of the disk, locks, the stored numbers."""
 
 import asyncio
+import multiprocessing
+import os
+import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
 from msgspec.structs import replace
 
+from turnkeeper import Config, PromptInput, Runtime, Turn, agent
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.records import Append, Claim, Commit, InputAppend, RunInProgress
@@ -48,6 +52,18 @@ from turnkeeper.testing.conformance.drafts import (
     prompt,
     record_of,
 )
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+    from multiprocessing.synchronize import Barrier
+
+PATIENCE_SECONDS = 60.0
+"""How long anything may take: never reached by a test that passes."""
+
+
+@agent
+async def echo(turn: Turn) -> str:
+    return turn.text
 
 
 @pytest.fixture
@@ -541,35 +557,91 @@ async def test_two_stores_in_one_process_see_each_other(store: SqliteStore) -> N
     await twin.close()
 
 
-def test_another_process_may_make_the_store_at_any_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _open_each(
+    folder: Path, names: Sequence[str], together: "Barrier", failed: "SimpleQueue[str]"
 ) -> None:
-    """Whoever opens a new file finds it empty, or a whole store. [STO-9]"""
-    connect = sqlite_schema.connect
-    moment = made = 0
+    """In a process of its own: open each store in the moment in which the others do."""
+    for name in names:
+        together.wait(PATIENCE_SECONDS)
+        try:
+            connection = sqlite_schema.open_file(folder / name, migrations())
+            found = connection.pragma("user_version"), connection.pragma("journal_mode")
+            if found != (migrations()[-1][0], "wal"):
+                failed.put(f"{name}: {found}")
+            connection.close()
+        except Exception as error:  # noqa: BLE001 - told to the test
+            failed.put(f"{name}: {error!r}")
 
-    def opened(path: Path, *, create: bool) -> apsw.Connection:
-        connection = connect(path, create=create)
-        statements = 0
 
-        def another_is_first(_cursor: Any, _sql: str, _parameters: Any) -> bool:
-            nonlocal statements, made
-            statements += 1
-            if statements == moment and not connection.in_transaction:
-                connection.exec_trace = None
-                made += 1
-                with monkeypatch.context() as patch:
-                    patch.setattr(sqlite_schema, "connect", connect)
-                    sqlite_schema.open_file(path, migrations()).close()
-            return True
+def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path: Path) -> None:
+    """Each process finds a whole store, and none is told that it is locked. [STO-9]"""
+    processes = multiprocessing.get_context("spawn")
+    together, failed = processes.Barrier(4), processes.SimpleQueue()
+    names = [f"{number}.db" for number in range(30)]
+    openers = [
+        processes.Process(target=_open_each, args=(tmp_path, names, together, failed))
+        for _ in range(4)
+    ]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join(PATIENCE_SECONDS)
+    assert [opener.exitcode for opener in openers] == [0] * 4
+    assert failed.empty(), failed.get()
+    assert [path.name for path in tmp_path.glob("*-opening")] == []
 
-        connection.exec_trace = another_is_first
-        return connection
 
-    monkeypatch.setattr(sqlite_schema, "connect", opened)
-    for moment in range(1, 8):
-        connection = sqlite_schema.open_file(tmp_path / f"{moment}.db", migrations())
-        connection.exec_trace = None
-        assert connection.pragma("user_version") == migrations()[-1][0]
-        connection.close()
-    assert made > 1
+# -- the store's files ----------------------------------------------------------------------------
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+async def test_the_files_of_a_store_are_private(tmp_path: Path) -> None:
+    """Store, write-ahead log, worker's lock and backup are their owner's only. [STO-13]"""
+    before = os.umask(0)
+    try:
+        async with Runtime(tmp_path / "turns.db", agent=echo) as runtime:
+            await (await runtime.submit("ada", "hello")).result()
+            await runtime.worker.store.backup(tmp_path / "copy.db")
+            modes = _modes(tmp_path)
+    finally:
+        os.umask(before)
+    assert len(modes) >= 5  # the store, its log and index, the lock, the backup
+    assert set(modes.values()) == {0o600}, modes
+
+
+async def test_a_store_keeps_the_mode_that_its_owner_gave_it(tmp_path: Path) -> None:
+    """Files beside a store that a group shares are the group's too. [STO-13]"""
+    path = tmp_path / "shared.db"
+    path.touch()
+    path.chmod(0o660)
+    async with Runtime(path, agent=echo) as runtime:
+        await (await runtime.submit("ada", "hello")).result()
+        modes = _modes(tmp_path)
+    assert set(modes.values()) == {0o660}, modes
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_nothing_is_acknowledged_once_the_file_is_gone(tmp_path: Path, how: str) -> None:
+    """A commit to a file that its path no longer names is an error that says so. [STO-14]"""
+    path = tmp_path / "turns.db"
+    other = tmp_path / "other.db"
+    async with Runtime(other):
+        pass
+    config = Config(commit_retry_seconds=0.2, close_drain_seconds=0.0)
+    runtime = Runtime(path, config=config)
+    await runtime.__aenter__()
+    await runtime.register_session("ada")
+    await runtime.accept_input("ada", PromptInput("kept"))
+    if how == "removed":
+        path.unlink()
+    else:
+        other.replace(path)
+    with pytest.raises(CommitFailed, match=f"was {how}"):
+        await runtime.accept_input("ada", PromptInput("lost"))
+    with pytest.raises(StoreError, match=f"was {how}"):
+        await runtime.register_session("ben")
+    with pytest.raises(StoreError, match=f"was {how}"):
+        await runtime.close()

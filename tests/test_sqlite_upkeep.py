@@ -8,11 +8,13 @@ from pathlib import Path
 import apsw
 import pytest
 
+from turnkeeper import PromptInput, Runtime
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.outcomes import PruneReport
 from turnkeeper.errors import StoreError
 from turnkeeper.stores import sqlite_backup, sqlite_upkeep
 from turnkeeper.stores.sqlite import SqliteStore
+from turnkeeper.stores.sqlite_database import LOG_MAX_BYTES
 from turnkeeper.testing.conformance.chapter import picture
 from turnkeeper.testing.conformance.drafts import START_MS, WORKER, Owner, prompt
 from turnkeeper.testing.conformance.keeping import OLD_MS, ended_at
@@ -166,3 +168,25 @@ async def test_a_dead_worker_is_listed_as_dead(store: SqliteStore) -> None:
     listed = {w.worker_id: (w.alive, w.sessions) for w in await store.workers()}
     assert listed == {WORKER: (True, 1), "gone": (False, 1)}
     await other.close()
+
+
+async def test_the_log_is_cut_after_a_long_reader(tmp_path: Path) -> None:
+    """A reader keeps the log from restarting, and it grows; it does not stay so large. [STO-15]"""
+    path = tmp_path / "turns.db"
+    log = path.with_name("turns.db-wal")
+    async with Runtime(path) as runtime:
+        await runtime.register_session("ada")
+        reader = apsw.Connection(str(path))
+        reader.execute("BEGIN; SELECT count(*) FROM session").fetchall()
+        number = 0
+
+        async def write(enough: Callable[[], bool]) -> None:
+            nonlocal number
+            while not enough():
+                await runtime.accept_input("ada", PromptInput("x" * 900_000, priority=number % 10))
+                number += 1
+                assert number < 200
+
+        await write(lambda: log.stat().st_size > 2 * LOG_MAX_BYTES)
+        reader.close(force=True)
+        await write(lambda: log.stat().st_size <= LOG_MAX_BYTES)

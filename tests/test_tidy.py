@@ -39,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "environment": set(),
     # Ring 1: pure.
     "core": INNER,
+    "logs": INNER,
     # Ring 2: the contracts and what implements them.
     "store": INNER,
     "turn": INNER,
@@ -46,7 +47,7 @@ LAYERS: dict[str, set[str]] = {
     "stores": INNER | {"store", "stores"},
     "executors": INNER | {"executor", "turn", "executors", "event_stream"},
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
-    "worker": INNER | CONTRACTS | {"worker"},
+    "worker": INNER | CONTRACTS | {"logs", "worker"},
     # On top.
     "verification": INNER | {"store"},
     "runtime": INNER | CONTRACTS | {"stores", "worker", "session"},
@@ -57,7 +58,7 @@ LAYERS: dict[str, set[str]] = {
     # The service and its client, and what they say to each other.
     "wire": INNER,
     "keys": INNER,
-    "server": INNER | CONTRACTS | {"worker", "runtime", "wire", "keys", "server"},
+    "server": INNER | CONTRACTS | {"logs", "worker", "runtime", "wire", "keys", "server"},
     "event_stream": {"errors"},
     "client": INNER | {"turn", "worker", "wire", "event_stream", "client"},
     "cli": INNER

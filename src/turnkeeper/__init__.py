@@ -111,6 +111,7 @@ if TYPE_CHECKING:
         InvalidTransition,
         NonRetryable,
         NotCompleted,
+        NotPermitted,
         NotReady,
         OutcomeUnknown,
         Overloaded,
@@ -193,6 +194,7 @@ __all__ = [
     "Message",
     "NonRetryable",
     "NotCompleted",
+    "NotPermitted",
     "NotReady",
     "OperatorOrigin",
     "OutcomeUnknown",
@@ -298,8 +300,8 @@ _NAMES = {
     "environment": "Environment",
     "errors": (
         "CommitFailed DuplicateKey EventsPruned Fenced InvalidTransition NonRetryable "
-        "NotCompleted NotReady OutcomeUnknown Overloaded RequestExpired RunEnded RuntimeClosed "
-        "SchemaMismatch ServiceError SessionNotFound Stale StepMismatch StoreError "
+        "NotCompleted NotPermitted NotReady OutcomeUnknown Overloaded RequestExpired RunEnded "
+        "RuntimeClosed SchemaMismatch ServiceError SessionNotFound Stale StepMismatch StoreError "
         "TurnkeeperError TurnLimitExceeded ValidationFailed WouldDeadlock"
     ),
     "executor": "Capabilities Executor TurnExecutor agent",

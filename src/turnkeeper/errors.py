@@ -46,6 +46,10 @@ class NotReady(TurnkeeperError):
         self.state = state
 
 
+class NotPermitted(TurnkeeperError):
+    """The caller may not do this to another caller's input. Nothing was recorded."""
+
+
 class SessionNotFound(NotReady):
     """The session is unknown, or (for the verbs of `Runtime`) not registered with this Runtime."""
 

@@ -24,6 +24,9 @@ VERSION = 1
 NAME_MAX_CHARACTERS = 100
 _SECRET_BYTES = 32
 _ID_BYTES = 5
+_ROOT = 0
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_STICKY = stat.S_ISVTX
 
 
 class Scope(StrEnum):
@@ -35,6 +38,8 @@ class Scope(StrEnum):
     """Read everything."""
     OPERATE = "operate"
     """Interrupt, cancel, requeue, and every operation on a session's life."""
+    SYSTEM = "system"
+    """Put in notices of the system and projections, which no turn answers."""
 
 
 class KeyFileError(TurnkeeperError):
@@ -67,8 +72,7 @@ def load_keys(path: Path) -> tuple[KeyRecord, ...]:
     try:
         if path.is_dir():
             raise KeyFileError(f"{path} is no file of keys: it is a directory")
-        if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise KeyFileError(f"{path} may be written by others: run chmod go-w on it")
+        _check_owner(path)
         content = msgspec.json.decode(path.read_bytes(), type=_File)
     except FileNotFoundError as error:
         raise KeyFileError(
@@ -82,6 +86,20 @@ def load_keys(path: Path) -> tuple[KeyRecord, ...]:
     if content.version != VERSION:
         raise KeyFileError(f"{path} has version {content.version}; this program reads {VERSION}")
     return content.keys
+
+
+def _check_owner(path: Path) -> None:
+    """Raise `KeyFileError` where another user could change the file, or put one in its place."""
+    for place, what in ((path, "the file of keys"), (path.resolve().parent, "its folder")):
+        found = place.stat()
+        if found.st_uid not in (os.geteuid(), _ROOT):
+            raise KeyFileError(
+                f"{what} {place} belongs to another user (number {found.st_uid}): "
+                "run chown on it, or name a file of your own"
+            )
+        # In a sticky folder, such as /tmp, others can neither remove nor rename this file.
+        if found.st_mode & _OTHERS_WRITE and not (place is not path and found.st_mode & _STICKY):
+            raise KeyFileError(f"{what} {place} may be written by others: run chmod go-w on it")
 
 
 def make_key(
@@ -100,7 +118,7 @@ def make_key(
     """
     granted = tuple(sorted(set(scopes)))
     if not granted:
-        raise ValidationFailed("a key needs a scope: submit, read or operate")
+        raise ValidationFailed(f"a key needs a scope: {', '.join(Scope)}")
     if not 1 <= len(name) <= NAME_MAX_CHARACTERS or not is_unicode(name):
         raise ValidationFailed(f"a key's name has 1 to {NAME_MAX_CHARACTERS} characters")
     key_id = random_bytes(_ID_BYTES).hex()

@@ -592,6 +592,8 @@ class Runtime:
         await self._perform(session_id, Pause(paused=False))
 
     async def recover_runtime(self, session_id: SessionId) -> RecoveryReport:
-        """Claim and recover a session now, and say what was found. [REC-1]"""
-        async with outside.borrowed(self.worker, check_session_id(session_id)) as actor:
-            return actor.recovered
+        """Claim and recover a session now, and say what was found. [REC-1]
+
+        Raises `NotReady` where another live worker owns the session: that one recovers it.
+        """
+        return await outside.recover(self.worker, check_session_id(session_id))

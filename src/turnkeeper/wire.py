@@ -4,6 +4,7 @@ Decides the shape of answers, pages, problems and stream items. Knows neither se
 """
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta, Struct
@@ -197,3 +198,8 @@ def encode(value: Any) -> bytes:
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def segment(name: str) -> str:
+    """A name as one segment of a path. Dots alone are written so that no client resolves them."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

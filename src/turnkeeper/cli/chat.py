@@ -18,13 +18,13 @@ from turnkeeper.cli.agents import Choice, agent_for
 from turnkeeper.cli.exits import INTERRUPTED, Exit
 from turnkeeper.cli.output import log_in_lines, note, say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, name_of, store_of
-from turnkeeper.cli.plain import one_line, plain
 from turnkeeper.cli.submitting import note_approvals, words_of
 from turnkeeper.core.deltas import TextDelta, ToolCall, ToolResult
 from turnkeeper.core.ids import RunId
 from turnkeeper.core.inputs import PromptInput
 from turnkeeper.core.lifecycle import Phase
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
+from turnkeeper.core.sanitize import one_line, plain
 from turnkeeper.errors import Overloaded, ValidationFailed
 from turnkeeper.runtime import Runtime
 from turnkeeper.worker.live import Delta, Lagged

@@ -20,7 +20,7 @@ def keys(
         str | None, Parameter(help="Make a key, for whom this names.", metavar="NAME")
     ] = None,
     scope: Annotated[
-        tuple[Literal["submit", "read", "operate"], ...],
+        tuple[Literal["submit", "read", "operate", "system"], ...],
         Parameter(
             help="What the new key may do; give it more than once for more.",
             negative=(),

@@ -79,6 +79,6 @@ def _line(error: BaseException) -> str:
 
 
 def _complain(text: str) -> None:
-    from turnkeeper.cli.plain import one_line  # noqa: PLC0415  only needed where something fails
+    from turnkeeper.core.sanitize import one_line  # noqa: PLC0415  only needed where something fails
 
     print(f"turnkeeper: {one_line(text)}", file=sys.stderr)  # noqa: T201

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from turnkeeper.cli.plain import one_line, plain
+from turnkeeper.core.sanitize import one_line, plain
 from turnkeeper.environment import from_ms
 
 GAP = 2

@@ -93,7 +93,7 @@ def store_of(shared: Shared, *, make: bool = False) -> Store:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
             f"your data folder {folder} cannot be made: {error.strerror}; --store or {VARIABLE} "

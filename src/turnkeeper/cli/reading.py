@@ -12,13 +12,13 @@ from rich.text import Text
 from turnkeeper.cli.exits import Exit, Failure
 from turnkeeper.cli.output import Column, note, out, say, styled, table, when, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, client
-from turnkeeper.cli.plain import one_line, plain
 from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.inputs import append_text, kind_of
 from turnkeeper.core.lifecycle import Ended
 from turnkeeper.core.outcomes import InputState, SessionState
 from turnkeeper.core.runs import RunResult
+from turnkeeper.core.sanitize import one_line, plain
 from turnkeeper.errors import EventsPruned
 from turnkeeper.runtime import Runtime
 

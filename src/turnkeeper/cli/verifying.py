@@ -11,7 +11,7 @@ from rich.text import Text
 from turnkeeper.cli.exits import Exit
 from turnkeeper.cli.output import note, out, progress, say, write_json
 from turnkeeper.cli.place import DEFAULTS, Shared, opened
-from turnkeeper.cli.plain import one_line
+from turnkeeper.core.sanitize import one_line
 from turnkeeper.core.verdict import Checked, Finding, RepairReport, VerifyReport
 from turnkeeper.store import Store
 from turnkeeper.verification import repair as carry_out

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from math import ceil
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx2
 
@@ -49,6 +48,7 @@ from turnkeeper.wire import (
     StreamItem,
     Submission,
     TranscriptPage,
+    segment,
 )
 from turnkeeper.worker.health import Health
 
@@ -130,7 +130,7 @@ class RemoteSession:
     def __init__(self, client: Client, session_id: SessionId) -> None:
         self._client = client
         self.session_id = session_id
-        self._path = f"/v1/sessions/{quote(session_id, safe='')}"
+        self._path = f"/v1/sessions/{segment(session_id)}"
 
     def __repr__(self) -> str:
         return f"RemoteSession({self.session_id!r})"
@@ -182,13 +182,11 @@ class RemoteSession:
 
     async def report(self, input_id: InputId, *, wait: float = 0.0) -> InputReport:
         """All that is known of an input, after at most `wait` seconds for its outcome."""
-        return await self._call(
-            "GET", f"/inputs/{quote(input_id, safe='')}", InputReport, wait=wait
-        )
+        return await self._call("GET", f"/inputs/{segment(input_id)}", InputReport, wait=wait)
 
     async def input(self, id_or_key: str) -> InputReport | None:
         """All that is known of one input, by its id or its idempotency key."""
-        name = quote(id_or_key, safe="")
+        name = segment(id_or_key)
         for place in ("inputs", "keys"):
             try:
                 return await self._call("GET", f"/{place}/{name}", InputReport)
@@ -219,7 +217,7 @@ class RemoteSession:
     async def result(self, input_id: InputId) -> RunResult | None:
         """The result of a consumed input, or None while there is none."""
         try:
-            return await self._call("GET", f"/inputs/{quote(input_id, safe='')}/result", RunResult)
+            return await self._call("GET", f"/inputs/{segment(input_id)}/result", RunResult)
         except ServiceError as error:
             if error.code == "result_not_found":
                 return None
@@ -230,7 +228,7 @@ class RemoteSession:
     ) -> RunBoundaryReceipt | None:
         """One boundary of a run, without `sequence` its final one."""
         query = {} if sequence is None else {"sequence": str(sequence)}
-        path = f"/runs/{quote(run_id, safe='')}/receipt"
+        path = f"/runs/{segment(run_id)}/receipt"
         try:
             return await self._call("GET", path, RunBoundaryReceipt, query=query)
         except ServiceError as error:
@@ -278,7 +276,7 @@ class RemoteSession:
 
     async def cancel(self, input_id: InputId) -> CancelReport:
         """Give up one input."""
-        return await self._post(f"/inputs/{quote(input_id, safe='')}/cancel", CancelReport)
+        return await self._post(f"/inputs/{segment(input_id)}/cancel", CancelReport)
 
     async def requeue(self, input_id: InputId, *, steps: dict[str, Any] | None = None) -> Accepted:
         """Admit a dead letter again; `steps` as in `Session.requeue`."""
@@ -287,7 +285,7 @@ class RemoteSession:
             steps={key: result for key, result in told.items() if result is not NOT_DONE},
             not_done=[key for key, result in told.items() if result is NOT_DONE],
         )
-        return await self._post(f"/inputs/{quote(input_id, safe='')}/requeue", Accepted, body)
+        return await self._post(f"/inputs/{segment(input_id)}/requeue", Accepted, body)
 
     async def approvals(self) -> list[Approval]:
         """What the session's agent has asked a person and nobody has answered, the oldest first."""
@@ -308,7 +306,7 @@ class RemoteSession:
         decision.
         """
         body = AnswerRequest(approved=approved, comment=comment, value=value, by=by)
-        path = f"/approvals/{quote(approval_id, safe='')}"
+        path = f"/approvals/{segment(approval_id)}"
         return await self._post(path, ApprovalReport, body)
 
     async def register(self) -> SessionState:

@@ -13,7 +13,7 @@ from turnkeeper.core.bodies import fingerprint, owned
 from turnkeeper.core.draft import Cancellation, Context, Decision, Draft
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.gathering import is_expired
-from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of
+from turnkeeper.core.inputs import Durability, Input, WhenBusy, append_text, kind_of, may_end
 from turnkeeper.core.lifecycle import (
     TERMINAL,
     AbandonReason,
@@ -30,7 +30,13 @@ from turnkeeper.core.straight import accept_plainly
 from turnkeeper.core.turns import give_up, joined
 from turnkeeper.core.validity import UNFIT, refusal
 from turnkeeper.environment import to_ms
-from turnkeeper.errors import NotReady, Overloaded, TurnkeeperError, ValidationFailed
+from turnkeeper.errors import (
+    NotPermitted,
+    NotReady,
+    Overloaded,
+    TurnkeeperError,
+    ValidationFailed,
+)
 
 _S = InputLifecycleState
 
@@ -102,11 +108,45 @@ def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
     record = _record(item, context)
     record.policy = context.profile.decide(record.kind, running=draft.row.run is not None)
     record.priority = context.profile.priority(record.kind, item.priority)
+    barred = _barred(draft, record)
+    if barred is not None:
+        return Admission(item.id, barred, refused=True)
     draft.add(record)
     _supersede(draft, record)
     settle(draft, record)
     _act_when_busy(draft, record)
     return record
+
+
+def _barred(draft: Draft, record: InputRecord) -> NotPermitted | None:
+    """Why this input's caller may not do to others what the input asks for. [ADM-20]"""
+    item = record.input
+    if item is None or item.caller is None:
+        return None
+    session_id = draft.row.session_id
+    others = [other.input_id for other in _in_scope(draft, record) if not _ends(record, other)]
+    if others:
+        return NotPermitted(
+            f"the input would supersede input {others[0]} of another caller in session "
+            f"{session_id!r}: use another supersession_key, or a key with the scope operate"
+        )
+    if item.when_busy in _INTERRUPTS and _meets_foreign_run(draft, record):
+        return NotPermitted(
+            f"session {session_id!r} is busy with an input of another caller: only a key with the "
+            f"scope operate may {item.when_busy.value} it; when_busy='queue' waits"
+        )
+    return None
+
+
+def _ends(record: InputRecord, other: InputRecord) -> bool:
+    return record.input is not None and may_end(record.input, other.input)
+
+
+def _meets_foreign_run(draft: Draft, record: InputRecord) -> bool:
+    """Whether the turn in progress has an input that this one may not end."""
+    if draft.row.open_turn is None and (draft.row.run is None or draft.context.finishing):
+        return False
+    return not all(_ends(record, draft.peek(member)) for member in draft.members)
 
 
 def _twin(draft: Draft, item: Input) -> InputRecord | None:
@@ -270,6 +310,8 @@ def _act_when_busy(draft: Draft, record: InputRecord) -> None:
     if record.state is not _S.QUEUED or record.input is None:
         return
     asked, row = record.input.when_busy, draft.row
+    if asked in _INTERRUPTS and _meets_foreign_run(draft, record):
+        asked = WhenBusy.QUEUE
     if row.run is None and row.open_turn is not None and asked in _INTERRUPTS:
         reason = _INTERRUPTS[asked]
         give_up(draft, draft.members, reason, f"input {record.input_id} came")
@@ -302,27 +344,32 @@ def _supersede(draft: Draft, record: InputRecord) -> InputRecord | None:
     """End the queued inputs that this one replaces; return one that replaces it, if there is one:
     what others have put in may be older than what is queued. [ADM-5]
     """
-    item, policy = record.input, record.policy
-    if item is None or policy is None or policy.queue_mode is QueueMode.NONE:
-        return None
-    scope = item.supersession_key
-    if scope is None and policy.queue_mode is not QueueMode.SUPERSEDE:
-        return None
     newer = None
-    for other in list(draft.queued()):
-        if (
-            other.kind is not record.kind
-            or other.input is None
-            or other.input.supersession_key != scope
-            or is_approval(other.input)
-        ):
-            continue
+    for other in _in_scope(draft, record):
         if record.number and other.number > record.number:
-            newer = other
-        else:
+            newer = other if _ends(other, record) else newer
+        elif _ends(record, other):
             draft.end(draft.edit(other.input_id), Ended(_S.SUPERSEDED, by=record.input_id))
             staging.free_riders(draft)
     return newer
+
+
+def _in_scope(draft: Draft, record: InputRecord) -> list[InputRecord]:
+    """The queued inputs of the scope in which the newest one counts, without `record`."""
+    item, policy = record.input, record.policy
+    if item is None or policy is None or policy.queue_mode is QueueMode.NONE:
+        return []
+    scope = item.supersession_key
+    if scope is None and policy.queue_mode is not QueueMode.SUPERSEDE:
+        return []
+    return [
+        other
+        for other in draft.queued()
+        if other.kind is record.kind
+        and other.input is not None
+        and other.input.supersession_key == scope
+        and not is_approval(other.input)
+    ]
 
 
 def settle(draft: Draft, record: InputRecord) -> None:

@@ -37,6 +37,7 @@ _HEADER_DEFAULTS: tuple[tuple[str, Any], ...] = (
     ("expires_at", None),
     ("when_busy", WhenBusy.QUEUE),
     ("trace_context", None),
+    ("caller", None),
 )
 
 

@@ -175,6 +175,8 @@ class _Header(
     expires_at: datetime | None = None
     when_busy: WhenBusy = WhenBusy.QUEUE
     trace_context: TraceContext | None = None
+    caller: str | None = None
+    """A caller that may end its own inputs only, as a server knows it; None: it may end any."""
 
     own_fields: ClassVar[tuple[str, ...]] = ()
 
@@ -362,8 +364,17 @@ _absent = attrgetter(
     "not_before",
     "expires_at",
     "trace_context",
+    "caller",
 )
-_NONE = (None,) * 6
+_NONE = (None,) * 7
+
+
+def may_end(item: Input, other: Input | None) -> bool:
+    """Whether an input may supersede another one, or end its run. [ADM-20]
+
+    `other` is None where the body of that input was pruned.
+    """
+    return item.caller is None or (other is not None and item.caller == other.caller)
 
 
 @cache

@@ -1,7 +1,8 @@
 """What a valid input is: a rule gives the reason why one is refused, or None."""
 
+import unicodedata
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from math import isfinite
 from typing import Any
@@ -52,6 +53,9 @@ _NOT_DERIVED_KINDS = frozenset(
         Kind.TOOL_CALLBACK,
     }
 )
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**64 - 1
+RESERVED_PREFIX = "turnkeeper."
+_NAMED_BY_CALLERS = ("event_type", "callback_kind", "generator", "rule_id", "step_id")
 _NOT_DERIVED_ORIGINS = (OperatorOrigin, PeerOrigin, ExternalOrigin)
 
 
@@ -74,13 +78,33 @@ def refusal(item: Input, now_ms: int) -> str | None:
         if reason is None:
             msgspec.convert(msgspec.to_builtins(item, builtin_types=_KEPT_AS_THEY_ARE), cls)
             reason = _own_refusal(item) or _header_refusal(item, now_ms)
-        if reason is None and is_approval(item):
-            reason = f"callback_kind {APPROVAL_KIND!r} is Turnkeeper's own: use answer_approval"
+        if reason is None:
+            reason = _reserved_refusal(item)
         if reason is None:
             decode_body(encode_body(item), item.id, item.idempotency_key)
         return reason
     except UNFIT as error:
         return f"input {item.id}: {error}"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name is Turnkeeper's own, in any spelling: case, width, spaces, unseen characters.
+
+    [ADM-21]
+    """
+    letters = unicodedata.normalize("NFKC", name)
+    shown = [letter for letter in letters if unicodedata.category(letter)[0] not in "CMZ"]
+    return "".join(shown).casefold().startswith(RESERVED_PREFIX)
+
+
+def _reserved_refusal(item: Input) -> str | None:
+    if is_approval(item):
+        return f"callback_kind {APPROVAL_KIND!r} is Turnkeeper's own: use answer_approval"
+    for field in _NAMED_BY_CALLERS:
+        name = getattr(item, field, None)
+        if isinstance(name, str) and is_reserved(name):
+            return f"{field} {name!r:.50}: names that begin with turnkeeper. are Turnkeeper's own"
+    return None
 
 
 def _untyped_refusal(item: Any) -> str | None:
@@ -114,7 +138,8 @@ def is_plain_prompt(item: Any) -> bool:
         and is_unicode(text)
         and item.turn_metadata is None
         and type(item.timestamp) is datetime
-        and item.timestamp.tzinfo is not None
+        # Every time in UTC can be stored and read again; in another zone the general check says.
+        and item.timestamp.tzinfo is UTC
         and item.source is OPERATOR
         and (
             item.idempotency_key is None
@@ -154,7 +179,7 @@ def payload_refusal(payload: Any) -> str | None:
             return f"the payload is nested deeper than {config.JSON_MAX_DEPTH}"
         size = len(json_encoder.encode(payload))
     except (TypeError, ValueError, UnicodeError, msgspec.EncodeError) as error:
-        return f"the payload is no JSON: {error}"
+        return f"the payload cannot be stored as JSON: {error}"
     if size > config.PAYLOAD_MAX_BYTES:
         return f"the payload is {size} bytes; the limit is {config.PAYLOAD_MAX_BYTES}"
     return None
@@ -168,9 +193,11 @@ def _fits(value: Any, levels: int) -> bool:
         children: Any = value.values()
     elif isinstance(value, list | tuple):
         children = value
-    elif (
-        value is None or isinstance(value, str | int) or (type(value) is float and isfinite(value))
-    ):
+    elif value is None or isinstance(value, str) or (type(value) is float and isfinite(value)):
+        return True
+    elif isinstance(value, int):
+        if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+            raise ValueError("an integer has more than 64 bits; send it as text")
         return True
     else:
         raise TypeError(f"{value!r:.50} has no form in JSON")
@@ -236,6 +263,11 @@ def _time_refusal(item: Input, now_ms: int) -> str | None:
         at = getattr(item, name)
         if at is not None and at.tzinfo is None:
             return f"{name} has no time zone"
+        try:
+            if at is not None:
+                at.astimezone(UTC)
+        except OverflowError:
+            return f"{name} is outside the years 1 to 9999 in UTC"
     if item.expires_at is not None:
         if item.not_before is not None and item.not_before >= item.expires_at:
             return "not_before is not before expires_at"

@@ -10,7 +10,8 @@ what may reach a model, is decided in `work` and `safety`. The SDK's own session
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,31 +21,41 @@ from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.errors import NonRetryable, TurnkeeperError
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import (
+    FrameworkExecutor,
+    ToolMode,
+    missing_extra,
+    warn_of_unrecorded_tools,
+)
+from turnkeeper.executors.openai_agents_copies import Copies, ToolRules, reachable
+from turnkeeper.executors.openai_agents_hooks import TurnHooks
 from turnkeeper.executors.openai_agents_items import (
     ItemCodec,
     Json,
-    as_words,
-    is_answer,
-    is_call,
+    answered,
+    arguments_of,
+    as_structured,
+    call_id_of,
+    distinct,
+    name_of,
+    without_reasoning_ids,
+    words_of,
 )
-from turnkeeper.executors.openai_agents_tools import Pending, durable_tool, question_of
-from turnkeeper.executors.prompts import Prompt
+from turnkeeper.executors.openai_agents_models import taken_ids
+from turnkeeper.executors.openai_agents_options import RunOptions, check_options
+from turnkeeper.executors.openai_agents_pending import Pending
+from turnkeeper.executors.openai_agents_tools import durable_tool, question_of
 from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
 try:
     from agents import (
         Agent,
-        Handoff,
-        ItemHelpers,
-        ModelResponse,
         RunConfig,
-        RunContextWrapper,
+        RunErrorHandlers,
         RunHooks,
         Runner,
         RunResultStreaming,
-        Tool,
     )
     from agents.exceptions import (
         InputGuardrailTripwireTriggered,
@@ -53,10 +64,7 @@ try:
         ToolOutputGuardrailTripwireTriggered,
         UserError,
     )
-    from agents.run_config import CallModelData, ModelInputData
-    from agents.tool_context import ToolContext
-    from openai.types.responses import ResponseFunctionToolCall
-    from pydantic_core import to_json, to_jsonable_python
+    from pydantic_core import to_jsonable_python
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
@@ -69,74 +77,17 @@ _TRIPWIRES = (
     ToolOutputGuardrailTripwireTriggered,
 )
 
-
-class _Hooks(RunHooks[Any]):
-    """Where the SDK's loop meets the turn: around each call of the model, after each tool."""
-
-    def __init__(self, work: Work[Json]) -> None:
-        self.work = work
-        self.at_border = False
-        """There may be something to commit before the next call of the model."""
-        self.awaited: dict[str, Json] = {}
-        """Calls of the newest response whose answers are not in the transcript yet."""
-        self.finished: dict[str, Json] = {}
-        """Answers to them that the SDK has not handed to the model yet."""
-        self.steered: list[Prompt] = []
-        self.inserted: list[tuple[int, list[Json]]] = []
-        """What was steered in, each with its place in the SDK's own list."""
-
-    async def before_model(self, data: CallModelData[Any]) -> ModelInputData:
-        """Commit what the tools said, and put in what was steered meanwhile."""
-        given: list[Any] = data.model_data.input
-        self.take_answers(given)
-        said = self.work.say(self.steered)
-        self.steered = []
-        if self.at_border:
-            said += self.work.say(await self.work.border())
-        self.at_border = True
-        if said:
-            self.inserted.append((len(given), said))
-        self.work.asking()
-        items: list[Any] = []
-        done = 0
-        for place, inserted in self.inserted:
-            items += [*given[done:place], *inserted]
-            done = place
-        return ModelInputData([*items, *given[done:]], data.model_data.instructions)
-
-    def take_answers(self, items: Sequence[Json]) -> None:
-        """Have the answers among the items written that are not written yet."""
-        for item in items:
-            if is_answer(item) and self.awaited.pop(item["call_id"], None) is not None:
-                output = item.get("output", "")
-                words = output if isinstance(output, str) else to_json(output).decode()
-                self.work.add("tool", words, item)
-        self.finished = {}
-
-    async def on_llm_end(
-        self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse
-    ) -> None:
-        """Before the first tool runs, the response that calls it is committed. [ADP-5]"""
-        del context
-        self.work.used(response.usage.input_tokens, response.usage.output_tokens)
-        self.work.spent.extra = agent.name.encode()
-        items: list[Json] = to_jsonable_python(response.to_input_items())
-        if not items:
-            return
-        text = "".join(ItemHelpers.extract_text(item) or "" for item in response.output)
-        self.work.add("assistant", text, *items)
-        self.awaited = {item["call_id"]: item for item in items if is_call(item)}
-        if self.awaited:
-            self.steered += await self.work.border()
-
-    async def on_tool_end(
-        self, context: RunContextWrapper[Any], agent: Any, tool: Tool, result: Any
-    ) -> None:
-        """Remember the answer, in case that the run is stopped before the model gets it."""
-        del agent, tool
-        if isinstance(context, ToolContext) and context.tool_call is not None:
-            made = ItemHelpers.tool_call_output_item(context.tool_call, result)
-            self.finished[context.tool_call_id] = to_jsonable_python(made)
+_OF_TOOLS = frozenset(
+    [
+        "tool_called",
+        "tool_output",
+        "handoff_requested",
+        "handoff_occured",  # the SDK's spelling
+        "mcp_approval_requested",
+        "mcp_approval_response",
+    ]
+)
+"""The SDK's events about calls and their answers."""
 
 
 class OpenAIAgent(FrameworkExecutor[Json]):
@@ -145,135 +96,161 @@ class OpenAIAgent(FrameworkExecutor[Json]):
     def __init__(
         self,
         agent: Agent[Any],
-        context: Callable[[Turn], Any] | None,
+        options: RunOptions,
         limits: TurnLimits | None,
         approval_seconds: float,
-        run_config: RunConfig | None,
+        rules: ToolRules,
     ) -> None:
         super().__init__(ItemCodec(), limits, approval_seconds)
         self._agent = agent
-        self._context = context
-        self._run_config = run_config or RunConfig()
+        self._options = options
+        self._rules = rules
 
     async def answer(self, work: Work[Json]) -> ApplyOutput:
         """Have the SDK run its loop, and commit at its borders."""
-        hooks = _Hooks(work)
+        options = self._options
         items = work.history()
-        agent = self._current_agent(work)
-        context = None if self._context is None else self._context(work.turn)
+        taken = taken_ids(items)
+        copies = Copies(self._rules, options.config, taken)
+        hooks = TurnHooks(work, copies, options.hooks, options.config.call_model_input_filter)
+        config = replace(copies.config, call_model_input_filter=hooks.before_model)
+        agent = copies.of(self._current_agent(work))
+        context = None if options.context is None else options.context(work.turn)
         if work.pending:
+            pending = Pending(work, agent, hooks, config, context)
+            calls = pending.calls(items)
+            hooks.awaited = {call_id: call for call in calls if (call_id := call_id_of(call))}
             async with work.stoppable():
-                pending = Pending(work, agent, self._run_config, context)
-                calls = pending.calls(items)
-                hooks.awaited = {call["call_id"]: call for call in calls}
-                items += await pending.answers(calls, hooks.take_answers)
+                with _translated():
+                    items += await pending.answers(calls, hooks.take_answers)
             if work.questions.new:
                 return work.ask(work.questions.new)
             items += work.behind()
             hooks.at_border = True
         elif not work.continuation:
             items += [item for p in work.prompts for item in work.codec.plain("user", p.text)]
-        config = replace(self._run_config, call_model_input_filter=hooks.before_model)
-        given: Any = items
-        result = Runner.run_streamed(
-            agent, given, context=context, max_turns=None, hooks=hooks, run_config=config
+        given: Any = distinct(items)
+        taken |= taken_ids(given)
+        if config.reasoning_item_id_policy == "omit":  # the SDK strips what this run makes
+            given = without_reasoning_ids(given)
+        hooks.result = result = Runner.run_streamed(
+            agent,
+            given,
+            context=context,
+            max_turns=None,
+            hooks=hooks,
+            run_config=config,
+            error_handlers=options.error_handlers,
         )
         await self._follow(work, hooks, result)
         if result.interruptions:
-            hooks.take_answers(list(hooks.finished.values()))
+            hooks.take_finished()
             questions = [question_of(item, work) for item in result.interruptions]
             return work.ask(questions, hooks.steered)
+        hooks.take_made()
         if result.final_output is None:
             return work.result("")
-        hooks.take_answers(to_jsonable_python(result.to_input_list()))
         if isinstance(result.final_output, str):
             return work.result(result.final_output)
-        structured = to_jsonable_python(result.final_output)
+        structured = as_structured(result.final_output)
         return work.result(msgspec.json.encode(structured).decode(), structured)
 
-    async def _follow(self, work: Work[Json], hooks: _Hooks, result: RunResultStreaming) -> None:
+    async def _follow(self, work: Work[Json], hooks: TurnHooks, result: RunResultStreaming) -> None:
         """Stream what happens until the SDK's own task has ended."""
-        said: list[str] = []
         work.on_stop = result.cancel
         if work.stopped is not None:
             result.cancel()
         try:
-            async for event in result.stream_events():
-                _tell(work, event, said)
-        except UserError as error:
-            cause = error.__cause__ or error
-            raise (cause if isinstance(cause, TurnkeeperError) else error) from error
-        except _TRIPWIRES as tripwire:
-            raise NonRetryable(f"a guardrail of the agent: {tripwire}") from tripwire
+            with _translated():
+                async for event in result.stream_events():
+                    _tell(work, event, hooks)
         finally:
             result.cancel()
             if result.run_loop_task is not None:
                 await asyncio.wait({result.run_loop_task})
         if work.stopped is not None:
-            self._keep(work, hooks, "".join(said))
+            self._keep(work, hooks)
             raise Stop
 
-    def _keep(self, work: Work[Json], hooks: _Hooks, said: str) -> None:
+    def _keep(self, work: Work[Json], hooks: TurnHooks) -> None:
         """Keep what was said and done until the run was stopped. [ADP-6]"""
-        hooks.take_answers(list(hooks.finished.values()))
-        if said and not hooks.awaited:
+        hooks.take_finished()
+        said = "".join(hooks.said)
+        if said and not hooks.whole:
             work.add("assistant", said, {"role": "assistant", "content": said})
 
     def _current_agent(self, work: Work[Json]) -> Agent[Any]:
-        """The agent that the conversation was handed to, if it is still there."""
+        """Return the agent that the conversation was handed to, if it is still there."""
         name = (work.spent.extra or b"").decode()
-        known: dict[str, Agent[Any]] = {}
-        found = [self._agent]
-        while found:
-            agent = found.pop()
-            if agent.name in known:
-                continue
-            known[agent.name] = agent
-            for other in agent.handoffs:
-                inner = (
-                    getattr(other, "_agent_ref", lambda: None)()
-                    if isinstance(other, Handoff)
-                    else other
-                )
-                found += [inner] if isinstance(inner, Agent) else []
-        return known.get(name, self._agent)
+        known = (agent for agent in reachable(self._agent) if agent.name == name)
+        return next(known, self._agent)
 
 
-def _tell(work: Work[Json], event: Any, said: list[str]) -> None:
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what the SDK raises as the errors that say what becomes of the turn."""
+    try:
+        yield
+    except UserError as error:
+        cause = error.__cause__
+        if cause is None:  # the SDK says that it is used wrongly: another attempt would be, too
+            raise NonRetryable(f"the OpenAI Agents SDK refuses this: {error}") from error
+        raise (cause if isinstance(cause, TurnkeeperError) else error) from error
+    except _TRIPWIRES as tripwire:
+        raise NonRetryable(f"a guardrail of the agent: {tripwire}") from tripwire
+
+
+def _tell(work: Work[Json], event: Any, hooks: TurnHooks) -> None:
     """Stream an event of the SDK, if it is one that the typed set has. [STR-1]"""
     if event.type == "raw_response_event":
         kind = event.data.type
         if kind == "response.created":
-            said.clear()
+            hooks.said.clear()
         elif kind == "response.output_text.delta":
-            said.append(event.data.delta)
+            hooks.said.append(event.data.delta)
             work.emit(TextDelta(event.data.delta))
         elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
             work.emit(ReasoningDelta(event.data.delta))
-    elif event.type == "run_item_stream_event":
-        raw = event.item.raw_item
-        if event.name == "tool_called" and isinstance(raw, ResponseFunctionToolCall):
-            said.clear()
-            work.emit(ToolCall(raw.call_id, raw.name, raw.arguments))
-        elif event.name == "tool_output" and isinstance(raw, dict):
-            work.emit(ToolResult(raw["call_id"], "", as_words(event.item.output)))
+    elif event.type == "run_item_stream_event" and event.name in _OF_TOOLS:
+        raw: Json = to_jsonable_python(event.item.raw_item)
+        if (call_id := call_id_of(raw)) is not None:
+            work.emit(ToolCall(call_id, name_of(raw), arguments_of(raw)))
+        elif (call_id := answered(raw)) is not None:
+            work.emit(ToolResult(call_id, hooks.names.get(call_id, ""), words_of(raw)))
 
 
-def durable_agent(
+def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     agent: Agent[Any],
     *,
     context: Callable[[Turn], Any] | None = None,
     limits: TurnLimits | None = None,
     approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     run_config: RunConfig | None = None,
+    hooks: RunHooks[Any] | None = None,
+    error_handlers: RunErrorHandlers[Any] | None = None,
+    tools: ToolMode = "as_declared",
+    idempotent: Collection[str] = (),
 ) -> OpenAIAgent:
     """Make an executor of an agent; it serves any number of sessions. [ADP-1]
 
     `context` makes the context object of each turn. `limits` bounds a turn; None is
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
-    to approve a call; `ValidationFailed` is raised for another.
+    to approve a call. `run_config`, `hooks` and `error_handlers` are the SDK's own, as its
+    `Runner` takes them; what of them cannot be obeyed is refused. [ADP-42]
 
-    A conversation that was handed off goes on with the agent that it was handed
-    to. `run_config`'s own input filter is replaced.
+    `tools="durable"` makes every tool that this process runs a durable step, also those of agents
+    that are handed off to and of MCP servers. `idempotent` names tools that only read: they are
+    steps that a crash repeats. Otherwise, `UnrecordedToolsWarning` names the tools that a crash
+    may run twice. [ADP-14]
+
+    Raises `ValidationFailed` for an `approval_seconds`, an option or a tool's name that it cannot
+    take. A conversation that was handed off goes on with the agent that it was handed to.
     """
-    return OpenAIAgent(agent, context, limits, approval_seconds, run_config)
+    rules = ToolRules(tools, idempotent)
+    config = run_config or RunConfig()
+    check_options(config, hooks, error_handlers, all_durable=tools == "durable")
+    unrecorded = rules.check(reachable(agent))
+    options = RunOptions(config, context, hooks, error_handlers)
+    made = OpenAIAgent(agent, options, limits, approval_seconds, rules)
+    warn_of_unrecorded_tools(unrecorded)
+    return made

@@ -6,7 +6,7 @@ gone, or a message without content; a provider refuses each, and with it every l
 """
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,8 @@ class Call(Struct, frozen=True, gc=False):
 
     id: str
     name: str
+    raw: Any = None
+    """The call in the framework's own form, where the form of its answer depends on that."""
 
 
 class View(Struct, frozen=True, gc=False):

@@ -3,7 +3,6 @@
 Decides what happens around a handler. Which handlers there are is in `routes`.
 """
 
-import logging
 from urllib.parse import unquote
 
 from starlette.convertors import Convertor, register_url_convertor
@@ -12,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from turnkeeper.logs import get_logger
 from turnkeeper.server.calls import Call, Operation
 from turnkeeper.server.problems import Refused, for_openai, headers_of, problem_of
 from turnkeeper.server.routes import OPERATIONS
@@ -19,7 +19,7 @@ from turnkeeper.server.service import Service
 from turnkeeper.server.viewer import PAGES
 from turnkeeper.wire import Problem, encode
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 STRICT_HEADERS = (
     (b"cache-control", b"no-store"),
@@ -145,7 +145,7 @@ class _Endpoint:
                 "too_many_requests", f"this server takes {service.limits.requests:,} at once"
             )
         call = Call(service, operation, request)
-        service.guard.check(call)
+        call.key = service.guard.check(call)
         await call.read()
         return await operation.handler(call)
 

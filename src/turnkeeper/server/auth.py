@@ -3,15 +3,15 @@
 Decides whether a request is let in. Knows nothing of what it asks for.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from turnkeeper.keys import KeyFileError, KeyRecord, Scope, hash_of, load_keys
+from turnkeeper.logs import get_logger
 from turnkeeper.server.calls import Call, Operation
 from turnkeeper.server.problems import Refused
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 LOOKED_AT_SECONDS = 1.0
@@ -74,19 +74,23 @@ class Guard:
         self._ring = ring
         self._host_names = host_names
 
-    def check(self, call: Call) -> None:
-        """Raise `Refused` unless this request may do this, or may do so no more. [SRV-9]"""
+    def check(self, call: Call) -> KeyRecord | None:
+        """Return the request's key, or None where none is needed. [SRV-9]
+
+        Raises `Refused` unless this request may do this, or may do so no more.
+        """
         operation = call.operation
         if operation.scopes is None:
-            return
+            return None
         if self._ring is None:
             self._check_origin(call)
-            return
+            return None
         record = self._ring.find(_key_of(call))
         if record is None:
             raise Refused("unauthorized", "this key is unknown or was revoked")
         if operation.scopes.isdisjoint(record.scopes):
             raise Refused("forbidden", f"this needs a key with the scope {_words(operation)}")
+        return record
 
     def _check_origin(self, call: Call) -> None:
         """Keep web pages out: they reach a loopback address by a name of theirs, or from it."""

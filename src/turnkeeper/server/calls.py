@@ -13,7 +13,7 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from turnkeeper.keys import Scope
+from turnkeeper.keys import KeyRecord, Scope
 from turnkeeper.server.problems import Refused
 from turnkeeper.wire import encode
 
@@ -80,7 +80,7 @@ def json_reply(type_: Any, summary: str, *headers: str) -> Reply:
 class Call:
     """One request, read as its operation declares."""
 
-    __slots__ = ("_headers", "body", "operation", "path", "query", "request", "service")
+    __slots__ = ("_headers", "body", "key", "operation", "path", "query", "request", "service")
 
     def __init__(self, service: "Service", operation: Operation, request: Request) -> None:
         self.service = service
@@ -89,9 +89,20 @@ class Call:
         self.path: dict[str, str] = request.path_params
         self.query: Any = None
         self.body: Any = None
+        self.key: KeyRecord | None = None
+        """The key of the request; None where none is needed."""
         self._headers: dict[bytes, list[bytes]] = {}
         for name, value in request.scope["headers"]:
             self._headers.setdefault(name, []).append(value)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the request's key has a scope; without keys, whoever is let in has all."""
+        return self.key is None or scope in self.key.scopes
+
+    @property
+    def caller(self) -> str | None:
+        """The caller of an input, where it may end its own inputs only."""
+        return None if self.key is None or self.may(Scope.OPERATE) else self.key.id
 
     def header(self, name: str) -> str | None:
         """A request header, or None. Raises `Refused` where it is given twice."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from turnkeeper.logs import get_logger
 from turnkeeper.server.app import STRICT_HEADERS
 from turnkeeper.server.calls import ARRIVED
 from turnkeeper.server.limits import Limits
@@ -18,16 +19,44 @@ from turnkeeper.server.problems import Refused, headers_of, problem_of
 from turnkeeper.server.streaming import ABORT
 from turnkeeper.wire import encode
 
+_log = get_logger("turnkeeper.server")
+
+PROBE_SECONDS = 1.0
+"""The time in which a caller that is gone is told from one that has closed its half."""
+TOLD_SECONDS = 1.0
+"""Refused connections are logged once in this time."""
+
 
 def bounded(limits: Limits) -> type[asyncio.Protocol]:
-    """The protocol under these bounds."""
-    return cast("type[asyncio.Protocol]", type("Bounded", (_Bounded,), {"limits": limits}))
+    """The protocol under these bounds, for one server."""
+    members = {"limits": limits, "refusals": Refusals()}
+    return cast("type[asyncio.Protocol]", type("Bounded", (_Bounded,), members))
+
+
+class Refusals:
+    """Connections that one server has refused: counted, and told once a second."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told_at: float | None = None
+
+    def add(self, now: float, bound: int) -> None:
+        """Count one."""
+        self._count += 1
+        if self._told_at is None or now - self._told_at >= TOLD_SECONDS:
+            _log.warning(
+                "%d connections are open, the bound: %d more were refused since the last report",
+                bound,
+                self._count,
+            )
+            self._count, self._told_at = 0, now
 
 
 class _Bounded(HttpToolsProtocol):
     """The methods are those of uvicorn's protocol, and do what it does besides."""
 
     limits: Limits
+    refusals: Refusals
     _head_bytes = 0
     """Of a request's headers; once those are there, of what comes between pieces of its body."""
     _head_timer: asyncio.TimerHandle | None = None
@@ -37,6 +66,12 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
+        bound = self.limits.connections
+        if len(self.connections) > bound:
+            self.refusals.add(self.loop.time(), bound)
+            self._deaf = True
+            self._refuse("too_many_requests", f"this server takes {bound:,} connections at once")
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -53,6 +88,22 @@ class _Bounded(HttpToolsProtocol):
             self._refuse_headers()
         elif self._in_head and self._head_bytes and self._head_timer is None:
             self._await_head()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection of a caller that has closed its half until it has its answer."""
+        if self.cycle is None or self.cycle.response_complete or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        if not self.cycle.response_started and self.cycle.scope["http_version"] == "1.1":
+            # One that is gone altogether resets the connection for the first, and the second
+            # write meets that.
+            self._probe(self.cycle)
+            self.loop.call_later(PROBE_SECONDS, self._probe, self.cycle)
+        return True
+
+    def _probe(self, cycle: RequestResponseCycle) -> None:
+        if not (cycle.response_started or self.transport.is_closing()):
+            self.transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # else it follows the body: nobody asks for those

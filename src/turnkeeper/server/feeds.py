@@ -6,7 +6,6 @@ events from the store by their numbers, so that none is missing.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
@@ -15,6 +14,7 @@ from sse_starlette import ServerSentEvent
 from turnkeeper.config import PAGE_DEFAULT
 from turnkeeper.core.ids import SessionId
 from turnkeeper.errors import EventsPruned, TurnkeeperError
+from turnkeeper.logs import get_logger
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.problems import Refused
@@ -29,7 +29,7 @@ from turnkeeper.wire import (
 from turnkeeper.worker.live import Delta, Lagged, LiveItem
 from turnkeeper.worker.tasks import Tasks
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 _SEPARATOR = "\n"
 
 Items = AsyncGenerator[bytes, None]

@@ -7,14 +7,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 from starlette.responses import Response
 
 from turnkeeper.core.ids import InputId, SessionId
-from turnkeeper.core.inputs import Input
+from turnkeeper.core.inputs import Input, ProjectedInput, SystemGeneratedInput
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.outcomes import (
     CompletionOutcome,
@@ -24,6 +23,7 @@ from turnkeeper.core.outcomes import (
     input_state,
 )
 from turnkeeper.core.records import InputRecord
+from turnkeeper.keys import Scope
 from turnkeeper.server.calls import Call, answer
 from turnkeeper.server.pages import page_of
 from turnkeeper.server.problems import Refused
@@ -36,6 +36,7 @@ from turnkeeper.wire import (
     InputReport,
     Limit,
     Submission,
+    segment,
 )
 from turnkeeper.worker.completion import Completion
 
@@ -85,9 +86,25 @@ async def submit(call: Call) -> Response:
 async def admit(
     call: Call, session_id: SessionId, item: Input, *, strict: bool = True
 ) -> tuple[Any, Completion]:
-    """Put an input in. Raises `Refused("key_reused")` for another payload if `strict`."""
+    """Put an input in, as the request's caller. [SRV-24]
+
+    Raises `Refused`: "key_reused" for another payload if `strict`, or where the key belongs to an
+    input that this caller may not look at; "forbidden" for a kind that takes a scope of its own.
+    """
+    if isinstance(item, SystemGeneratedInput | ProjectedInput) and not call.may(Scope.SYSTEM):
+        raise Refused("forbidden", "this kind of input needs a key with the scope system")
+    if item.caller is not None:
+        raise Refused("malformed_request", "caller is set by the server, from the request's key")
+    if call.caller is not None:
+        item = replace(item, caller=call.caller)
     decided, completion = await call.service.runtime.admit(session_id, item)
     metrics = call.service.metrics
+    if isinstance(decided, Deduplicated) and not await _may_look(call, session_id, decided):
+        metrics.submitted("conflict")
+        raise Refused(
+            "key_reused",
+            "another caller has used this key or id; nothing was recorded: use a new one",
+        )
     if not isinstance(decided, Deduplicated):
         metrics.submitted("accepted")
     elif decided.payload_matches or not strict:
@@ -101,6 +118,21 @@ async def admit(
             existing_id=decided.existing_id,
         )
     return decided, completion
+
+
+async def _may_look(call: Call, session_id: SessionId, decided: Deduplicated) -> bool:
+    if _reads_all(call):
+        return True
+    record = await call.service.store.find_input(session_id, input_id=decided.existing_id)
+    return record is not None and _is_own(call, record.input)
+
+
+def _reads_all(call: Call) -> bool:
+    return call.may(Scope.READ) or call.may(Scope.OPERATE)
+
+
+def _is_own(call: Call, item: Input | None) -> bool:
+    return item is not None and item.caller == call.caller
 
 
 def idempotency_key(call: Call) -> str | None:
@@ -123,7 +155,7 @@ def _with_key(item: Input, key: str | None) -> Input:
 
 def href(session_id: SessionId, input_id: InputId) -> str:
     """Where to look for an input."""
-    return f"/v1/sessions/{quote(session_id, safe='')}/inputs/{input_id}"
+    return f"/v1/sessions/{segment(session_id)}/inputs/{input_id}"
 
 
 # -- waiting ---------------------------------------------------------------------------------------
@@ -215,6 +247,8 @@ async def known(
     if found is None or (not by_key and found.input_id != name):
         what = "key" if by_key else "id"
         raise Refused("input_not_found", f"session {session_id!r} has no input of {what} {name!r}")
+    if not _reads_all(call) and not _is_own(call, found.input):
+        raise Refused("forbidden", "another caller put this input in: that takes the scope read")
     return found
 
 

@@ -16,6 +16,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """In which a request's body arrives."""
     arriving_bytes: int = 256_000_000
     """Of all bodies that are arriving, together; past it the answer is 429."""
+    connections: int = 12_000
+    """Open at once, and fewer where the process may not have as many files open."""
     requests: int = 10_000
     """Requests in progress at once, streams included; one more is 429, but of how the server is."""
     streams: int = 5_000

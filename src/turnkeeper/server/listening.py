@@ -7,7 +7,6 @@ gracefully, a second one at once.
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import os
 import resource
 import socket
@@ -17,9 +16,11 @@ from types import FrameType
 
 import uvicorn
 from msgspec import Struct
+from msgspec.structs import replace
 
 from turnkeeper.config import Config
 from turnkeeper.errors import ValidationFailed
+from turnkeeper.logs import get_logger
 from turnkeeper.runtime import Runtime
 from turnkeeper.server.app import App
 from turnkeeper.server.auth import LOOPBACK_NAMES, Guard, KeyRing
@@ -30,10 +31,12 @@ from turnkeeper.server.webhooks import Hook
 from turnkeeper.store import Store
 from turnkeeper.worker.tasks import start
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 
 PORT = 8787
 BACKLOG = 2_048
+KEPT_FILES_MAX = 1_000
+"""Open files that are no connections."""
 MARGIN_SECONDS = 10.0
 """What answers get beyond the drain of the runs, when the server stops."""
 STOPPED_AT_ONCE = 128
@@ -90,11 +93,33 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _allow_connections() -> None:
-    """As many open files as this process may have: each connection is one."""
+def _within_open_files(limits: Limits) -> Limits:
+    """The limits with fewer connections than this process may have files open. [SRV-12]
+
+    A quarter of the files, at most 1,000, is kept for the store and for what agents open.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return limits
+    free = allowed - _kept_files(allowed)
+    return replace(limits, connections=min(limits.connections, free))
+
+
+def _kept_files(allowed: int) -> int:
+    return min(allowed // 4, KEPT_FILES_MAX)
+
+
+def _accepted_at_once() -> int:
+    """Connections that the event loop accepts at one go: few, since each takes a file until it is
+    refused, two turns of the loop later.
+    """
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return BACKLOG
+    return max(1, _kept_files(allowed) // 8)
 
 
 async def serve(
@@ -111,7 +136,7 @@ async def serve(
     `ValidationFailed`, `KeyFileError` or `StoreError` where it cannot begin.
     """
     settings = Settings() if settings is None else settings
-    _allow_connections()
+    settings = replace(settings, limits=_within_open_files(settings.limits))
     listening = open_socket(settings)
     try:
         async with Runtime(store, agent=agent, config=config) as runtime:
@@ -150,7 +175,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=BACKLOG,
+                backlog=_accepted_at_once(),
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(drain + MARGIN_SECONDS),
             )
@@ -160,6 +185,8 @@ class Server(uvicorn.Server):
         """Begin to listen, and say so."""
         await super().startup(sockets)
         if self.started:
+            for listening in sockets or ():
+                listening.listen(BACKLOG)  # how many wait in the system is another matter
             self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -54,6 +54,7 @@ WORDS: dict[str, Word] = {
 _CODES: tuple[tuple[type[BaseException], str], ...] = (
     (errors.SessionNotFound, "session_not_found"),
     (errors.NotReady, "not_ready"),
+    (errors.NotPermitted, "forbidden"),
     (errors.ValidationFailed, "validation_failed"),
     (errors.Overloaded, "overloaded"),
     (errors.RequestExpired, "request_expired"),

@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from turnkeeper.errors import TurnkeeperError
+from turnkeeper.logs import get_logger
 from turnkeeper.server.calls import Call
 from turnkeeper.server.feeds import Feeds, Items, Reader, check_start
 from turnkeeper.server.problems import Refused
 
-_log = logging.getLogger("turnkeeper.server")
+_log = get_logger("turnkeeper.server")
 logging.getLogger("sse_starlette").setLevel(logging.INFO)
 """Below it, it logs what is sent. [SRV-10]"""
 

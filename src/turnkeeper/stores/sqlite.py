@@ -59,6 +59,7 @@ class SqliteStore:
         # Without links, as SQLite knows it: locks are beside the file, whatever it is called by.
         self.path = Path(os.path.realpath(path))
         clock = SystemClock()
+        self._sees_processes = now_ms is None
         self._now_ms = now_ms or (lambda: int(clock.monotonic() * 1_000))
         self._wall_ms = now_ms or clock.now_ms
         self._users = 0
@@ -78,7 +79,7 @@ class SqliteStore:
         try:
             if self._open is None:
                 opening(self)
-                await self._turn(loop.run_in_executor(None, Engine, self.path), self._started)
+                await self._turn(loop.run_in_executor(None, self._make_engine), self._started)
         except BaseException:
             self._users -= 1
             raise
@@ -106,6 +107,9 @@ class SqliteStore:
     def _turned(self, work: asyncio.Future[None]) -> None:
         self._turning = None
         work.exception()  # seen: the caller, if it is still there, gets it raised
+
+    def _make_engine(self) -> Engine:
+        return Engine(self.path, sees_processes=self._sees_processes)
 
     def _started(self, work: asyncio.Future[Engine]) -> None:
         self._turning = None

@@ -62,7 +62,6 @@ def back_up(source: Path, path: Path, proceed: Callable[[int, int], None]) -> No
     os.close(descriptor)
     unfinished = Path(name)
     try:
-        unfinished.chmod(source.stat().st_mode & 0o777)
         _copy(source, unfinished, proceed)
         os.link(unfinished, path)  # unlike a renaming it replaces nothing
         _sync(path.parent)

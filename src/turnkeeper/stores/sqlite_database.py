@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from turnkeeper.errors import CommitFailed, StoreError, TurnkeeperError
+from turnkeeper.stores.sqlite_files import private_uri
 
 BUSY_MILLISECONDS = 5_000
 """How long a statement waits for another process's lock."""
@@ -18,6 +19,8 @@ WRITER_CACHE_KIBIBYTES = 16_384
 CHECKPOINT_PAGES = 500
 """The log is copied back, and starts anew, once it has this many pages: a log that never restarts
 is appended to, and appending syncs more slowly than overwriting."""
+LOG_MAX_BYTES = 16_000_000
+"""The log is cut to this size when it restarts: a long reader makes it grow far beyond."""
 REMEMBERED_MAX = 2_000
 """Sessions whose next numbers are remembered: some 200 bytes each."""
 
@@ -26,10 +29,16 @@ _LAST_ROW = "SELECT coalesce(max(key), 0) FROM history"
 _PERMANENT = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, apsw.RangeError)
 
 
-def connect(path: Path, *, create: bool = False) -> apsw.Connection:
-    """Open the file, for writing as well: even a reader of a write-ahead log writes its index."""
-    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    connection = apsw.Connection(str(path), flags=flags)
+def connect(path: Path, *, mode_of: Path | None = None) -> apsw.Connection:
+    """Open the file, for writing as well: even a reader of a write-ahead log writes its index.
+
+    `mode_of`: make the file if it is not there, with the mode of this one.
+    """
+    if mode_of is None:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    else:
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(private_uri(path, mode_of), flags=flags)
     connection.setbusytimeout(BUSY_MILLISECONDS)
     return connection
 
@@ -49,6 +58,7 @@ class Database:
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIBIBYTES}")
         connection.wal_autocheckpoint(CHECKPOINT_PAGES)
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_MAX_BYTES}").fetchall()
         self.connection = connection
         self.writing = False
         """Whether the work in hand has begun to write: from then on a failure undoes the group."""

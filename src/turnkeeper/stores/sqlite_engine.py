@@ -12,6 +12,7 @@ import apsw
 
 from turnkeeper.errors import CommitFailed, TurnkeeperError
 from turnkeeper.stores.sqlite_database import Database, commit_failed, reading
+from turnkeeper.stores.sqlite_files import Identity
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_rows import UNREADABLE
 from turnkeeper.stores.sqlite_schema import migrations, open_file
@@ -27,10 +28,13 @@ class _Uncertain(Exception):
 class Engine:
     """The writer of one store's file."""
 
-    def __init__(self, path: Path) -> None:
-        self.lives = Lives(path)
+    def __init__(self, path: Path, *, sees_processes: bool = True) -> None:
+        self.lives = Lives(path, sees_processes=sees_processes)
         with reading(str(path)):
             self.database = Database(open_file(path, migrations()))
+        self._identity = Identity(path)
+        self._lost: str | None = None
+        """Why nothing is written any more."""
 
     def apply(self, group: Sequence[Work]) -> list[Any]:
         """Do all works in their order, in one transaction; return each one's result or exception.
@@ -39,6 +43,8 @@ class Engine:
         undoes the group, and then each work gets a transaction of its own, so that the bad one
         fails alone. (A savepoint for each costs a quarter of the throughput.)
         """
+        if self._lost is not None:
+            return [CommitFailed(self._lost, applied=False) for _ in group]
         try:
             self.database.begin()
         except apsw.Error as error:
@@ -78,6 +84,10 @@ class Engine:
             raise  # the commit's last frame was not written: surely not applied
         except apsw.Error as error:
             raise _Uncertain(str(error)) from error
+        # Before anything is acknowledged: a commit to a file that has no name is not kept.
+        self._lost = self._identity.lost()
+        if self._lost is not None:
+            raise _Uncertain(self._lost)
 
     def close(self) -> None:
         """Let all workers' locks go, and close the file."""
@@ -86,6 +96,8 @@ class Engine:
 
 
 def _uncertain(failure: _Uncertain) -> CommitFailed:
+    if failure.__cause__ is None:
+        return CommitFailed(str(failure))
     failed = CommitFailed(
         f"SQLite failed while it made the commit durable: {failure}; whether it was applied is "
         "unknown until a commit that conflicts with it is answered"

@@ -188,7 +188,7 @@ def news(
     return News(
         inboxes=list(execute(_INBOXES, (pack_any_id(worker_id), after[0], bound))),
         free=list(execute(_FREE, (after[1], bound))),
-        dead=[name for name, until in others if until <= now_ms or not lives.alive(name)],
+        dead=[name for name, until in others if not lives.alive(name, until, now_ms)],
     )
 
 

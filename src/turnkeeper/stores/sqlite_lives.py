@@ -1,7 +1,9 @@
-"""Who lives: one lock per worker, on a file beside the store, that dies with its process.
+"""Worker liveness: one lock per worker, on a file beside the store, that dies with its process.
 
 Decides whether a worker of this machine lives. It knows no table. `flock` is used because its
-locks belong to an open file, not to a process: two stores in one process see each other's.
+locks belong to an open file, not to a process: two stores in one process see each other's. The
+file names its process, so that one whose heartbeat is late can be told from one that is stopped:
+an agent may hold the interpreter's lock for longer than a lease, or another program the store's.
 """
 
 import fcntl
@@ -14,16 +16,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 from turnkeeper.errors import StoreError
+from turnkeeper.stores.sqlite_files import is_at, mode_beside
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch
+_STOPPED = frozenset("TtZX")
+"""States in which a process runs no further by itself: stopped, traced, or dead."""
 _all: "weakref.WeakSet[Lives]" = weakref.WeakSet()
 
 
 class Lives:
     """The locks that this store holds, and a look at the others'."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sees_processes: bool = True) -> None:
         self._path = path
+        self._sees_processes = sees_processes
+        """A lease by another clock than the system's says all, and no process is looked at."""
         self._held: dict[str, int] = {}
         _all.add(self)
 
@@ -31,18 +38,22 @@ class Lives:
         """Hold the lock of `worker_id` from now on. Raises `StoreError` if somebody else does."""
         path = self._file(worker_id)
         if worker_id in self._held:
-            if _is_at(self._held[worker_id], path):
+            if is_at(self._held[worker_id], path):
                 return
             os.close(self._held.pop(worker_id))  # buried by somebody, as one who had died
         while True:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                mode = mode_beside(self._path)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
             except OSError as error:
                 raise StoreError(f"the worker's file {path} cannot be made: {error}") from error
             if not _lock(descriptor, fcntl.LOCK_EX):
                 os.close(descriptor)
                 raise StoreError(f"worker {worker_id} lives already; a worker's id is its own")
-            if _is_at(descriptor, path):
+            if is_at(descriptor, path):
+                os.fchmod(descriptor, mode)  # whatever the process's umask took away
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _me().encode(), 0)
                 self._held[worker_id] = descriptor
                 return
             os.close(descriptor)  # removed by somebody between our open and our lock
@@ -54,9 +65,18 @@ class Lives:
             self._file(worker_id).unlink(missing_ok=True)
             os.close(descriptor)
 
-    def alive(self, worker_id: str) -> bool:
-        """Whether somebody holds this worker's lock."""
-        return worker_id in self._held or self._is_locked(self._file(worker_id))
+    def alive(self, worker_id: str, until: int, now_ms: int) -> bool:
+        """Whether this worker lives; its lease ends at `until`, below 0 if it was declared dead.
+
+        Its lock must be held. Past its lease the process must be seen to run, which takes a
+        system that has `/proc`, and a process in the same container.
+        """
+        if until < 0:
+            return False
+        path = self._file(worker_id)
+        if worker_id not in self._held and not self._is_locked(path):
+            return False
+        return until > now_ms or (self._sees_processes and _runs(path))
 
     @staticmethod
     def _is_locked(path: Path) -> bool:
@@ -102,19 +122,38 @@ class Lives:
         self._held.clear()
 
 
+def _namespace() -> str:
+    """The processes that this one sees: their numbers mean nothing to others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _me() -> str:
+    return f"{os.getpid()} {_namespace()}"
+
+
+def _runs(path: Path) -> bool:
+    """Whether the process that a lock's file names is seen, and is not stopped."""
+    try:
+        process, _, namespace = path.read_text("ascii").partition(" ")
+        if not namespace or namespace != _namespace():
+            return False
+        # The state comes behind the program's name, which may hold anything.
+        state = Path(f"/proc/{int(process)}/stat").read_text("utf-8", "replace")
+    except (OSError, ValueError):
+        return False
+    return state.rpartition(")")[2].split()[0] not in _STOPPED
+
+
 def _lock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _after_fork() -> None:

@@ -1,12 +1,13 @@
 """Workers and the sessions that they own, in SQLite.
 
-Decides who owns a session. A worker lives while its lock is held (`sqlite_lives`) and its last
-life sign is good; one that is not in the table has left, or never came, and is dead. Called inside
-a transaction.
+Decides who owns a session. A worker lives while its lock is held and its lease lasts, or its
+process runs (`sqlite_lives`); one that is not in the table has left, or never came, and is dead.
+Called inside a transaction.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import apsw
 
@@ -153,7 +154,7 @@ def _owned(session: SessionRow) -> Fenced:
 def alive(database: Database, lives: Lives, worker_id: str, now_ms: int) -> bool:
     """Whether a worker's sessions are safe from others. [PROC-6]"""
     found = database.row(_UNTIL, (pack_any_id(worker_id),))
-    return found is not None and found[0] > now_ms and lives.alive(worker_id)
+    return found is not None and lives.alive(worker_id, found[0], now_ms)
 
 
 def _load_active(database: Database, found: Claim) -> None:
@@ -258,7 +259,7 @@ def listed_workers(connection: apsw.Connection) -> dict[str, int]:
 def living(connection: apsw.Connection, lives: Lives, now_ms: int) -> frozenset[str]:
     """The workers that are alive, as `alive` says."""
     listed = listed_workers(connection).items()
-    return frozenset([name for name, until in listed if until > now_ms and lives.alive(name)])
+    return frozenset([name for name, until in listed if lives.alive(name, until, now_ms)])
 
 
 def due(
@@ -268,8 +269,12 @@ def due(
     through that of intents; no session's number of inputs counts.
     """
     me = pack_any_id(worker_id)
-    workers = [row for row in connection.execute(_WORKERS) if row[0] != me and row[1] > now_ms]
-    others = [stored for stored, _ in workers if lives.alive(unpack_any_id(stored))]
+    listed: list[Any] = connection.execute(_WORKERS).fetchall()
+    others = [
+        stored
+        for stored, until in listed
+        if stored != me and lives.alive(unpack_any_id(stored), until, now_ms)
+    ]
     owned = ""
     if others:
         owned = f" AND (worker IS NULL OR worker NOT IN ({','.join('?' * len(others))}))"

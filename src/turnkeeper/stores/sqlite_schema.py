@@ -13,6 +13,7 @@ import apsw
 
 from turnkeeper.errors import SchemaMismatch, StoreError
 from turnkeeper.stores.sqlite_database import connect
+from turnkeeper.stores.sqlite_files import PRIVATE_FILE, opening
 
 APPLICATION_ID = 0x54_75_4B_70
 """`TuKp`, in the header of every store."""
@@ -47,8 +48,13 @@ def expected_schema() -> dict[str, str]:
 def open_file(path: Path, steps: Migrations) -> apsw.Connection:
     """A connection for the writer to a store of this version. Raises as `Store.open` says."""
     _check_place(path)
+    with opening(path) as lock:
+        return _opened(path, steps, lock)
+
+
+def _opened(path: Path, steps: Migrations, lock: Path) -> apsw.Connection:
     try:
-        connection = connect(path, create=True)
+        connection = connect(path, mode_of=path if path.exists() else lock)
     except apsw.Error as error:
         raise StoreError(f"{path} cannot be opened: {error}; check its permissions") from error
     try:
@@ -140,6 +146,7 @@ def _back_up(connection: apsw.Connection, path: Path, version: int) -> None:
         return
     unfinished = copy.with_name(f"{copy.name}-unfinished")
     unfinished.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
     target = apsw.Connection(str(unfinished))
     try:
         with target.backup("main", connection, "main") as backup:

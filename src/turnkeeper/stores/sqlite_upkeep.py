@@ -198,7 +198,7 @@ def workers(
         found.append(
             WorkerState(
                 worker_id=worker_id,
-                alive=until > now_ms and lives.alive(worker_id),
+                alive=lives.alive(worker_id, until, now_ms),
                 lease_until_ms=until + ahead_ms if until >= 0 else None,
                 sessions=len(query(_OWNED, (stored,)).fetchall()),
             )

@@ -5,7 +5,6 @@ but the recovery at start. What a session does when it is called is `actor`'s.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -24,6 +23,7 @@ from turnkeeper.core.validity import refusal
 from turnkeeper.environment import Environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
+from turnkeeper.logs import get_logger
 from turnkeeper.store import Store
 from turnkeeper.worker import operating
 from turnkeeper.worker.actor import SessionActor
@@ -40,7 +40,7 @@ from turnkeeper.worker.slots import Slots
 from turnkeeper.worker.tasks import Tasks, start
 from turnkeeper.worker.timers import Timers
 
-_log = logging.getLogger("turnkeeper")
+_log = get_logger("turnkeeper")
 
 RECOVERIES_AT_ONCE = 64
 """Sessions that are claimed and recovered in parallel when a worker starts."""

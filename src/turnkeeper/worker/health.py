@@ -1,11 +1,12 @@
 """How a Runtime is doing, at a glance."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from turnkeeper.core.ids import RunId, SessionId
-from turnkeeper.errors import TurnkeeperError
+from turnkeeper.errors import CommitFailed, TurnkeeperError
 
 if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
@@ -15,7 +16,7 @@ class Health(Struct, frozen=True, kw_only=True):
     """What one Runtime knows of itself."""
 
     store: str
-    """`ok`, or what the store last answered to a read."""
+    """`ok`, or the error of the newest read or write."""
     sessions_in_memory: int
     active_inputs: int
     """Of the sessions in memory."""
@@ -30,13 +31,54 @@ class Health(Struct, frozen=True, kw_only=True):
     event_loop_lag: str = "not measured"
 
 
+PROBE_SECONDS = 0.5
+"""The age up to which a verdict on the store is told again: callers cannot make it write faster."""
+REMEMBERED_SECONDS = 0.9
+"""The time for which a failed commit counts: small writes may succeed where it did not."""
+
+
+class StoreProbe:
+    """Whether the store can be read and written: one read and one heartbeat each half second."""
+
+    def __init__(self, worker: "Worker") -> None:
+        self._worker = worker
+        self._verdict = "ok"
+        self._at: float | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._failure: tuple[float, str] | None = None
+
+    def failed(self, error: BaseException) -> None:
+        """Note that the store did not make a commit."""
+        if isinstance(error, CommitFailed) and not error.permanent:
+            self._failure = (self._worker.monotonic(), str(error))
+
+    async def verdict(self) -> str:
+        """`ok`, or the error of the newest read or write."""
+        now = self._worker.monotonic()
+        if self._failure is not None and now - self._failure[0] < REMEMBERED_SECONDS:
+            return self._failure[1]
+        if self._asking is None and (self._at is None or now - self._at >= PROBE_SECONDS):
+            self._asking = self._worker.tasks.spawn(self._ask(), "probe the store")
+        if self._asking is not None:
+            await asyncio.shield(self._asking)
+        return self._verdict
+
+    async def _ask(self) -> None:
+        worker = self._worker
+        try:
+            await worker.store.load_sessions(limit=1)
+            await worker.store.beat(worker.worker_id)
+            self._verdict = "ok"
+        except TurnkeeperError as error:
+            self._verdict = str(error)
+        finally:
+            self._at = worker.monotonic()
+            self._asking = None
+
+
 async def measure(worker: "Worker") -> Health:
-    """Ask the store for a row, and count. [API-8]"""
-    store = "ok"
-    try:
-        await worker.store.load_sessions(limit=1)
-    except TurnkeeperError as error:
-        store = str(error)
+    """Ask the store for a row, renew the worker's heartbeat, and count. [API-8]"""
+    store = await worker.lookout.probe.verdict()
     now = worker.now_ms()
     oldest: int | None = None
     runs = active = 0

@@ -13,6 +13,7 @@ from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
 from turnkeeper.core.ids import SessionId
 from turnkeeper.environment import Timer
 from turnkeeper.errors import Fenced, NotReady, RuntimeClosed, TurnkeeperError
+from turnkeeper.worker.health import StoreProbe
 
 if TYPE_CHECKING:
     from turnkeeper.worker.dispatcher import Worker
@@ -25,6 +26,7 @@ class Lookout:
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker
+        self.probe = StoreProbe(worker)
         self._ticker: Timer | None = None
         self._looking = False
         self._after = (0, 0)

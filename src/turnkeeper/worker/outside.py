@@ -13,7 +13,13 @@ from turnkeeper.core.admission import decide_delivery, duplicate
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.inputs import Input
 from turnkeeper.core.lifecycle import InputLifecycleState
-from turnkeeper.core.outcomes import Accepted, AcceptOutcome, Deduplicated, Rejected
+from turnkeeper.core.outcomes import (
+    Accepted,
+    AcceptOutcome,
+    Deduplicated,
+    RecoveryReport,
+    Rejected,
+)
 from turnkeeper.core.records import Delivery, InputRecord, RequestRecord
 from turnkeeper.core.requests import Operation, pack_operation, unpack_answer
 from turnkeeper.core.validity import check_input, refusal
@@ -59,6 +65,20 @@ async def borrowed(
     finally:
         actor.borrowers -= 1
         worker.give_back(actor)
+
+
+async def recover(worker: "Worker", session_id: SessionId) -> RecoveryReport:
+    """Claim and recover a session. Raises `NotReady` where another live worker owns it. [REC-1]"""
+    try:
+        async with borrowed(worker, session_id) as actor:
+            return actor.recovered
+    except Fenced:
+        row = await worker.store.load_session(session_id)
+        running = row is not None and row.run is not None
+        raise NotReady(
+            "running" if running else "idle",
+            f"session {session_id!r} is owned by another live worker, which recovers it itself",
+        ) from None
 
 
 async def perform_anywhere(worker: "Worker", session_id: SessionId, operation: Operation) -> Any:

@@ -40,6 +40,7 @@ class Settling:
     def failed(self, error: BaseException) -> None:
         """The store refused the commit, or failed. [FAIL-5]"""
         self._error = error
+        self._actor.services.lookout.probe.failed(error)
         match error:
             case Fenced():
                 self._actor.services.report(

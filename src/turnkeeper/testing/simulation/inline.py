@@ -150,7 +150,7 @@ class _Inline:
         kept: Kept,
     ) -> None:
         self._kept = kept
-        self.engine = Engine(path)
+        self.engine = Engine(path, sees_processes=False)
         self.loop = asyncio.get_running_loop()
         self.hearts = _InlineHearts(self._apply, now_ms)
         self.waiting: list[tuple[Answer[Any], Any]] = []
