@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, TypedDict
+from typing import Annotated, Any, Literal, Optional, TypedDict, Unpack
 
 import msgspec
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field
@@ -107,6 +108,29 @@ def hidden_result(q: str) -> "Nowhere":  # type: ignore[name-defined]  # noqa: F
     return q
 
 
+def with_fields(
+    city: str = Field(description="the city's name"),
+    days: int = Field(3, description="how many", le=7),
+    stops: list[str] = Field(default_factory=list),  # noqa: B008 - as people write it
+) -> str:
+    """Weather."""
+    return f"{city}{days}{stops}"
+
+
+class Choice(typing_extensions.TypedDict, total=False):
+    size: typing_extensions.Required[int]
+    color: Color
+
+
+def unpacked(**more: Unpack[Choice]) -> str:
+    return repr(more)
+
+
+@functools.lru_cache
+def cached(q: str) -> str:
+    return q
+
+
 def odd_names(type: str, schema: str, _x: int = 1, model_config: str = "m", json: str = "j") -> str:  # noqa: A002
     return f"{type}{schema}{_x}{model_config}{json}"
 
@@ -165,6 +189,10 @@ TOLD = repr(
         ),
         (plain, "plain", {"q": "a"}, "a2"),
         (untyped, "untyped", {"q": "a"}, "a2"),
+        (with_fields, "with_fields", {"city": "R"}, "R3[]"),
+        (with_fields, "with_fields", {"city": "R", "stops": ["a"]}, "R3['a']"),
+        (unpacked, "unpacked", {"size": 1, "color": "red"}, repr({"size": 1, "color": Color.RED})),
+        (cached, "cached", {"q": "a"}, "a"),
         (hidden_result, "hidden_result", {"q": "a"}, "a"),
         (Point, "Point", {"x": 1}, '{"x":1}'),
         (odd_names, "odd_names", {"type": "t", "schema": "s"}, "ts1mj"),
@@ -180,6 +208,9 @@ async def test_a_tool_is_any_callable(
     assert set(arguments) - {"z"} <= set(schema["properties"])
     assert await tool.call(tool.read(json.dumps(arguments))) == expected
     plain_ones = tool.plain(json.dumps(arguments))
+    assert plain_ones.get("stops") == arguments.get(
+        "stops"
+    )  # what is made for each call is not said
     assert plain_ones == {**plain_ones, **arguments}
     assert tool.plain(json.dumps(arguments)) == plain_ones
 
@@ -239,7 +270,7 @@ def annotated(
     return f"{city}{days}"
 
 
-@pytest.mark.parametrize("function", [google, sphinx, numpy, annotated])
+@pytest.mark.parametrize("function", [google, sphinx, numpy, annotated, with_fields])
 def test_parameters_are_described(function: Callable[..., Any]) -> None:
     """[ADP-62] From `Annotated`, `Field` or the docstring, in the usual styles; with defaults."""
     described: Any = ChatTool(function).described["function"]
@@ -256,7 +287,7 @@ def test_parameters_are_described(function: Callable[..., Any]) -> None:
             "items": {"type": "integer"},
             "description": "further ones",
         }
-    if function is annotated:
+    if function in (annotated, with_fields):
         assert properties["days"]["maximum"] == 7
 
 

@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable
 from inspect import Parameter
-from typing import Annotated, Any, NotRequired, Self
+from typing import Annotated, Any, NotRequired, Required, Self
 
 import msgspec
 
@@ -107,19 +107,36 @@ class ChatTool:
         fields: dict[str, Any] = {}
         further: Any | None = None
         self._defaults: Json = {}
+        self._made: dict[str, FieldInfo] = {}
         for p in self._parameters:
             hint: Any = hints.get(p.name, Any)
-            if p.kind is Parameter.VAR_KEYWORD:
+            if p.kind is Parameter.VAR_KEYWORD and typing.get_origin(hint) is typing.Unpack:
+                (named,) = typing.get_args(hint)
+                for name, kind in typing.get_type_hints(named, include_extras=True).items():
+                    fields[name] = _named_field(named, name, kind, said.get(name))
+            elif p.kind is Parameter.VAR_KEYWORD:
                 further = _typed(hint, None)
-                continue
-            if p.kind is Parameter.VAR_POSITIONAL:
+            elif p.kind is Parameter.VAR_POSITIONAL:
                 fields[p.name] = NotRequired[_typed(_LIST[hint], said.get(p.name))]
-                continue
-            field = _typed(hint, said.get(p.name))
-            if p.default is not Parameter.empty:
-                field = NotRequired[self._with_default(p.name, field, p.default)]
-            fields[p.name] = field
+            else:
+                fields[p.name] = self._field(p, hint, said.get(p.name))
         return fields, further
+
+    def _field(self, p: Parameter, hint: Any, description: str | None) -> Any:
+        default = p.default
+        if isinstance(default, FieldInfo):  # `days: int = Field(3, ge=1)`
+            made = default.metadata
+            hint = Annotated[hint, Field(description=default.description), *made]
+            if default.is_required():
+                return _typed(hint, description)
+            self._made[p.name] = default
+            if default.default_factory is not None:  # another value for each call
+                return NotRequired[_typed(hint, description)]
+            default = default.default
+        field = _typed(hint, description)
+        if default is Parameter.empty:
+            return field
+        return NotRequired[self._with_default(p.name, field, default)]
 
     def _with_default(self, name: str, field: Any, default: Any) -> Any:
         try:
@@ -142,9 +159,13 @@ class ChatTool:
         `ValueError`, with a text for the model, if the model got them wrong.
         """
         try:
-            return self._arguments.validate_json(self._object(arguments))  # type: ignore[no-any-return]
+            given: Json = self._arguments.validate_json(self._object(arguments))
         except ValidationError as error:
             raise ValueError(_told(error)) from error
+        for name, field in self._made.items():
+            if name not in given:
+                given[name] = field.get_default(call_default_factory=True, validated_data=given)
+        return given
 
     def plain(self, arguments: str) -> Json:
         """Return arguments that `read` accepts as plain JSON by name, defaults included."""
@@ -268,6 +289,17 @@ def _typed(hint: Any, description: str | None) -> Any:
         reads = PlainValidator(functools.partial(_converted, hint))
         hint = Annotated[Any, reads, WithJsonSchema({_OWN: msgspec.json.encode(schema).decode()})]
     return Annotated[hint, Field(description=said)] if said else hint
+
+
+def _named_field(named: Any, name: str, hint: Any, description: str | None) -> Any:
+    """A field of the `TypedDict` in `**kwargs: Unpack[...]`."""
+    wrapped = typing.get_origin(hint)
+    needed = name in named.__required_keys__
+    if wrapped in (Required, NotRequired):
+        needed = wrapped is Required
+        (hint,) = typing.get_args(hint)
+    field = _typed(hint, description)
+    return field if needed else NotRequired[field]
 
 
 def _place_own(parameters: Json) -> None:
