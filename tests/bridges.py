@@ -314,7 +314,7 @@ def chat_said(messages: Sequence[Any]) -> list[Said]:
             for call in message.get("tool_calls", ())
         )
         answers = message.get("tool_call_id")
-        said.append(Said(message["role"], message["content"], calls, answers))
+        said.append(Said(message["role"], message["content"] or "", calls, answers))
     return said
 
 

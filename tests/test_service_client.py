@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from turnkeeper import (
     agent,
 )
 from turnkeeper.client import RemoteSession
+from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.testing import manual_environment
 from turnkeeper.wire import StreamedDelta
+from turnkeeper.worker.live import Delta
 
 IN_PROCESS_ONLY = {"attach", "detach"}
 """Verbs that hand over an object."""
@@ -372,3 +375,67 @@ async def test_a_session_has_any_id(session_id: str) -> None:
         assert found is not None
         assert found.state.input_id == handle.input_id
         assert [s.session_id for s in await served.runtime.sessions()] == [session_id]
+
+
+async def deltas(items: AsyncIterator[Any], count: int) -> list[Any]:
+    found: list[Any] = []
+    while len(found) < count:
+        item = await anext(items)
+        if isinstance(item, StreamedDelta | Delta):
+            found.append(item.data)
+    return found
+
+
+async def test_live_deltas_are_typed() -> None:
+    """[SRV-60] [SRV-61] As `Session.live` gives them; other JSON, and any line separator, stays."""
+    emitted: list[Any] = [
+        TextDelta("one\u2028two\u0085three"),
+        ReasoningDelta("hm"),
+        ToolCall("c1", "look", '{"q":1}'),
+        ToolResult("c1", "look", "found"),
+        {"delta": "from tomorrow", "text": "x"},
+        {"delta": "text", "text": 1},
+        {"progress": 0.5},
+        ["text", None],
+    ]
+
+    @agent
+    async def talker(turn: Turn) -> str:
+        for delta in emitted:
+            turn.emit(delta)
+        return "said\u2028so"
+
+    async with serving(talker) as served, client_of(served) as client:
+        ada = client.session("ada")
+        await ada.register()
+        async with asyncio.TaskGroup() as group:
+            seen = [
+                group.create_task(deltas(items, len(emitted)))
+                for items in (ada.live(), ada.stream(), served.runtime.live("ada"))
+            ]
+            await until(lambda: served.service.feeds.streams == 2)
+            answer = await ada.submit("go", wait=60)
+            assert (await answer.result()).text == "said\u2028so"
+        assert [task.result() for task in seen] == [emitted] * 3
+
+
+async def test_an_event_that_is_too_large_for_a_client() -> None:
+    """[SRV-60] It ends the stream with an error that names the bound, and is not tried again."""
+    asked = 0
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        nonlocal asked
+        asked += 1
+
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(101):
+                yield b"data: " + b"x" * 1_000_000
+
+        return httpx2.Response(200, headers={"Content-Type": "text/event-stream"}, content=body())
+
+    client = Client("http://server", transport=httpx2.MockTransport(answer))
+    async with client:
+        with pytest.raises(ServiceError, match="more than 100,000,000 bytes") as failed:
+            await anext(client.session("ada").live())
+    assert failed.value.code == "event_too_large"
+    assert asked == 1

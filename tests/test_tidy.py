@@ -45,7 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "turn": INNER,
     "executor": INNER | {"turn"},
     "stores": INNER | {"store", "stores"},
-    "executors": INNER | {"executor", "turn", "executors"},
+    "executors": INNER | {"executor", "turn", "executors", "event_stream"},
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
     "worker": INNER | CONTRACTS | {"logs", "worker"},
     # On top.
@@ -59,7 +59,8 @@ LAYERS: dict[str, set[str]] = {
     "wire": INNER,
     "keys": INNER,
     "server": INNER | CONTRACTS | {"logs", "worker", "runtime", "wire", "keys", "server"},
-    "client": INNER | {"turn", "worker", "wire", "client"},
+    "event_stream": {"errors"},
+    "client": INNER | {"turn", "worker", "wire", "event_stream", "client"},
     "cli": INNER
     | CONTRACTS
     | {

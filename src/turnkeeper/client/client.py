@@ -257,7 +257,10 @@ class RemoteSession:
         return self._client.streams.follow(events_of(self._items(after, query)))
 
     def live(self) -> AsyncIterator[StreamItem]:
-        """What the run in progress streams: deltas, notices, and by how much this lags."""
+        """Yield what the run in progress streams: deltas, notices, and by how much this lags.
+
+        The deltas are those of `Session.live`, typed. [SRV-61]
+        """
         return self._client.streams.follow(live_of(self._items(0, {"durable": "false"})))
 
     def _items(self, after: int, query: dict[str, str]) -> AsyncGenerator[StreamItem, None]:

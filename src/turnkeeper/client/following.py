@@ -2,13 +2,23 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import httpx2
 import msgspec
 
 from turnkeeper.client.calling import Caller, error_of
+from turnkeeper.core.deltas import StreamDelta
 from turnkeeper.core.events import EventEnvelope
-from turnkeeper.wire import RETRIED_STATUSES, StreamedClosing, StreamedEvent, StreamItem
+from turnkeeper.errors import ServiceError
+from turnkeeper.event_stream import EventTooLarge, server_sent_events
+from turnkeeper.wire import (
+    RETRIED_STATUSES,
+    StreamedClosing,
+    StreamedDelta,
+    StreamedEvent,
+    StreamItem,
+)
 
 _decoder = msgspec.json.Decoder(StreamItem)
 
@@ -21,7 +31,7 @@ async def stream_of(
     [SRV-21]
 
     Raises the error that the server's problem stands for, and `ServiceError` where the server
-    cannot be reached again within the retry time.
+    cannot be reached again within the retry time, or sends an event of more than `EVENT_MAX_BYTES`.
     """
     patience = caller.patience()
     position = after
@@ -39,7 +49,7 @@ async def stream_of(
                     retry_after = None if problem is None else problem.retry_after
                 else:
                     lost = caller.unreachable(ConnectionError("the stream ended"))
-                    async with aclosing(_items(answer.aiter_lines())) as items:
+                    async with aclosing(_items(answer)) as items:
                         async for item in items:
                             if isinstance(item, StreamedClosing):
                                 break
@@ -55,16 +65,28 @@ async def stream_of(
         await patience.wait(lost, retry_after)
 
 
-async def _items(lines: AsyncGenerator[str, None]) -> AsyncGenerator[StreamItem, None]:
-    """The items of a stream of server-sent events; comments say only that it lives."""
-    data: list[str] = []
-    async with aclosing(lines):
-        async for line in lines:
-            if line.startswith("data:"):
-                data.append(line[5:].removeprefix(" "))
-            elif not line and data:
-                yield _decoder.decode("\n".join(data))
-                data = []
+async def _items(answer: httpx2.Response) -> AsyncGenerator[StreamItem, None]:
+    """The items of a stream, typed deltas as `Session` gives them. [SRV-60] [SRV-61]"""
+    events = server_sent_events(answer.aiter_bytes(), answer.request)
+    try:
+        async with aclosing(events):
+            async for event in events:
+                item = _decoder.decode(event.data)
+                if isinstance(item, StreamedDelta):
+                    item = msgspec.structs.replace(item, data=typed_delta(item.data))
+                yield item
+    except EventTooLarge as error:
+        raise ServiceError("event_too_large", str(error)) from error
+
+
+def typed_delta(data: Any) -> Any:
+    """Return the typed delta that JSON stands for, or the JSON itself if it is none. [SRV-61]"""
+    if not isinstance(data, dict) or "delta" not in data:
+        return data
+    try:
+        return msgspec.convert(data, StreamDelta)
+    except msgspec.ValidationError:
+        return data
 
 
 async def events_of(items: AsyncGenerator[StreamItem, None]) -> AsyncGenerator[EventEnvelope, None]:

@@ -92,17 +92,20 @@ def missing_extra(error: ModuleNotFoundError, extra: str) -> ImportError:
     return ImportError(what, name=error.name)
 
 
-def warn_of_unrecorded_tools(names: Iterable[str]) -> None:
+def warn_of_unrecorded_tools(
+    names: Iterable[str], *, all_durable: str = 'durable_agent(..., tools="durable")'
+) -> None:
     """Warn, when an agent is built, of tools whose calls no durable step records. [ADP-14]
 
     `names`: the tools that are neither durable nor declared idempotent. Warns of nothing if empty.
+    `all_durable`: how this adapter makes all of them durable.
     """
     listed = ", ".join(sorted(set(names)))
     if listed:
         warnings.warn(
             f"a crash can run these tools twice: {listed}. Make them durable steps with "
-            'durable_tool(...), or all of them with durable_agent(..., tools="durable"); name the '
-            "ones that only read in idempotent=(...)",
+            f"durable_tool(...), or all of them with {all_durable}; name the ones that only read "
+            "in idempotent=(...)",
             UnrecordedToolsWarning,
             stacklevel=3,
         )

@@ -6,26 +6,35 @@
     async with Runtime("app.db", agent=agent) as runtime: ...
 
 No framework: this is the loop of an agent, model, tools, model, in the open. The key is read from
-the environment. When to commit, and what may reach the model, is decided in `work` and `safety`.
+the environment. When to commit, and what may reach the model, is decided in `work` and `safety`;
+how a response is put together in `openai_chat_reply`, how a tool is read in `openai_chat_tools`.
 """
 
 import asyncio
-import inspect
+import json
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
-from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
+from turnkeeper.core.deltas import ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
-from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
+from turnkeeper.errors import ValidationFailed
 from turnkeeper.executors.approvals import about_call
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import (
+    FrameworkExecutor,
+    check_tool_names,
+    missing_extra,
+    warn_of_unrecorded_tools,
+)
+from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused, Reply, sendable
+from turnkeeper.executors.openai_chat_server import ChatLost, ChatServer
+from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, schema_of
 from turnkeeper.executors.safety import Call, View
-from turnkeeper.executors.steps import StepRule, free_id
+from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Work
 
@@ -34,21 +43,26 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai") from missing
 
+__all__ = ["ChatAgent", "ChatError", "ChatRefused", "ChatTool", "chat_agent", "durable_tool"]
+
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 
 Json = dict[str, Any]
 
-
-class ChatError(TurnkeeperError):
-    """The server did not answer as it should; the turn is tried again."""
-
-
-class ChatRefused(ChatError, NonRetryable):
-    """The server refuses this very request; trying it again cannot help."""
-
-
-_REFUSALS = frozenset({400, 401, 403, 404, 413, 422})
+_SAYS = ("content", "refusal", "images", "audio")
+"""Fields of a response that are an answer. Reasoning is none."""
+_OWN_FIELDS = {
+    "messages": "the session's transcript is sent",
+    "model": "use chat_agent(model)",
+    "system": "use chat_agent(..., system=...)",
+    "tools": "use chat_agent(..., tools=...)",
+    "functions": "use chat_agent(..., tools=...)",
+    "function_call": "use tool_choice",
+    "stream": "every answer is streamed",
+}
+"""Fields of a request that are the adapter's, each with what to do instead."""
+_NEEDED = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 
 
 class _Codec(Codec[Json]):
@@ -68,9 +82,10 @@ class _Codec(Codec[Json]):
         if role == "tool":
             return View("tool", answers=message["tool_call_id"])
         calls = tuple(
-            Call(call["id"], call["function"]["name"]) for call in message.get("tool_calls", ())
+            Call(call["id"], call["function"]["name"]) for call in message.get("tool_calls") or ()
         )
-        return View("assistant", empty=not (message.get("content") or calls), calls=calls)
+        empty = not (calls or any(message.get(field) for field in _SAYS))
+        return View("assistant", empty=empty, calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:
         return ({"role": "system" if role == "system_notice" else role, "content": content},)
@@ -79,158 +94,31 @@ class _Codec(Codec[Json]):
         return ({"role": "tool", "tool_call_id": call.id, "content": content},)
 
 
-class ChatTool:
-    """A function that the model may call; its signature and docstring are what the model reads.
-
-    `needs_approval`: a person has to approve each call. Raises `ValidationFailed` for a parameter
-    without a type that has a JSON schema.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        rule: StepRule | None = None,
-        *,
-        needs_approval: bool = False,
-    ) -> None:
-        self.function = function
-        self.rule = rule
-        self.needs_approval = needs_approval
-        self.name = function.__name__
-        fields: list[Any] = []
-        hints = inspect.get_annotations(function, eval_str=True)
-        for name, parameter in inspect.signature(function).parameters.items():
-            hint = hints.get(name, Any)
-            default = parameter.default
-            fields.append((name, hint) if default is parameter.empty else (name, hint, default))
-        try:
-            self._arguments = msgspec.defstruct(self.name, fields, kw_only=True)
-            schema = msgspec.json.schema(self._arguments)
-        except (TypeError, ValueError) as error:
-            raise ValidationFailed(f"tool {self.name!r}: {error}") from error
-        parameters = schema["$defs"].pop(self.name)
-        parameters.pop("title", None)
-        if schema["$defs"]:
-            parameters["$defs"] = schema["$defs"]
-        description = inspect.getdoc(function) or ""
-        self.described = {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": description,
-                "parameters": parameters,
-            },
-        }
-
-    def read(self, arguments: str) -> Json:
-        """The arguments by name. Raises `ValueError` if the model got them wrong."""
-        given = msgspec.json.decode(arguments or "{}", type=self._arguments)
-        return {name: getattr(given, name) for name in self._arguments.__struct_fields__}
-
-    async def call(self, arguments: Json) -> str:
-        """Call the function: an ordinary one in a thread. Gives what the model is told."""
-        if inspect.iscoroutinefunction(self.function):
-            value = await self.function(**arguments)
-        else:
-            value = await asyncio.to_thread(self.function, **arguments)
-        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def durable_tool(
-    tool: Callable[..., Any],
-    *,
-    idempotent: bool = False,
-    reconcile: Callable[..., Any] | None = None,
-    needs_approval: bool = False,
-) -> ChatTool:
-    """Make a tool a durable step: it is called once for each call of the model. [ADP-7]
-
-    Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
-    by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`. `needs_approval`: a person has to approve each call
-    before it is made; the turn ends and waits. [ADP-12]
-    """
-    rule = StepRule(idempotent=idempotent, reconcile=reconcile)
-    return ChatTool(tool, rule, needs_approval=needs_approval)
-
-
-class _Reply:
-    """A response in the making, put together from the chunks of its stream."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.calls: dict[int, Json] = {}
-        self.finished = False
-
-    def take(self, chunk: Json, work: Work[Json]) -> None:
-        usage = chunk.get("usage")
-        if usage:
-            work.used(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
-        for choice in chunk.get("choices", ()):
-            delta = choice.get("delta") or {}
-            if text := delta.get("content"):
-                self.text += text
-                work.emit(TextDelta(text))
-            if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-                work.emit(ReasoningDelta(reasoning))
-            for piece in delta.get("tool_calls") or ():
-                self._take_call(piece)
-            self.finished = self.finished or choice.get("finish_reason") is not None
-
-    def _take_call(self, piece: Json) -> None:
-        blank = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        call = self.calls.setdefault(piece.get("index", 0), blank)
-        call["id"] = piece.get("id") or call["id"]
-        function = piece.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
-
-    def message(self, said: Sequence[Json]) -> Json:
-        """The response, each call with an id that none has in what was `said` before."""
-        made: Json = {"role": "assistant", "content": self.text}
-        if self.calls:
-            made["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
-            taken = {call["id"] for one in said for call in one.get("tool_calls") or ()}
-            for call in made["tool_calls"]:
-                call["id"] = free_id(call["id"], taken)
-        return made
-
-
 class ChatAgent(FrameworkExecutor[Json]):
     """What `chat_agent` makes."""
 
     def __init__(
         self,
         request: Json,
-        url: str,
-        key: str | None,
+        server: ChatServer,
         tools: Sequence[ChatTool],
         limits: TurnLimits | None,
         approval_seconds: float,
         *,
-        timeout_seconds: float,
+        system: str | None,
+        withhold: Collection[str],
     ) -> None:
         super().__init__(_Codec(), limits, approval_seconds)
         self._request = request
-        self._url = url
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._server = server
         self._tools = {tool.name: tool for tool in tools}
-        self._timeout = httpx2.Timeout(timeout_seconds)
-
-    @cached_property
-    def _ssl(self) -> Any:
-        # To make one takes a tenth of a second, so it is made once, and not for a server beside us.
-        return httpx2.create_ssl_context() if self._url.startswith("https:") else False
+        self._system = system
+        self._withhold = frozenset(withhold)
 
     async def answer(self, work: Work[Json]) -> ApplyOutput:
         """Model, tools, model, until it calls no more."""
         messages = work.history()
-        async with (
-            httpx2.AsyncClient(
-                verify=self._ssl, timeout=self._timeout, headers=self._headers
-            ) as client,
-            work.stoppable(),
-        ):
+        async with self._server.connect() as client, work.stoppable():
             if work.pending:
                 messages += await self._run_tools(work, _pending(work, messages))
                 messages += work.behind()
@@ -245,52 +133,46 @@ class ChatAgent(FrameworkExecutor[Json]):
                 message = reply.message(messages)
                 work.add("assistant", reply.text, message)
                 messages.append(message)
-                if not reply.calls:
-                    return work.result(reply.text, self._structured(reply.text))
+                calls = message.get("tool_calls")
+                if not calls:
+                    return work.result(reply.text, self._structured(reply))
                 steered = await work.border()
-                messages += await self._run_tools(work, message["tool_calls"])
+                messages += await self._run_tools(work, calls)
                 messages += work.say(steered)
                 at_border = True
             return work.ask(work.questions.new)
 
     async def _ask(
         self, client: httpx2.AsyncClient, work: Work[Json], messages: list[Json]
-    ) -> _Reply:
-        reply = _Reply()
+    ) -> Reply:
+        reply = Reply(self._server.url, work.emit)
         try:
-            async for chunk in self._stream(client, messages):
-                reply.take(chunk, work)
+            async with aclosing(self._server.ask(client, self._request_of(messages))) as chunks:
+                async for chunk in chunks:
+                    if chunk is None:
+                        reply.done = True
+                    else:
+                        reply.take(chunk)
+        except ChatLost:
+            if not reply.finish:
+                raise
         except asyncio.CancelledError:
             if work.stopped is not None and reply.text:
-                work.add("assistant", reply.text, {"role": "assistant", "content": reply.text})
+                work.add("assistant", reply.text, reply.interrupted())
             raise
-        if not reply.finished:
-            raise ChatError(f"{self._url} broke off in the middle of its answer")
+        finally:
+            work.used(reply.input_tokens, reply.output_tokens)
+        reply.check()
         return reply
 
-    async def _stream(
-        self, client: httpx2.AsyncClient, messages: list[Json]
-    ) -> AsyncIterator[Json]:
-        request = {**self._request, "messages": messages}
-        system = request.pop("system", None)
-        if system:
-            request["messages"] = [{"role": "system", "content": system}, *messages]
+    def _request_of(self, messages: Sequence[Json]) -> Json:
+        sent = [sendable(message, self._withhold) for message in messages]
+        if self._system:
+            sent.insert(0, {"role": "system", "content": self._system})
+        request = {**self._request, "messages": sent}
         if self._tools:
             request["tools"] = [tool.described for tool in self._tools.values()]
-        try:
-            async with client.stream("POST", self._url, json=request) as response:
-                if response.status_code != 200:
-                    said = (await response.aread())[:500].decode("utf-8", "replace")
-                    refused = response.status_code in _REFUSALS
-                    raise (ChatRefused if refused else ChatError)(
-                        f"{self._url} answered {response.status_code}: {said}"
-                    )
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
-                    if data and data != "[DONE]":
-                        yield _chunk(data)
-        except httpx2.HTTPError as error:
-            raise ChatError(f"{self._url}: {type(error).__name__}: {error}") from error
+        return request
 
     async def _run_tools(self, work: Work[Json], calls: Sequence[Json]) -> list[Json]:
         """Run the tools, one after another, and give the answers of those that wait for nobody."""
@@ -320,23 +202,34 @@ class ChatAgent(FrameworkExecutor[Json]):
         tool = self._tools.get(name)
         if tool is None:
             return f"There is no tool {name!r}. There are: {', '.join(self._tools) or 'none'}."
+        if not arguments.strip():
+            return f"The call of {name} was cut off before its arguments, and was not made."
         try:
             given = tool.read(arguments)
-        except ValueError as error:
+            plain = tool.plain(arguments)
+        except Exception as error:  # noqa: BLE001 - a type's own check may raise anything
             return f"The arguments of {name} are wrong: {error}"
         if tool.rule is None:
             return await tool.call(given)
-        plain = msgspec.to_builtins(given)
         content = await work.step(call_id, name, plain, lambda: tool.call(given), tool.rule)
         return content if isinstance(content, str) else msgspec.json.encode(content).decode()
 
-    def _structured(self, text: str) -> Any:
-        if "response_format" not in self._request:
+    def _structured(self, reply: Reply) -> Any:
+        """The answer as JSON, where JSON was asked for. [ADP-63]"""
+        wanted = self._request.get("response_format") or {}
+        if wanted.get("type") not in ("json_object", "json_schema"):
             return None
+        if reply.refused:
+            raise ChatRefused(f"the model refused to answer: {reply.text:.500}")
         try:
-            return msgspec.json.decode(text)
+            return msgspec.json.decode(reply.text)
         except msgspec.DecodeError as error:
-            raise ChatError(f"{self._url} was asked for JSON and answered {text!r:.100}") from error
+            said = f"{self._server.url} was asked for JSON and answered {reply.text!r:.100}"
+            if reply.finish == "length":
+                raise ChatRefused(
+                    f"{said}, cut off at its length limit; raise max_tokens in options"
+                ) from error
+            raise ChatError(said) from error
 
 
 def _pending(work: Work[Json], messages: Sequence[Json]) -> list[Json]:
@@ -346,54 +239,111 @@ def _pending(work: Work[Json], messages: Sequence[Json]) -> list[Json]:
     return [call for call in response["tool_calls"] if call["id"] in wanted]
 
 
-def _chunk(data: str) -> Json:
-    try:
-        chunk = msgspec.json.decode(data, type=Json)
-    except msgspec.MsgspecError as error:
-        raise ChatError(f"a chunk of the stream is no JSON object: {data!r:.100}") from error
-    if chunk.get("error"):
-        raise ChatError(f"the server failed in the middle of its answer: {chunk['error']!r:.500}")
-    return chunk
-
-
 def chat_agent(  # noqa: PLR0913 - settings, each with a default
     model: str,
     *,
     base_url: str = DEFAULT_BASE_URL,
     system: str | None = None,
     tools: Sequence[Callable[..., Any] | ChatTool] = (),
-    output: type | None = None,
+    durable: bool = False,
+    idempotent: Collection[str] = (),
+    output: Any = None,
     limits: TurnLimits | None = None,
     approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     options: Json | None = None,
+    withhold: Collection[str] = (),
     key_variable: str = DEFAULT_KEY_VARIABLE,
     timeout_seconds: float = 120.0,
 ) -> ChatAgent:
     """Make an agent of a model behind `base_url`; it serves any number of sessions. [ADP-1]
 
-    `system` stands before every conversation. `tools` are functions, or what `durable_tool` makes
-    of them. `output` is a type that the answer is to be JSON of; it becomes `structured_output`.
-    `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`, more than 0 and at most a
-    year, is how long there is time to approve a call. `options` are further fields of the request,
-    such as `temperature`. The key is read from the environment variable `key_variable`; where
-    that is not set, none is sent. `timeout_seconds`, more than 0, bounds the wait for each piece.
-    Raises `ValidationFailed` for two tools of one name, or another `approval_seconds`.
+    `model` is not empty. `base_url` is an http or https URL; a query in it is kept. `system` stands
+    before every conversation. `tools` are functions, or what `durable_tool` makes of them.
+    `durable`: each tool that `durable_tool` did not make is a durable step too. `idempotent`: names
+    of tools that only read; they become durable steps that a crash repeats. Other tools are named
+    by an `UnrecordedToolsWarning`. [ADP-14] `output` is a type that the answer is to be JSON of; it
+    becomes `structured_output`. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`,
+    more than 0 and at most a year, is how long there is time to approve a call. `options` are
+    further fields of the request, such as `temperature`. `withhold`: names of fields of the model's
+    messages that are not sent back, for a server that refuses what another one gave. [ADP-60] The
+    key is read from the environment variable `key_variable`; where that is not set, none is sent.
+    `timeout_seconds`, more than 0, bounds the wait for each piece.
+
+    Raises `ValidationFailed` for a setting that could not be obeyed, by its name. [ADP-64]
     """
-    made = [tool if isinstance(tool, ChatTool) else ChatTool(tool) for tool in tools]
-    if len({tool.name for tool in made}) < len(made):
-        raise ValidationFailed("two tools have one name")
+    if not isinstance(model, str) or not model.strip():
+        raise ValidationFailed(f"model is the name of a model, not {model!r}")
     request: Json = {
-        **(options or {}),
-        "model": model,
-        "system": system,
-        "stream": True,
         "stream_options": {"include_usage": True},
+        **_checked(options, output),
+        "model": model,
+        "stream": True,
     }
+    if request["stream_options"] is None:
+        del request["stream_options"]
     if output is not None:
-        schema = {"name": "answer", "schema": msgspec.json.schema(output)}
+        schema = {"name": "answer", "schema": schema_of(output)}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}
-    url = f"{base_url.rstrip('/')}/chat/completions"
-    key = os.environ.get(key_variable)
-    return ChatAgent(
-        request, url, key, made, limits, approval_seconds, timeout_seconds=timeout_seconds
+    needed = sorted(_NEEDED & _names("withhold", withhold))
+    if needed:
+        raise ValidationFailed(f"withhold names {needed}, without which no message can be sent")
+    server = ChatServer(base_url, _key(key_variable), timeout_seconds)
+    made = _tools(tools, durable=durable, idempotent=idempotent)
+    agent = ChatAgent(
+        request, server, made, limits, approval_seconds, system=system, withhold=withhold
     )
+    warn_of_unrecorded_tools(
+        (tool.name for tool in made if tool.rule is None),
+        all_durable="chat_agent(..., durable=True)",
+    )
+    return agent
+
+
+def _tools(
+    tools: Sequence[Callable[..., Any] | ChatTool], *, durable: bool, idempotent: Collection[str]
+) -> list[ChatTool]:
+    made = [tool if isinstance(tool, ChatTool) else ChatTool(tool) for tool in tools]
+    names = [tool.name for tool in made]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValidationFailed(f"two tools have one name: {', '.join(twice)}")
+    check_tool_names(idempotent, names)
+    for place, tool in enumerate(made):
+        if tool.rule is None and (durable or tool.name in idempotent):
+            made[place] = tool.with_rule(StepRule(idempotent=tool.name in idempotent))
+    return made
+
+
+def _checked(options: Json | None, output: Any) -> Json:
+    """The options. Raises `ValidationFailed` for one that the adapter would have to override."""
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise ValidationFailed(f"options are fields of the request by name, not {options!r:.100}")
+    for name, instead in _OWN_FIELDS.items():
+        if name in options:
+            raise ValidationFailed(f"options has {name!r}, which chat_agent sets: {instead}")
+    if options.get("n") not in (None, 1):
+        raise ValidationFailed("options has 'n': a turn has one answer")
+    if output is not None and "response_format" in options:
+        raise ValidationFailed("options has 'response_format', which output=... sets")
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValidationFailed(f"options cannot be sent as JSON: {error}") from error
+    return dict(options)
+
+
+def _names(what: str, names: Collection[str]) -> set[str]:
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValidationFailed(f"{what} is a collection of names, not {names!r:.100}")
+    return set(names)
+
+
+def _key(variable: str) -> str | None:
+    key = os.environ.get(variable)
+    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise ValidationFailed(
+            f"the key in {variable} has characters that no key has, such as a line end"
+        )
+    return key
