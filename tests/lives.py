@@ -30,6 +30,7 @@ from turnkeeper import (
     ToolCallbackInput,
     Turn,
 )
+from turnkeeper.config import STEP_RESULT_INLINE_BYTES
 from turnkeeper.core.inputs import Input, Kind
 from turnkeeper.testing import FakeExecutor, ManualEnvironment
 from turnkeeper.testing.executors import Checkpoint, Hang
@@ -58,7 +59,11 @@ async def stepwise(turn: Turn) -> ApplyOutput:
     async def charge(amount: int) -> str:
         return f"charged {amount}"
 
+    async def photograph() -> bytes:
+        return b"\xa5" * (STEP_RESULT_INLINE_BYTES + 1)  # stored apart
+
     said = [await turn.once(f"charge {n}", charge, n) for n in (1, 2)]
+    await turn.once("photograph", photograph)
     messages = (
         Message("assistant", said[0], format="frame/1", data=b"\x00\x01"),
         Message("tool", said[1]),

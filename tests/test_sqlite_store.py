@@ -15,7 +15,7 @@ import apsw
 import pytest
 from msgspec.structs import replace
 
-from turnkeeper import Config, PromptInput, Runtime, Turn, agent
+from turnkeeper import Config, PromptInput, Runtime, Turn, agent, verify
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.records import Append, Claim, Commit, InputAppend, RunInProgress
@@ -259,7 +259,7 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     change(store.path, "PRAGMA user_version = 999")
     with pytest.raises(SchemaMismatch, match="upgrade Turnkeeper"):
         await store.open()
-    change(store.path, "PRAGMA user_version = 1")
+    change(store.path, f"PRAGMA user_version = {migrations()[-1][0]}")
     await store.open()
     await store.close()
 
@@ -645,3 +645,34 @@ async def test_nothing_is_acknowledged_once_the_file_is_gone(tmp_path: Path, how
         await runtime.register_session("ben")
     with pytest.raises(StoreError, match=f"was {how}"):
         await runtime.close()
+
+
+# -- schema 2 -------------------------------------------------------------------------------------
+
+
+async def test_a_store_of_schema_1_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is migrated, verified, and keeps a long result apart from then on. [STO-12] [STO-16]"""
+    path = tmp_path / "turns.db"
+
+    @agent
+    async def photograph(turn: Turn) -> str:
+        async def picture() -> bytes:
+            return b"x" * (100_000 if turn.text == "long" else 10)
+
+        return str(len(await turn.once("picture", picture)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_engine, "migrations", lambda: migrations()[:1])
+        async with Runtime(path, agent=photograph) as runtime:
+            first = await runtime.submit("ada", "short", key="first")
+            assert (await first.result()).text == "10"
+    async with Runtime(path, agent=photograph) as runtime:
+        again = await runtime.submit("ada", "short", key="first")
+        assert again.input_id == first.input_id
+        assert (await (await runtime.submit("ada", "long")).result()).text == "100000"
+    assert (await verify(SqliteStore(path))).is_sound
+    assert path.with_name("turns.db-backup-schema-1").is_file()
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT length(data) FROM step_result").get > 100_000
+    assert connection.execute("SELECT max(length(result)) FROM step").get < 100
+    connection.close()

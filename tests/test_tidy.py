@@ -13,12 +13,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "turnkeeper"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-FILE_LINES = 400
+FILE_LINES = 600
 FUNCTION_LINES = 70
 
 LONGER_FILES: dict[str, int] = {
-    "runtime.py": 600,
-    "stores/memory_session.py": 490,
     "worker/actor.py": 692,
     "worker/dispatcher.py": 675,
 }
@@ -135,7 +133,7 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 def test_files_can_be_read_in_one_sitting() -> None:
-    """400 lines is the habit; a longer file is listed, and does not grow."""
+    """600 lines are the wall; a longer file is listed, and does not grow."""
     lengths = {name_of(path): len(path.read_text("utf-8").splitlines()) for path in MODULES}
     long = {name: length for name, length in lengths.items() if length > FILE_LINES}
     grown = {name: n for name, n in long.items() if n > LONGER_FILES.get(name, FILE_LINES)}

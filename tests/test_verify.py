@@ -43,7 +43,7 @@ async def test_a_rich_life_is_sound(store: Store, new_environment: NewEnvironmen
     assert said(report) == []
     assert report.is_sound
     checked = report.checked
-    assert (checked.sessions, checked.inputs, checked.steps) == (9, 43, 3)
+    assert (checked.sessions, checked.inputs, checked.steps) == (9, 43, 4)
     assert min(checked.events, checked.receipts, checked.messages) > 15
 
 

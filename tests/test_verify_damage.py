@@ -27,6 +27,7 @@ KEYS = {
     "input": ("rowid",),
     "history": ("key",),
     "step": ("session", "turn", "key"),
+    "step_result": ("rowid",),
     "request": ("session", "id"),
     "worker": ("id",),
 }
@@ -115,7 +116,9 @@ def flips(value: Any) -> Iterator[Any]:
                 yield b"x"
 
 
-def names(connection: apsw.Connection, table: str, key: Key) -> list[str]:
+def names(  # noqa: PLR0911 - one row per table
+    connection: apsw.Connection, table: str, key: Key
+) -> list[str]:
     """What a finding about this row may call it."""
     match table:
         case "session":
@@ -141,6 +144,11 @@ def names(connection: apsw.Connection, table: str, key: Key) -> list[str]:
             ]
         case "step":
             return [f"step {key[2]!r}"]
+        case "step_result":
+            (name,) = connection.execute(
+                "SELECT key FROM step_result WHERE rowid = ?", key
+            ).fetchone()
+            return [f"step {name!r}"]
         case "request":
             return [f"request {unpack_any_id(key[1])}:"]
         case _:

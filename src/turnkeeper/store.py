@@ -260,7 +260,16 @@ class Store(Protocol):
         ...
 
     async def load_steps(self, session_id: SessionId, turn_id: RunId) -> list[StepRecord]:
-        """The durable steps of a turn, at most 1,000, in the order in which they began."""
+        """The durable steps of a turn, at most 1,000, in the order in which they began.
+
+        A result of more than 65,536 bytes is left out: such a step is `apart`. [STO-16]
+        """
+        ...
+
+    async def load_step_result(
+        self, session_id: SessionId, turn_id: RunId, key: str
+    ) -> bytes | None:
+        """The result of one durable step, however long; None where it has none. [STO-16]"""
         ...
 
     async def load_events(

@@ -8,7 +8,9 @@ from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from turnkeeper.config import STEP_RESULT_INLINE_BYTES
 from turnkeeper.core.events import Event, EventCode
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input, Kind
@@ -135,8 +137,16 @@ class StepRecord(Struct, frozen=True, kw_only=True):
     empty where an operator said that it was not done."""
     done: bool = False
     result: bytes | None = None
+    apart: bool = False
+    """Its result is long, and not in this record: `Store.load_step_result` gives it."""
     settles: bool = False
     """Begun as one whose unknown end a later run can settle: idempotent, or with `reconcile`."""
+
+    def without_long_result(self) -> "StepRecord":
+        """The step as `Store.load_steps` gives it. [STO-16]"""
+        if self.result is None or len(self.result) <= STEP_RESULT_INLINE_BYTES:
+            return self
+        return replace(self, result=None, apart=True)
 
 
 class RequestRecord(Struct, frozen=True, kw_only=True, gc=False):

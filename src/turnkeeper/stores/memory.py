@@ -197,6 +197,12 @@ class MemoryStore(Answering):
         session = self._known(session_id)
         return [] if session is None else session.steps(turn_id, config.PAGE_MAX)
 
+    async def load_step_result(
+        self, session_id: SessionId, turn_id: RunId, key: str
+    ) -> bytes | None:
+        session = self._known(session_id)
+        return None if session is None else session.step_result(turn_id, key)
+
     async def load_events(
         self, session_id: SessionId, *, after: int = 0, limit: int = config.PAGE_DEFAULT
     ) -> list[EventEnvelope]:

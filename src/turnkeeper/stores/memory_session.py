@@ -360,7 +360,13 @@ class MemorySession:
 
     def steps(self, turn_id: RunId, limit: int) -> list[StepRecord]:
         """The steps of a turn, in the order in which they began."""
-        return [copy.copy(step) for step in self._steps.get(turn_id, {}).values()][:limit]
+        steps = [*self._steps.get(turn_id, {}).values()][:limit]
+        return [copy.copy(step.without_long_result()) for step in steps]
+
+    def step_result(self, turn_id: RunId, key: str) -> bytes | None:
+        """The result of one step."""
+        step = self._steps.get(turn_id, {}).get(key)
+        return None if step is None else step.result
 
     def events(self, after: int, limit: int) -> list[EventEnvelope]:
         """A page of events, by number."""

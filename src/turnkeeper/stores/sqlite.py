@@ -216,6 +216,11 @@ class SqliteStore:
     async def load_steps(self, session_id: SessionId, turn_id: RunId) -> list[StepRecord]:
         return await self._opened().read(Reader.steps, session_id, turn_id)
 
+    async def load_step_result(
+        self, session_id: SessionId, turn_id: RunId, key: str
+    ) -> bytes | None:
+        return await self._opened().read(Reader.step_result, session_id, turn_id, key)
+
     async def load_events(
         self, session_id: SessionId, *, after: int = 0, limit: int = config.PAGE_DEFAULT
     ) -> list[EventEnvelope]:

@@ -31,6 +31,7 @@ from turnkeeper.stores.sqlite_seals import (
     owner_mark,
     session_seal,
     snapshot_seal,
+    step_result_seal,
     step_seal,
     stored_history_seal,
     stored_input_seal,
@@ -257,7 +258,7 @@ def _both(name: str, session: int, *, broken: bool, orphan: int) -> Iterable[Dam
         yield Damage(row=name, what=_ORPHAN.format(session), session=session)
 
 
-def _step(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
+def _step(connection: apsw.Connection, row: Row) -> Iterable[Damage]:
     began, place, arguments, done, result, seal, orphan, session, turn, key = row
     try:
         sum_ = step_seal(session, turn, (key.decode(), arguments, done, result))
@@ -265,7 +266,19 @@ def _step(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
     except BROKEN:
         broken = True
     name = f"step {text_of(key)!r} of turn {turn.hex()}"
-    return _both(name, session, broken=broken, orphan=orphan)
+    yield from _both(name, session, broken=broken, orphan=orphan)
+    if not broken and done & 4 and connection.execute(_APART, (session, turn, key)).get is None:
+        what = "its result, which is stored apart, is missing"
+        yield Damage(row=name, what=what, session=session)
+
+
+def _step_result(connection: apsw.Connection, row: Row) -> Iterable[Damage]:
+    data, seal, orphan, session, turn, key, _ = row
+    name = f"result of step {text_of(key)!r} of turn {turn.hex()}"
+    yield from _both(name, session, broken=step_result_seal(data) != seal, orphan=orphan)
+    done = connection.execute(_DONE, (session, turn, key)).get
+    if done is None or not done & 4:
+        yield Damage(row=name, what="no step says that its result is here", session=session)
 
 
 def _request(_connection: apsw.Connection, row: Row) -> Iterable[Damage]:
@@ -315,6 +328,9 @@ def _unlisted_workers(path: Path, lives: Lives) -> list[Damage]:
     return [Damage(row=f"worker {name}", what=what) for name in found]
 
 
+_AT_STEP = "WHERE session = ? AND turn = ? AND key = CAST(? AS TEXT)"
+_APART = f"SELECT rowid FROM step_result {_AT_STEP}"
+_DONE = f"SELECT done FROM step {_AT_STEP}"
 _NO_SESSION = "NOT EXISTS (SELECT 1 FROM session AS s WHERE s.key = t.session)"
 _STAGES: tuple[tuple[str, Stage], ...] = (
     ("the schema", _schema),
@@ -367,6 +383,15 @@ _STAGES: tuple[tuple[str, Stage], ...] = (
             " WHERE (session, turn, key) > (?, ?, CAST(? AS TEXT))"
             " ORDER BY session, turn, key LIMIT ?",
             _step,
+        ),
+    ),
+    (
+        "table step_result",
+        _table(
+            1,
+            f"SELECT data, seal, {_NO_SESSION}, session, turn, CAST(key AS BLOB), rowid"
+            " FROM step_result AS t WHERE rowid > ? ORDER BY rowid LIMIT ?",
+            _step_result,
         ),
     ),
     (

@@ -242,6 +242,7 @@ class _Pages:
                 done=bool(done & 1),
                 result=result,
                 settles=bool(done & 2),
+                apart=bool(done & 4),
             )
             for key, arguments, done, result in rows
         ]

@@ -42,6 +42,7 @@ from turnkeeper.stores.sqlite_rows import (
     read_input,
     read_session,
 )
+from turnkeeper.stores.sqlite_seals import step_result_seal
 
 T = TypeVar("T")
 MessageItem = tuple[int, Message, InputName, bool]
@@ -77,6 +78,9 @@ _STEPS = (
     "SELECT key, arguments, done, result FROM step WHERE session = ? AND turn = ?"
     f" ORDER BY began, place LIMIT {config.PAGE_MAX}"
 )
+
+_STEP_RESULT = "SELECT result, done FROM step WHERE session = ? AND turn = ? AND key = ?"
+_STEP_APART = "SELECT data, seal FROM step_result WHERE session = ? AND turn = ? AND key = ?"
 
 
 def bounded(limit: int) -> int:
@@ -354,9 +358,28 @@ class Reader:
                 done=bool(done & 1),
                 result=result,
                 settles=bool(done & 2),
+                apart=bool(done & 4),
             )
             for key, arguments, done, result in rows
         ]
+
+    def step_result(self, session_id: SessionId, turn_id: RunId, key: str) -> bytes | None:
+        """As `Store.load_step_result`."""
+        place = (self._key(session_id), asked_id(turn_id), key)
+        row = self._row(_STEP_RESULT, *place)
+        if row is None:
+            return None
+        result: bytes | None = row[0]
+        if not row[1] & 4:
+            return result
+        apart = self._row(_STEP_APART, *place)
+        if apart is None or step_result_seal(apart[0]) != apart[1]:
+            raise StoreError(
+                f"the result of step {key!r} of turn {turn_id} in session {session_id!r} is "
+                "missing or damaged: bring the store back from a backup"
+            )
+        data: bytes = apart[0]
+        return data
 
 
 def _numbered(first: int, data: bytes) -> Iterator[MessageItem]:

@@ -135,6 +135,11 @@ def step_seal(session: int, turn: bytes, values: Parameters) -> int:
     return seal((session, turn, *values))
 
 
+def step_result_seal(data: bytes) -> int:
+    """Of a step's result that is stored apart."""
+    return crc32(data)
+
+
 def snapshot_seal(session: int, data: bytes) -> int:
     """Of a snapshot."""
     return crc32(data, session & 0xFFFF_FFFF)

@@ -40,6 +40,7 @@ from turnkeeper.stores.sqlite_seals import (
     packed,
     seal,
     snapshot_seal,
+    step_result_seal,
     step_seal,
 )
 
@@ -65,6 +66,10 @@ _PUT_STEP = (
     f" VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9+?4*{STEP_PLACES}+?5) ON CONFLICT (session, turn, key)"
     " DO UPDATE SET arguments = excluded.arguments, done = excluded.done, result = excluded.result,"
     f" seal = ?9 + began * {STEP_PLACES} + place"
+)
+_PUT_STEP_RESULT = (
+    "INSERT INTO step_result (session, turn, key, data, seal) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (session, turn, key) DO UPDATE SET data = excluded.data, seal = excluded.seal"
 )
 # A commit's conditions, and the session's row with it: changes one row, or nothing.
 _SET_SESSION = (
@@ -301,7 +306,12 @@ class Writes:
         session, began = self._commit.session.key, self._commit.revision
         for place, step in enumerate(self._commit.steps):
             turn = pack_id(step.turn_id)
-            values = (step.arguments, step.done | step.settles << 1, step.result)
+            kept = step.without_long_result()
+            if kept.apart and step.result is not None:
+                data = (session, turn, step.key, step.result, step_result_seal(step.result))
+                self._puts.append((_PUT_STEP_RESULT, data))
+            how = step.done | step.settles << 1 | kept.apart << 2
+            values = (step.arguments, how, kept.result)
             check = step_seal(session, turn, (step.key, *values))
             row = (session, turn, step.key, began, place, *values, check)
             self._puts.append((_PUT_STEP, row))

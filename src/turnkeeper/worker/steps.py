@@ -86,7 +86,7 @@ class StepBook:
         elif record.arguments[:DIGEST_BYTES] != arguments:
             raise StepMismatch(self._run.actor.session_id, key)
         elif record.done:
-            return decode_result(record.result)
+            return decode_result(await self._result(record))
         else:
             value = await self._settle(record, args, idempotent=idempotent, reconcile=reconcile)
             if value is not NOT_DONE:
@@ -108,6 +108,16 @@ class StepBook:
             return NOT_DONE
         self._unknown = record
         raise OutcomeUnknown(self._run.actor.session_id, record.key, shown.in_words(record))
+
+    async def _result(self, record: StepRecord) -> bytes | None:
+        if not record.apart:
+            return record.result
+        actor = self._run.actor
+        stored = await actor.services.store.load_step_result(
+            actor.session_id, record.turn_id, record.key
+        )
+        self._run.require_alive()
+        return stored
 
     async def _load(self) -> dict[str, StepRecord]:
         if self._known is None:
@@ -154,7 +164,7 @@ class StepBook:
         self._run.require_alive()
         await self._run.actor.record_step(self._run, record)
         if self._known is not None:
-            self._known[record.key] = record
+            self._known[record.key] = record.without_long_result()
         self._run.require_alive()
 
 

@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from turnkeeper.config import STEP_RESULT_INLINE_BYTES
 from turnkeeper.core.inputs import append_text
 from turnkeeper.core.records import InputAppend, StepRecord, StoredMessage
 from turnkeeper.core.runs import EMPTY_DIGEST, ROLES, Boundary, Message, RunResult, next_digest
@@ -186,6 +187,30 @@ class Steps(Chapter):
             step("a", done=True),
             step("c", b"\x00\xff", done=True),
         ]
+
+    async def test_a_long_result_is_read_by_itself(self, store: Store) -> None:
+        """A result past 65,536 bytes is left out of a turn's steps, and given when asked for.
+
+        [STO-16]
+        """
+        owner = await Owner.of(store)
+        turn_id = new_id()
+        sizes = (0, 1, STEP_RESULT_INLINE_BYTES, STEP_RESULT_INLINE_BYTES + 1, 16_000_000)
+        results = {f"of {size}": b"\xa5" * size for size in sizes}
+        for key, result in results.items():
+            step = StepRecord(turn_id=turn_id, key=key, arguments=b"a", done=True, result=result)
+            await owner.commit(steps=[StepRecord(turn_id=turn_id, key=key, arguments=b"a")])
+            await owner.commit(steps=[step])
+        await reopened(store)
+        for step in await store.load_steps("session", turn_id):
+            whole = results[step.key]
+            assert step.done
+            assert step.apart is (len(whole) > STEP_RESULT_INLINE_BYTES)
+            assert step.result == (None if step.apart else whole)
+            assert await store.load_step_result("session", turn_id, step.key) == whole
+        assert await store.load_step_result("session", turn_id, "none") is None
+        assert await store.load_step_result("session", new_id(), "of 1") is None
+        assert await store.load_step_result("other", turn_id, "of 1") is None
 
     async def test_turns_and_sessions_keep_theirs_apart(self, store: Store) -> None:
         """The same key in another turn or session is another step."""

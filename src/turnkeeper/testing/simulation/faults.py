@@ -104,6 +104,10 @@ class FaultedStore(FaultyStore):
         self._read()
         return await super().load_steps(*arguments, **named)
 
+    async def load_step_result(self, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return await super().load_step_result(*arguments, **named)
+
     async def due(self, *arguments: Any, **named: Any) -> Any:
         self._read()
         return await super().due(*arguments, **named)
