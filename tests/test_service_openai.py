@@ -13,6 +13,7 @@ from patience import PATIENCE_SECONDS
 from service import Desk, Served, key_file, serving, until
 
 from turnkeeper import Config, PromptInput, RunResult, RuntimeClosed, Turn, agent
+from turnkeeper.core.conversation import CONVERSATION
 
 MODEL = "clerk-1"
 
@@ -60,7 +61,7 @@ async def test_a_response_is_a_turn_of_the_conversations_session() -> None:
 
 
 async def test_a_response_takes_messages() -> None:
-    """[SRV-17] The user's last ones are the input; those before are handed to the agent."""
+    """[SRV-17] The user's last ones are the input; those before are the conversation."""
     told: list[Any] = []
 
     @agent
@@ -79,7 +80,8 @@ async def test_a_response_takes_messages() -> None:
         )
         text, metadata = told[0]
         assert text == "two \n\ntickets"
-        assert metadata["openai"]["messages"] == [{"role": "developer", "content": "be kind"}]
+        assert "messages" not in metadata["openai"]
+        assert metadata[CONVERSATION] == [{"role": "system", "content": "be kind"}]
         for wrong in ([], [{"role": "assistant", "content": "hm"}], ""):
             with pytest.raises(openai.UnprocessableEntityError):
                 await client.responses.create(model=MODEL, input=wrong)  # type: ignore[arg-type]

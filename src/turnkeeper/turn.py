@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Protocol
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, PAGE_MAX
 from turnkeeper.core.approvals import ApprovalAnswer, ApprovalQuestion, answer_of
+from turnkeeper.core.conversation import conversation_of
 from turnkeeper.core.ids import InputId, RunId, SessionId
 from turnkeeper.core.inputs import Input, append_text
 from turnkeeper.core.runs import (
@@ -119,6 +120,14 @@ class Turn:
     def text(self) -> str:
         """What the inputs say, joined by empty lines."""
         return "\n\n".join(append_text(item) for item in self.primitive.inputs)
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The messages that the inputs bring with them, from a caller that keeps its conversation.
+
+        They come before `text`, and are in no transcript: `history` does not have them. [RUN-18]
+        """
+        return tuple(m for item in self.primitive.inputs for m in conversation_of(item))
 
     def history(self, last: int | None = None) -> "History":
         """The committed transcript: `await` it for a list, or iterate over it for pages.

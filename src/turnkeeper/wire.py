@@ -182,6 +182,8 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of `key_reused`: the input that has the key."""
     first: int | None = None
     """Of `events_pruned`: the oldest number that is kept."""
+    param: str | None = None
+    """Of a request of the OpenAI-compatible API: the field that is refused."""
     error: dict[str, Any] | None = None
     """The same, as clients of the OpenAI protocol read it."""
 

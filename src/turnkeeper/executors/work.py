@@ -117,7 +117,8 @@ class Work(Generic[Item]):
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
-        items: list[Item] = []
+        brought = self.turn.conversation
+        items = [i for m in brought for i in self.codec.plain(m.role, m.content)]
         for place in self._order.before:
             if isinstance(place, Call):
                 words = WAITING if self.questions.waits(place.id) else UNANSWERED

@@ -80,7 +80,17 @@ def json_reply(type_: Any, summary: str, *headers: str) -> Reply:
 class Call:
     """One request, read as its operation declares."""
 
-    __slots__ = ("_headers", "body", "key", "operation", "path", "query", "request", "service")
+    __slots__ = (
+        "_headers",
+        "body",
+        "key",
+        "operation",
+        "path",
+        "query",
+        "raw",
+        "request",
+        "service",
+    )
 
     def __init__(self, service: "Service", operation: Operation, request: Request) -> None:
         self.service = service
@@ -89,6 +99,8 @@ class Call:
         self.path: dict[str, str] = request.path_params
         self.query: Any = None
         self.body: Any = None
+        self.raw = b""
+        """The bytes of the body."""
         self.key: KeyRecord | None = None
         """The key of the request; None where none is needed."""
         self._headers: dict[bytes, list[bytes]] = {}
@@ -123,7 +135,7 @@ class Call:
         self.query = read_query(pairs, operation.query)
         if operation.body is None and not operation.raw_body:
             return
-        raw = await self.read_body()
+        raw = self.raw = await self.read_body()
         if operation.raw_body:
             self.body = raw
         elif raw or operation.body_required:

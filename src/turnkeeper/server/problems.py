@@ -121,5 +121,6 @@ def headers_of(problem: Problem) -> dict[str, str]:
 def for_openai(problem: Problem) -> Problem:
     """The problem with the member that clients of the OpenAI protocol read."""
     kind = "invalid_request_error" if problem.status < 500 else "server_error"
-    error = {"message": problem.detail, "type": kind, "code": problem.code, "param": None}
+    param = problem.param
+    error = {"message": problem.detail, "type": kind, "code": problem.code, "param": param}
     return replace(problem, error=error)

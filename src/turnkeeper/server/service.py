@@ -7,6 +7,7 @@ from turnkeeper.server.auth import Guard
 from turnkeeper.server.feeds import Feeds
 from turnkeeper.server.limits import Limits
 from turnkeeper.server.metrics import Metrics
+from turnkeeper.server.openai.repeats import Repeats
 from turnkeeper.server.problems import Refused
 from turnkeeper.server.webhooks import Hook
 from turnkeeper.worker.tasks import Tasks
@@ -34,6 +35,7 @@ class Service:
         self.new_id = runtime.worker.environment.new_id
         self.metrics = Metrics()
         self.tasks = Tasks()
+        self.repeats = Repeats()
         self.feeds = Feeds(runtime, self.tasks, self.limits)
         self.requests = 0
         """In progress."""

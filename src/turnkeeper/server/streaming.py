@@ -5,7 +5,7 @@ Decides when a stream is cut off. What is in it is `feeds`'.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -57,9 +57,10 @@ async def events(call: Call) -> Response:
     after = _last_event_id(call)
     if after is None:
         after = query.after or 0
-    await check_start(service.runtime, session_id, after)
-    reader = Reader(service.feeds, session_id, after, durable=query.durable)
-    return stream(call, reader.items() if query.follow else reader.stored())
+    with place_of(call, streamed=True):
+        await check_start(service.runtime, session_id, after)
+        reader = Reader(service.feeds, session_id, after, durable=query.durable)
+        return stream(call, reader.items() if query.follow else reader.stored())
 
 
 def _last_event_id(call: Call) -> int | None:
@@ -71,13 +72,29 @@ def _last_event_id(call: Call) -> int | None:
     return int(given)
 
 
+@contextlib.contextmanager
+def place_of(call: Call, *, streamed: bool) -> Iterator[None]:
+    """Hold a stream's place while its input is admitted; given back if that fails. [SRV-73]
+
+    Raises `Refused` past the bound, before anything was admitted.
+    """
+    feeds = call.service.feeds
+    if streamed:
+        feeds.take_place()
+    try:
+        yield
+    except BaseException:
+        if streamed:
+            feeds.give_place()
+        raise
+
+
 def stream(call: Call, items: Items, closing_seconds: float = CLOSING_SECONDS) -> Response:
-    """A stream of `items`, each a server-sent event. Raises `Refused` past the bound.
+    """A stream of `items`, each a server-sent event. Its place is taken: see `place_of`.
 
     `closing_seconds`: what it gets to end by itself when the server stops.
     """
     feeds = call.service.feeds
-    feeds.take_place()
 
     def ping() -> ServerSentEvent:
         call.service.guard.check(call)

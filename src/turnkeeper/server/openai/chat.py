@@ -7,11 +7,12 @@ from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
-from turnkeeper.core.runs import RunResult
+from turnkeeper.core.runs import RunResult, answer_of
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import SUBMIT, Call, Operation, Reply, answer
 from turnkeeper.server.feeds import Items
 from turnkeeper.server.openai import following, prompts
+from turnkeeper.server.openai.fields import CHAT, options_of
 from turnkeeper.server.openai.following import PATIENCE_SECONDS
 from turnkeeper.server.openai.shapes import (
     ChatChoice,
@@ -24,7 +25,7 @@ from turnkeeper.server.openai.shapes import (
     ChunkChoice,
 )
 from turnkeeper.server.problems import Refused, problem_of
-from turnkeeper.server.streaming import stream
+from turnkeeper.server.streaming import place_of, stream
 from turnkeeper.worker.completion import Completion
 
 
@@ -32,15 +33,23 @@ async def create(call: Call) -> Response:
     """Submit the user's last messages, and answer with what the turn came to. [SRV-18]"""
     call.service.check_open()
     asked: ChatRequest = call.body
-    text, messages = prompts.split(asked.messages)
-    session_id = prompts.session_of(call, None, "chat_")
-    told = {"model": asked.model, "messages": messages, "metadata": asked.metadata}
-    _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
-    if asked.stream:
-        return stream(call, _chunks(call, completion), PATIENCE_SECONDS)
+    options = options_of(call.raw, CHAT)
+    text, messages = prompts.split(asked.messages, "messages")
+    named = prompts.named_session(call, None)
+    told = {
+        "model": asked.model,
+        "messages": messages if named else [],
+        "metadata": asked.metadata,
+        "options": options,
+    }
+    before = prompts.told_of(messages, None, named=named is not None)
+    with place_of(call, streamed=bool(asked.stream)):
+        completion = await prompts.admitted(call, named, "chat_", text, (told, before))
+        if asked.stream:
+            return stream(call, _chunks(call, completion), PATIENCE_SECONDS)
     outcome = await inputs.wait_for(call, completion, PATIENCE_SECONDS)
     result = _result(call, completion, outcome)
-    message = ChatMessage(content=prompts.text_of(result))
+    message = ChatMessage(content=answer_of(result))
     return answer(
         ChatCompletion(
             id=_id(completion),
@@ -109,7 +118,7 @@ async def _chunks(call: Call, completion: Completion) -> Items:
             {"error": {"message": problem.detail, "code": problem.code, "type": "error"}}
         )
         return
-    text = prompts.text_of(result)
+    text = answer_of(result)
     if text.startswith(shown) and len(text) > len(shown):
         yield chunk(ChatDelta(content=text[len(shown) :]))
     yield chunk(ChatDelta(), "stop")
@@ -136,8 +145,8 @@ OPERATIONS = (
         path="/v1/chat/completions",
         name="createChatCompletion",
         summary="OpenAI's chat completions: a turn of the session that a header names.",
-        details="The session has the conversation: of the messages, the user's last ones are the "
-        "input, and those before them are handed to the agent beside it.",
+        details="The user's last messages are the input. Those before them are the conversation, "
+        "unless a session is named, which has its own.",
         tag="OpenAI",
         handler=create,
         scopes=SUBMIT,

@@ -1,79 +1,238 @@
 """Which part of a request becomes the input, and which session it goes to.
 
-The session has the conversation. So what a turn is about is the messages of the user at the end of
-a request; those before them are handed to the agent as `turn_metadata["openai"]["messages"]`.
+What a turn is about is the messages of the user at the end of a request. Those before them are the
+conversation, where the request names no session; else the session has it, and they are only handed
+to the agent as `turn_metadata["openai"]["messages"]`.
 """
 
 import base64
 import hashlib
 import itertools
+import uuid
 from typing import Any
 
-import msgspec
-
+from turnkeeper.core.conversation import CONVERSATION
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.inputs import PromptInput
+from turnkeeper.core.outcomes import Deduplicated
 from turnkeeper.core.runs import RunResult
 from turnkeeper.server.calls import Call
-from turnkeeper.server.inputs import idempotency_key
-from turnkeeper.server.openai.shapes import MessageItem
+from turnkeeper.server.inputs import admit, idempotency_key
+from turnkeeper.server.openai.repeats import RETRY_HEADER
 from turnkeeper.server.problems import Refused
+from turnkeeper.worker.completion import Completion
 
 PREFIX = "resp_"
 _HEX = 32
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
-def split(items: list[MessageItem]) -> tuple[str, list[dict[str, str]]]:
-    """The text of the user's messages at the end, and the messages before them.
+Item = dict[str, Any]
+"""A message, or another item of a request's history."""
+_SYSTEM_ROLES = frozenset({"system", "developer"})
 
-    Raises `Refused` where there is none, or where one is no text.
+
+def split(items: list[Item], field: str) -> tuple[str, list[dict[str, str]]]:
+    """Return the text of the user's messages at the end, and the messages before them.
+
+    `field`: where the items are in the request. Messages of the system may stand among the user's
+    last ones; they are part of what comes before. Raises `Refused` where the user has no text at
+    the end, or where one of the last messages has something else than text.
     """
     start = len(items)
-    while start and items[start - 1].type == "message" and items[start - 1].role == "user":
+    while start and _role(items[start - 1]) in {"user", *_SYSTEM_ROLES}:
         start -= 1
-    text = "\n\n".join(part for part in map(_text, items[start:]) if part)
+    last = [item for item in items[start:] if _role(item) == "user"]
+    text = "\n\n".join(part for item in last if (part := _own_text(item, field)))
     if not text:
-        raise Refused("validation_failed", "the last message is the user's, and has a text")
-    return text, [{"role": item.role, "content": _text(item)} for item in items[:start]]
+        raise Refused(
+            "validation_failed",
+            f"{field}: the last message is the user's, and has a text",
+            param=field,
+        )
+    before = [*items[:start], *(item for item in items[start:] if _role(item) != "user")]
+    return text, _history(before)
 
 
-def _text(item: MessageItem) -> str:
-    if item.type != "message":
-        raise Refused("validation_failed", f"an input item of type {item.type!r} is not understood")
-    if item.content is None or isinstance(item.content, str):
-        return item.content or ""
-    strange = [part.type for part in item.content if part.type not in _TEXT_PARTS]
-    if strange:
-        raise Refused("validation_failed", f"content of type {strange[0]!r} is not understood")
-    return "".join(part.text or "" for part in item.content)
+def _role(item: Item) -> str:
+    if item.get("type", "message") != "message":
+        return ""
+    role = item.get("role", "user")
+    return role if isinstance(role, str) else ""
 
 
-def prompt(call: Call, text: str, told: dict[str, Any]) -> PromptInput:
-    """The input of a request; `told` is what the agent, and a later reader, is to know of it."""
+def _own_text(item: Item, field: str) -> str:
+    """The text of a message that is part of the input."""
+    content = item.get("content")
+    for part in content if isinstance(content, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in _TEXT_PARTS:
+            raise Refused(
+                "validation_failed",
+                f"{field}: content of type {kind!r} is not understood",
+                param=field,
+            )
+    return _words(content)
+
+
+def _history(items: list[Item]) -> list[dict[str, str]]:
+    """What is only history, as messages of text: nothing in it is refused."""
+    said: list[dict[str, str]] = []
+    for item in items:
+        kind = item.get("type", "message")
+        if kind == "message" and item.get("role") not in ("tool", "function"):
+            role = _role(item)
+            words = [_words(item.get("content")), *map(_call, _listed(item.get("tool_calls")))]
+            text = "\n".join(word for word in words if word)
+            if text:
+                said.append({"role": "system" if role in _SYSTEM_ROLES else role, "content": text})
+            continue
+        text = ""
+        if kind == "function_call":
+            text = _call({"function": item})
+        elif kind == "message" or str(kind).endswith("_output"):
+            result = item.get("output") if "output" in item else item.get("content")
+            text = f"[result: {_words(result)}]"
+        if text and said and said[-1]["role"] == "assistant":
+            said[-1]["content"] += f"\n{text}"
+        elif text:
+            said.append({"role": "assistant", "content": text})
+    return [one for one in said if one["role"] in {"user", "assistant", "system"}]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _call(call: Any) -> str:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return ""
+    return f"[called {function.get('name', '')}({function.get('arguments', '')})]"
+
+
+def _words(content: Any) -> str:
+    """What can be read of a message's content; of another part than text its kind."""
+    if isinstance(content, str):
+        return content
+    said = []
+    for part in _listed(content):
+        if not isinstance(part, dict):
+            continue
+        text = part.get("text") if part.get("type") in _TEXT_PARTS else part.get("refusal")
+        said.append(text if isinstance(text, str) else f"[{part.get('type', 'content')}]")
+    return "".join(said)
+
+
+def told_of(
+    messages: list[dict[str, str]], instructions: str | None, *, named: bool
+) -> dict[str, Any]:
+    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-71]
+
+    `named`: the request names a session, which has the conversation already.
+    """
+    said = [] if not instructions else [{"role": "system", "content": instructions}]
+    said += [] if named else messages
+    return {CONVERSATION: said} if said else {}
+
+
+def prompt(
+    call: Call,
+    text: str,
+    told: dict[str, Any],
+    before: dict[str, Any],
+    *,
+    input_id: InputId | None = None,
+    key: str | None = None,
+) -> PromptInput:
+    """The input of a request; `told` is what the agent, and a later reader, is to know of it.
+
+    `before`: what `told_of` gives. `key`: the idempotency key where the request brings none.
+    """
     metadata = {name: value for name, value in told.items() if value}
     return PromptInput(
         text,
-        {"openai": metadata},
-        id=call.service.new_id(),
-        idempotency_key=idempotency_key(call),
+        {"openai": metadata, **before},
+        id=input_id or call.service.new_id(),
+        idempotency_key=idempotency_key(call) or key,
     )
 
 
-def session_of(call: Call, given: str | None, prefix: str) -> SessionId:
-    """The session that a request names, or one of its own.
-
-    A repeat with the same key has to find the same session, which is therefore named by the key.
-    """
+def named_session(call: Call, given: str | None) -> SessionId | None:
+    """The session that a request names, or None. Raises `Refused` where it names two."""
     named = call.header("Turnkeeper-Session")
     if named is not None and given is not None and named != given:
         raise Refused("malformed_request", "the request names two sessions")
-    if named is not None or given is not None:
-        return named or given or ""
+    return named or given
+
+
+def own_session(call: Call, prefix: str) -> SessionId:
+    """A session for one request that names none.
+
+    A repeat with the same key has to find the same session, which is therefore named by the key.
+    """
     key = idempotency_key(call)
     if key is None:
         return f"{prefix}{call.service.new_id().replace('-', '')}"
     return f"{prefix}{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
+
+
+async def admitted(
+    call: Call,
+    named: SessionId | None,
+    prefix: str,
+    text: str,
+    told: tuple[dict[str, Any], dict[str, Any]],
+    *,
+    previous: InputId | None = None,
+) -> Completion:
+    """Admit the input of a request, once however often its client sends it. [SRV-72]
+
+    `told`: as `prompt` takes it. `previous`: the input that it follows in its session. Raises
+    `Refused` where that session went on since.
+    """
+    key, session_id = None, named
+    if session_id is None:
+        session_id = own_session(call, prefix)
+    if previous is not None:
+        await _check_newest(call, session_id, previous)
+    elif idempotency_key(call) is None:
+        session_id, key = call.service.repeats.place(call, session_id, call.service.new_id())
+    following = None if previous is None else _follower(previous)
+    item = prompt(call, text, *told, input_id=following, key=key)
+    decided, completion = await admit(call, session_id, item, strict=previous is None)
+    if previous is not None and isinstance(decided, Deduplicated):
+        again = idempotency_key(call) is not None or call.header(RETRY_HEADER) not in (None, "0")
+        if not (decided.payload_matches and again):
+            raise _went_on()
+    return completion
+
+
+def _follower(previous: InputId) -> InputId:
+    """The id of the one input that follows another by `previous_response_id`."""
+    return str(uuid.uuid5(uuid.UUID(previous), "next"))
+
+
+async def _check_newest(call: Call, session_id: SessionId, previous: InputId) -> None:
+    """Raise `Refused` unless an input is its session's last, but for the one that follows it."""
+    store = call.service.store
+    record = await store.find_input(session_id, input_id=previous)
+    if record is None:
+        raise Refused(
+            "input_not_found", f"there is no response {response_id(session_id, previous)!r}"
+        )
+    later = await store.load_inputs(session_id, after=record.number, limit=1)
+    if later and later[0].input_id != _follower(previous):
+        raise _went_on()
+
+
+def _went_on() -> Refused:
+    return Refused(
+        "validation_failed",
+        "previous_response_id: its conversation went on since; name its newest response, or send "
+        "the messages yourself without it",
+        param="previous_response_id",
+    )
 
 
 def response_id(session_id: SessionId, input_id: InputId) -> str:
@@ -96,13 +255,6 @@ def place_of(name: str) -> tuple[SessionId, InputId]:
     if not session_id or response_id(session_id, input_id) != name:
         raise missing
     return session_id, input_id
-
-
-def text_of(result: RunResult) -> str:
-    """A result as a text."""
-    if result.text or result.structured_output is None:
-        return result.text
-    return msgspec.json.encode(result.structured_output).decode()
 
 
 def tokens_of(result: RunResult) -> tuple[int, int]:

@@ -22,11 +22,12 @@ from turnkeeper.core.outcomes import (
     CompletionOutcome,
 )
 from turnkeeper.core.records import InputRecord
-from turnkeeper.core.runs import RunResult
+from turnkeeper.core.runs import RunResult, answer_of
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
 from turnkeeper.server.feeds import Items
 from turnkeeper.server.openai import following, prompts
+from turnkeeper.server.openai.fields import RESPONSES, options_of
 from turnkeeper.server.openai.following import PATIENCE_SECONDS
 from turnkeeper.server.openai.shapes import (
     MODEL,
@@ -40,7 +41,7 @@ from turnkeeper.server.openai.shapes import (
     ResponseUsage,
 )
 from turnkeeper.server.problems import Refused
-from turnkeeper.server.streaming import stream
+from turnkeeper.server.streaming import place_of, stream
 from turnkeeper.worker.completion import Completion
 
 CANCEL_SECONDS = 15
@@ -63,29 +64,34 @@ async def create(call: Call) -> Response:
     """Submit, and answer with the response: at its end, or at once in the background. [SRV-17]"""
     call.service.check_open()
     asked: ResponseRequest = call.body
-    if asked.store is False:
-        raise Refused("validation_failed", "every response is stored: store=false cannot be kept")
+    options = options_of(call.raw, RESPONSES)
     given = asked.conversation
     named = given.id if isinstance(given, ConversationRef) else given
+    previous = None
     if asked.previous_response_id is not None:
-        before, _ = prompts.place_of(asked.previous_response_id)
-        if named not in (None, before):
+        before_it, previous = prompts.place_of(asked.previous_response_id)
+        if named not in (None, before_it):
             raise Refused("malformed_request", "previous_response_id is of another conversation")
-        named = before
-    session_id = prompts.session_of(call, named, "conv_")
+        named = before_it
+    named = prompts.named_session(call, named)
     items = asked.input
-    text, messages = (items, []) if isinstance(items, str) else prompts.split(items)
+    text, messages = (items, []) if isinstance(items, str) else prompts.split(items, "input")
     told = {
         "model": asked.model,
         "instructions": asked.instructions,
-        "messages": messages,
+        "messages": messages if named else [],
+        "options": options,
         "metadata": asked.metadata,
         "previous_response_id": asked.previous_response_id,
         "background": asked.background,
     }
-    _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
-    if asked.stream:
-        return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
+    before = prompts.told_of(messages, asked.instructions, named=named is not None)
+    with place_of(call, streamed=bool(asked.stream)):
+        completion = await prompts.admitted(
+            call, named, "conv_", text, (told, before), previous=previous
+        )
+        if asked.stream:
+            return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
     record = await following.record_of(call.service, completion)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
@@ -110,7 +116,8 @@ async def retrieve(call: Call) -> Response:
         call.service.check_open()
         after = call.query.starting_after
         after = -1 if after is None else after
-        return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
+        with place_of(call, streamed=True):
+            return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
     return answer(response_of(completion, await following.record_of(call.service, completion)))
 
 
@@ -177,7 +184,7 @@ def _standing(
 
 
 def _message(completion: Completion, result: RunResult) -> OutputMessage:
-    text = OutputText(text=prompts.text_of(result))
+    text = OutputText(text=answer_of(result))
     return OutputMessage(id=_message_id(completion), status="completed", content=[text])
 
 

@@ -1,7 +1,4 @@
-"""What goes over the wire, as far as this face means it: fields that it does not know are ignored.
-
-Decides which of a client's wishes are understood. Everything else is the agent's.
-"""
+"""The types of the OpenAI-compatible API. What becomes of every field is in `fields`."""
 
 from typing import Annotated, Any
 
@@ -13,21 +10,6 @@ MODEL = "turnkeeper"
 _Id = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
-class ContentPart(Struct, frozen=True, kw_only=True):
-    """A part of a message."""
-
-    type: str
-    text: str | None = None
-
-
-class MessageItem(Struct, frozen=True, kw_only=True):
-    """A message of a request."""
-
-    role: str = "user"
-    content: str | list[ContentPart] | None = None
-    type: str = "message"
-
-
 class ConversationRef(Struct, frozen=True, kw_only=True):
     """A conversation: its id is the session's."""
 
@@ -37,14 +19,13 @@ class ConversationRef(Struct, frozen=True, kw_only=True):
 class ResponseRequest(Struct, frozen=True, kw_only=True):
     """What `/v1/responses` takes."""
 
-    input: str | list[MessageItem]
+    input: str | list[dict[str, Any]]
     model: str = MODEL
     instructions: str | None = None
     conversation: _Id | ConversationRef | None = None
     previous_response_id: str | None = None
     background: bool | None = False
     stream: bool | None = False
-    store: bool | None = True
     metadata: dict[str, str] | None = None
 
 
@@ -57,11 +38,10 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
 class ChatRequest(Struct, frozen=True, kw_only=True):
     """What `/v1/chat/completions` takes."""
 
-    messages: list[MessageItem]
+    messages: list[dict[str, Any]]
     model: str = MODEL
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Meta(ge=1, le=1)] | None = 1
     metadata: dict[str, str] | None = None
 
 
