@@ -242,6 +242,29 @@ async def test_a_step_that_can_settle_itself_needs_no_word(
     assert unsure.calls == 1
 
 
+@pytest.mark.parametrize("said", ["no", "x" * 2_000])
+async def test_a_failure_names_the_steps_that_it_leaves(
+    store: Store, environment: ManualEnvironment, said: str
+) -> None:
+    """Whatever the dead letter's reason is: a requeue will ask for them. [DEAD-6]"""
+
+    def pay() -> None:
+        raise NonRetryable(said)
+
+    async def paying(turn: Turn) -> Any:
+        await turn.once("look", lambda: "seen")
+        return await turn.once("pay", pay)
+
+    async with serving(store, FakeExecutor(paying), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+    assert isinstance(outcome, Abandoned)
+    assert outcome.reason is AbandonReason.NON_RETRYABLE
+    assert outcome.detail is not None
+    assert outcome.detail.startswith(f"NonRetryable: {said[:800]}")
+    assert outcome.detail.endswith("; step 'pay': pay(); its outcome is unknown")
+    assert len(outcome.detail) <= 1_000
+
+
 async def test_a_word_about_another_step_is_refused_by_name(
     store: Store, environment: ManualEnvironment
 ) -> None:

@@ -15,10 +15,11 @@ from turnkeeper.cli.place import DEFAULTS, Shared, client
 from turnkeeper.config import PAGE_DEFAULT, PAGE_MAX
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.inputs import append_text, kind_of
-from turnkeeper.core.lifecycle import AbandonReason, Ended
+from turnkeeper.core.lifecycle import Ended
 from turnkeeper.core.outcomes import InputState, SessionState
 from turnkeeper.core.runs import RunResult
 from turnkeeper.core.sanitize import one_line, plain
+from turnkeeper.core.steps import names_steps
 from turnkeeper.errors import EventsPruned
 from turnkeeper.runtime import Runtime
 
@@ -142,8 +143,8 @@ def _ended_as(state: InputState) -> str:
     if ended is None or ended.reason is None:
         return str(state.current_state)
     # Of a call of unknown outcome a person has to read which one it is. [DEAD-6]
-    unknown = ended.reason is AbandonReason.OUTCOME_UNKNOWN and ended.detail
-    return f"{state.current_state}: {ended.reason}{f', {ended.detail}' if unknown else ''}"
+    unknown = f", {ended.detail}" if names_steps(ended.detail) else ""
+    return f"{state.current_state}: {ended.reason}{unknown}"
 
 
 def _text_of(state: InputState) -> str:

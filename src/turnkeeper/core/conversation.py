@@ -2,8 +2,6 @@
 of it with each input, and the session has none.
 """
 
-from typing import Any
-
 from turnkeeper.core.inputs import FlowStepInput, Input, PromptInput
 from turnkeeper.core.runs import Message, Role
 

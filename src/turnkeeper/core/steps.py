@@ -11,6 +11,7 @@ from turnkeeper.core.records import DIGEST_BYTES, StepRecord
 
 CALL_MAX = 300
 """Characters of one call in words."""
+_ENDS = ("its outcome is unknown", "their outcomes are unknown")
 UNKNOWN_MAX = 900
 """Characters of all calls of a turn that are named together."""
 
@@ -103,7 +104,11 @@ def all_in_words(steps: Sequence[StepRecord]) -> str:
     return "; ".join(shown)
 
 
+def names_steps(detail: str | None) -> bool:
+    """Return whether a dead letter's detail ends with steps of unknown outcome."""
+    return detail is not None and detail.endswith(_ENDS)
+
+
 def outcome_unknown(steps: Sequence[StepRecord]) -> str:
     """Return the detail of a dead letter whose steps these are. [DEAD-6]"""
-    end = "its outcome is unknown" if len(steps) == 1 else "their outcomes are unknown"
-    return f"{all_in_words(steps)}; {end}"
+    return f"{all_in_words(steps)}; {_ENDS[len(steps) > 1]}"

@@ -42,6 +42,8 @@ from turnkeeper.core.staging import (
 from turnkeeper.core.straight import finish_plainly
 
 _S = InputLifecycleState
+ERROR_MAX = 1_000
+"""Characters of an error that are kept."""
 
 
 # -- success --------------------------------------------------------------------------------------
@@ -175,11 +177,11 @@ def decide_failure(
     reason = final
     if reason is None and waits and failures > context.config.max_failures:
         reason = AbandonReason.RETRY_BUDGET_EXCEEDED
-    draft.event(EventCode.RUN_FAILED, run.run_id, error=error[:1_000], attempt=failures)
+    draft.event(EventCode.RUN_FAILED, run.run_id, error=error[:ERROR_MAX], attempt=failures)
     for input_id in draft.members:
         draft.edit(input_id).failure_count += 1
     if reason is not None:
-        give_up(draft, draft.members, reason, error[:1_000])
+        give_up(draft, draft.members, reason, error[:ERROR_MAX])
     else:
         due = context.now_ms + _backoff_ms(failures, context) if waits else None
         _try_again(draft, "failed", due, behind=True)

@@ -16,8 +16,14 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.outputs import output_refusal
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.session import ActiveSession
-from turnkeeper.core.steps import outcome_unknown
-from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
+from turnkeeper.core.steps import cut, outcome_unknown
+from turnkeeper.core.turns import (
+    ERROR_MAX,
+    decide_cancelled,
+    decide_failure,
+    decide_finish,
+    decide_withdrawn,
+)
 from turnkeeper.errors import (
     CommitFailed,
     NonRetryable,
@@ -92,7 +98,8 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
 
 def _error_text(run: Run) -> str:
     if run.ending is Ending.TIME_LIMIT:
-        return f"ran longer than {run.actor.config.run_time_limit_seconds} s"
+        limit = run.actor.config.run_time_limit_seconds
+        return _with_unsettled(run, f"ran longer than {limit} s")
     error = run.error
     if error is None:
         return "the executor returned nothing"
@@ -100,7 +107,16 @@ def _error_text(run: Run) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
         text = type(error).__name__
-    return text.encode("utf-8", "replace").decode()
+    return _with_unsettled(run, text.encode("utf-8", "replace").decode())
+
+
+def _with_unsettled(run: Run, text: str) -> str:
+    """The text, and what the attempt leaves to an operator if its turn is given up. [DEAD-6]"""
+    steps = run.steps.unsettled() if run.steps is not None else []
+    if not steps:
+        return text
+    words = f"; {outcome_unknown(steps)}"
+    return cut(text, ERROR_MAX - len(words)) + words
 
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:

@@ -39,12 +39,15 @@ class StepBook:
 
     def unknown(self) -> list[StepRecord]:
         """All steps that an operator has to settle, if the run has met one of them. [DEAD-6]"""
-        met = self._unknown
+        met, left = self._unknown, self.unsettled()
         if met is None:
             return []
-        known = (self._known or {}).values()
-        left = [step for step in known if shown.is_unknown(step) and not step.settles]
         return left if met in left else [met, *left]
+
+    def unsettled(self) -> list[StepRecord]:
+        """All steps that began and have no result, and that no later run can settle."""
+        known = (self._known or {}).values()
+        return [step for step in known if shown.is_unknown(step) and not step.settles]
 
     async def once(
         self,
