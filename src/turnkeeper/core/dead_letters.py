@@ -124,7 +124,8 @@ def refuse_other_words(
         if step is None:
             raise ValidationFailed(f"input {old.input_id} has no step {key!r}")
         parked = successor.state is _S.ABANDONED and is_unknown(step)
-        if parked or (result is not None and step.result != result):
+        differs = result is not None and not step.apart and step.result != result
+        if parked or differs:
             raise ValidationFailed(
                 f"step {key!r} is not settled: input {old.input_id} was requeued before, as "
                 f"{old.requeued_as}, with other words; requeue that one if it is abandoned"

@@ -49,7 +49,7 @@ try:
         RunContext,
         exceptions,
     )
-    from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
+    from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, ReinjectSystemPrompt
     from pydantic_ai.messages import (
         FunctionToolCallEvent,
         FunctionToolResultEvent,
@@ -70,7 +70,7 @@ try:
     from pydantic_ai.run import AgentRun
     from pydantic_ai.tools import ToolDefinition
     from pydantic_ai.usage import UsageLimits
-    from pydantic_core import to_jsonable_python
+    from pydantic_core import to_json, to_jsonable_python
     from pydantic_graph import End
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
@@ -82,17 +82,28 @@ _WRITTEN = {"turnkeeper": "written"}
 
 
 class _Record:
-    """Hands the messages that a run adds to the transcript, each once."""
+    """Hands the messages that a run adds to the transcript, each once.
+
+    They are told by identity and by the run that the framework stamps on them, never by their place:
+    a processor of the history may cut, copy or rewrite the framework's own list at each request.
+    """
 
     def __init__(self, work: Work[ModelMessage]) -> None:
         self._work = work
-        self._seen = 0
+        self._known: dict[int, ModelMessage] = {}
+        """Messages that are written, or that a processor has made; held, so that no ID is reused."""
         shown = [prompt for prompt in work.prompts if prompt.written]
         self._first = None if len(shown) == len(work.prompts) else shown
 
-    def take(self, new: Sequence[ModelMessage]) -> bool:
-        """Take what the framework's list of new messages holds beyond what it held before."""
-        fresh, self._seen = new[self._seen :], len(new)
+    def settle(self, messages: Sequence[ModelMessage]) -> None:
+        """Note the framework's list as the processors have left it: nothing in it is new."""
+        self._known = {id(message): message for message in messages}
+
+    def take(self, messages: Sequence[ModelMessage]) -> bool:
+        """Write those messages of this run in the framework's list that are new in it."""
+        run_id = self._work.turn.run_id
+        fresh = [m for m in messages if m.run_id == run_id and id(m) not in self._known]
+        self._known.update((id(message), message) for message in fresh)
         for message in fresh:
             if isinstance(message, ModelResponse):
                 self._response(message)
@@ -148,7 +159,6 @@ class _Hooks(AbstractCapability[Any]):
 
     work: Work[ModelMessage]
     record: _Record
-    run: AgentRun[Any, Any] | None = None
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
@@ -157,13 +167,15 @@ class _Hooks(AbstractCapability[Any]):
     held: list[Prompt] = field(default_factory=list)
     """What was taken out of that queue again, since the run is about to wait for a person."""
 
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="outermost")
+
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
         steered, self.held, self.queued = self.held, [], []
+        self.record.take(ctx.messages)
         if self.at_border:
-            assert self.run is not None
-            self.record.take(self.run.new_messages())
             steered += await self.work.border()
         for request in _requests(steered):
             ctx.enqueue(request)
@@ -205,6 +217,22 @@ class _Hooks(AbstractCapability[Any]):
             call.tool_call_id, call.tool_name, arguments, called, rule, told
         )
         return recalled(answer)
+
+
+@dataclass
+class _Last(AbstractCapability[Any]):
+    """Stands behind all processors of the history."""
+
+    record: _Record
+
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="innermost")
+
+    async def before_model_request(
+        self, ctx: RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        self.record.settle(ctx.messages)
+        return request_context
 
 
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
@@ -249,30 +277,29 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                 conversation_id=work.turn.session_id,
                 cancellation_token=token,
                 usage_limits=UsageLimits(request_limit=None),
-                capabilities=[hooks, ReinjectSystemPrompt()],
+                capabilities=[hooks, ReinjectSystemPrompt(), _Last(record)],
             ) as run:
-                hooks.run = run
                 hooks.at_border = bool(work.pending)
                 for request in work.behind():
                     queued = run.enqueue(replace(request, metadata=dict(_WRITTEN)))
                     hooks.queued.append((queued, None))
                 await self._drive(run, hooks)
         except exceptions.RunCancelled as cancelled:
-            record.take(cancelled.new_messages())
+            record.take(cancelled.all_messages())
             raise Stop from None
         except exceptions.UsageLimitExceeded as error:
             raise NonRetryable(f"a usage limit of the agent: {error}") from error
         except exceptions.UserError as error:
             raise NonRetryable(f"the agent is not made for this: {error}") from error
         assert run.result is not None
-        record.take(run.result.new_messages())
+        record.take(run.result.all_messages())
         output = run.result.output
         if isinstance(output, DeferredToolRequests):
             return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
         structured = to_jsonable_python(output)
-        return work.result(words_of(run.result.new_messages()[-1]), structured)
+        return work.result(to_json(output, fallback=str).decode(), structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record
@@ -280,7 +307,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         while not isinstance(node, End):
             if Agent.is_call_tools_node(node):
                 # Before the first tool runs, the response that calls it is committed. [ADP-5]
-                if node.model_response.tool_calls and record.take(run.new_messages()):
+                if node.model_response.tool_calls and record.take(run.all_messages()):
                     steered = await work.border()
                     for prompt, request in zip(steered, _requests(steered), strict=True):
                         hooks.queued.append((run.enqueue(request), prompt))
