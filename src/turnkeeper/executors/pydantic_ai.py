@@ -9,7 +9,7 @@ Decides how a run of the framework is driven and how its messages lie in the tra
 commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,12 @@ from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import (
+    FrameworkExecutor,
+    ToolMode,
+    missing_extra,
+    warn_of_unrecorded_tools,
+)
 from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.pydantic_messages import (
     PydanticCodec,
@@ -25,8 +30,8 @@ from turnkeeper.executors.pydantic_messages import (
     says_something,
     words_of,
 )
+from turnkeeper.executors.pydantic_options import Options, ToolRules
 from turnkeeper.executors.pydantic_tools import (
-    RULE,
     answered_before,
     durable_tool,
     questions_of,
@@ -37,7 +42,6 @@ from turnkeeper.executors.pydantic_tools import (
     told,
     unanswered,
 )
-from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
@@ -49,7 +53,11 @@ try:
         RunContext,
         exceptions,
     )
-    from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, ReinjectSystemPrompt
+    from pydantic_ai.capabilities import (
+        AbstractCapability,
+        CapabilityOrdering,
+        ReinjectSystemPrompt,
+    )
     from pydantic_ai.messages import (
         FunctionToolCallEvent,
         FunctionToolResultEvent,
@@ -68,7 +76,9 @@ try:
     )
     from pydantic_ai.models import ModelRequestContext
     from pydantic_ai.run import AgentRun
+    from pydantic_ai.settings import ModelSettings
     from pydantic_ai.tools import ToolDefinition
+    from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import UsageLimits
     from pydantic_core import to_json, to_jsonable_python
     from pydantic_graph import End
@@ -84,14 +94,14 @@ _WRITTEN = {"turnkeeper": "written"}
 class _Record:
     """Hands the messages that a run adds to the transcript, each once.
 
-    They are told by identity and by the run that the framework stamps on them, never by their place:
-    a processor of the history may cut, copy or rewrite the framework's own list at each request.
+    They are told by identity, and by the run that the framework stamps on them, never by their
+    place: a processor of the history may cut, copy or rewrite the framework's own list.
     """
 
     def __init__(self, work: Work[ModelMessage]) -> None:
         self._work = work
         self._known: dict[int, ModelMessage] = {}
-        """Messages that are written, or that a processor has made; held, so that no ID is reused."""
+        """Messages that are written, or made by a processor; held, so that no ID is reused."""
         shown = [prompt for prompt in work.prompts if prompt.written]
         self._first = None if len(shown) == len(work.prompts) else shown
 
@@ -159,6 +169,7 @@ class _Hooks(AbstractCapability[Any]):
 
     work: Work[ModelMessage]
     record: _Record
+    rules: ToolRules
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
@@ -205,8 +216,8 @@ class _Hooks(AbstractCapability[Any]):
     ) -> Any:
         if call.tool_call_id in self.work.answered:
             return answered_before(self.work, call.tool_call_id)
-        rule = (tool_def.metadata or {}).get(RULE)
-        if not isinstance(rule, StepRule):
+        rule = self.rules.of(tool_def)
+        if rule is None:
             return await handler(args)
 
         async def called() -> dict[str, Any]:
@@ -248,7 +259,8 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     def __init__(
         self,
         agent: Agent[Any, Any],
-        deps: Callable[[Turn], Any] | None,
+        options: Options,
+        rules: ToolRules,
         limits: TurnLimits | None,
         approval_seconds: float,
         *,
@@ -256,13 +268,14 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     ) -> None:
         super().__init__(PydanticCodec(), limits, approval_seconds)
         self._agent = agent
-        self._deps = deps
+        self._options = options
+        self._rules = rules
         self._stream = stream
 
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
-        record = _Record(work)
-        hooks = _Hooks(work, record)
+        record, options = _Record(work), self._options
+        hooks = _Hooks(work, record, self._rules)
         token = CancellationToken()
         work.on_stop = token.cancel
         if work.stopped is not None:
@@ -272,11 +285,13 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                 _joined(work.prompts) or None,
                 message_history=unanswered(work) if work.resumes else work.history(),
                 deferred_tool_results=results_of(work),
-                deps=None if self._deps is None else self._deps(work.turn),
+                deps=None if options.deps is None else options.deps(work.turn),
+                model_settings=options.model_settings,
+                toolsets=options.toolsets or None,
                 run_id=work.turn.run_id,
                 conversation_id=work.turn.session_id,
                 cancellation_token=token,
-                usage_limits=UsageLimits(request_limit=None),
+                usage_limits=options.limits,
                 capabilities=[hooks, ReinjectSystemPrompt(), _Last(record)],
             ) as run:
                 hooks.at_border = bool(work.pending)
@@ -339,19 +354,37 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
             work.emit(ToolResult(part.tool_call_id, part.tool_name or "", words))
 
 
-def durable_agent(
+def durable_agent(  # noqa: PLR0913 - settings, each with a default
     agent: Agent[Any, Any],
     *,
     deps: Callable[[Turn], Any] | None = None,
     limits: TurnLimits | None = None,
     approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     stream: bool = True,
+    tools: ToolMode = "as_declared",
+    idempotent: Collection[str] = (),
+    model_settings: ModelSettings | None = None,
+    usage_limits: UsageLimits | None = None,
+    toolsets: Sequence[AbstractToolset[Any]] = (),
 ) -> PydanticAgent:
-    """Make an executor of an agent; it serves any number of sessions. [ADP-1]
+    """Make an executor of an agent; it serves any number of sessions. [ADP-1] [ADP-14]
 
-    `deps` makes the agent's dependencies of each turn. `limits` bounds a turn; None is
+    `deps` makes the agent's dependencies of each run. `limits` bounds a turn; None is
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
     to approve a call. `stream=False` is for a model that cannot stream.
-    Raises `ValidationFailed` for another time than that.
+
+    `tools="durable"` makes each tool that is not declared otherwise a durable step. `idempotent`
+    names tools that only read: durable steps that a crash repeats. Tools that are neither are named
+    by an `UnrecordedToolsWarning`. The agent itself is not changed.
+
+    `model_settings`, `usage_limits` and `toolsets` are those of the framework's own `Agent.run`,
+    for every run; `usage_limits` counts one run, without it there is no limit but `limits`.
+
+    Raises `ValidationFailed` for another time than that, or a name that no tool has.
     """
-    return PydanticAgent(agent, deps, limits, approval_seconds, stream=stream)
+    options = Options(
+        deps=deps, model_settings=model_settings, usage_limits=usage_limits, toolsets=toolsets
+    )
+    rules = ToolRules(agent, toolsets, tools, idempotent)
+    warn_of_unrecorded_tools(rules.unrecorded)
+    return PydanticAgent(agent, options, rules, limits, approval_seconds, stream=stream)
