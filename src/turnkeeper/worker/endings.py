@@ -84,14 +84,14 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
         return decide_failure(session, refusal, context, waits=not one_turn)
     if run.ending is Ending.WITHDRAWN and (run.cancelled or not run.called):
         return decide_withdrawn(session, run.withdrawn_for, context, started=run.called)
-    final = AbandonReason.NON_RETRYABLE if isinstance(run.error, NonRetryable) else None
+    final = AbandonReason.NON_RETRYABLE if isinstance(_sole(run.error), NonRetryable) else None
     return decide_failure(session, _error_text(run), context, final=final, waits=not one_turn)
 
 
 def _error_text(run: Run) -> str:
     if run.ending is Ending.TIME_LIMIT:
         return f"ran longer than {run.actor.config.run_time_limit_seconds} s"
-    error = run.error
+    error = _sole(run.error)
     if error is None:
         return "the executor returned nothing"
     try:
@@ -99,6 +99,13 @@ def _error_text(run: Run) -> str:
     except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
         text = type(error).__name__
     return text.encode("utf-8", "replace").decode()
+
+
+def _sole(error: BaseException | None) -> BaseException | None:
+    """The error itself where task groups have wrapped it: theirs says nothing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    return error
 
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:

@@ -21,6 +21,7 @@ from turnkeeper.core.runs import (
     TranscriptHead,
 )
 from turnkeeper.errors import (
+    AgentExit,
     CommitFailed,
     DuplicateKey,
     EventsPruned,
@@ -30,6 +31,7 @@ from turnkeeper.errors import (
     TurnkeeperError,
 )
 from turnkeeper.executor import TurnExecutor
+from turnkeeper.exits import Contained, contained
 from turnkeeper.turn import Turn, WaitForApproval
 from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
@@ -96,7 +98,7 @@ class Run:
     def begin(self) -> None:
         """Start the task. The executor is called once the event loop gets to it."""
         self.begun = True
-        self._task = start(self.actor.services.loop, self._drive(), self.start.run_id)
+        self._task = start(self.actor.services.loop, Contained(self._drive()), self.start.run_id)
 
     async def _drive(self) -> None:
         if self.finished or self.ending is Ending.INTERRUPTED:
@@ -117,10 +119,10 @@ class Run:
             output = await self.executor.run(turn)
         except WaitForApproval as asked:
             output = asked.output
-        except GeneratorExit:
-            raise  # the event loop is gone: nobody is left to decide anything
-        except BaseException as raised:  # noqa: BLE001 - also a tool's sys.exit is a failed attempt
-            error = raised
+        except BaseException as raised:
+            if isinstance(raised, GeneratorExit) and not self._is_stepped():
+                raise  # the event loop is gone: nobody is left to decide anything
+            error = contained(raised)
         if self.given_up:
             actor.services.zombies.pop(self.run_id, None)
             actor.zombie_ended()
@@ -131,9 +133,17 @@ class Run:
         if isinstance(error, KeyboardInterrupt):
             raise error
 
+    def _is_stepped(self) -> bool:
+        """Whether the event loop is running this very task, and not closing its coroutine."""
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:
+            return False
+
     def _report(self, error: BaseException) -> None:
         """Say where an agent's own failure came from: the store keeps only its words."""
-        if not isinstance(error, asyncio.CancelledError | TurnkeeperError):
+        ours = isinstance(error, asyncio.CancelledError | TurnkeeperError)
+        if not ours or isinstance(error, AgentExit):
             what = f"run {self.run_id} of session {self.actor.session_id!r} failed"
             self.actor.services.report(what, error)
 
@@ -293,6 +303,10 @@ def _is_answer(error: StoreError) -> bool:
     return permanent or isinstance(error, DuplicateKey | EventsPruned | SchemaMismatch)
 
 
+async def _controlled(executor: TurnExecutor, command: RunControlCommand) -> None:
+    await executor.control(command)
+
+
 def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlCommand) -> None:
     """Call an executor's `control` in a task of its own, bounded by the interrupt's grace."""
 
@@ -300,7 +314,7 @@ def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlComma
         entered(actor.session_id)
         try:
             async with asyncio.timeout(actor.config.interrupt_grace_seconds):
-                await executor.control(command)
+                await Contained(_controlled(executor, command))
         except Exception as error:  # noqa: BLE001 - an executor's own trouble ends here
             actor.services.report(f"control of session {actor.session_id!r} failed: {error!r}")
 

@@ -20,6 +20,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
               NothingIsLeft                       no tool outlives its run
     approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
+    exits     Exits                           agents' code that tries to end the process
     safety    Safety                              many bad days, and what a model reads then
 """
 
@@ -28,6 +29,7 @@ from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
+from turnkeeper.testing.agents.exits import Exits
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
 from turnkeeper.testing.agents.texting import DoubleTexting
@@ -43,6 +45,7 @@ __all__ = [
     "CrashStore",
     "Crashes",
     "DoubleTexting",
+    "Exits",
     "Histories",
     "Limits",
     "NothingIsLeft",
@@ -67,6 +70,7 @@ class AgentConformance(
     Stopping,
     Limits,
     Crashes,
+    Exits,
     Safety,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""
