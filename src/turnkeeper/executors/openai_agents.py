@@ -19,6 +19,7 @@ import msgspec
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable, TurnkeeperError
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.openai_agents_items import (
@@ -27,6 +28,7 @@ from turnkeeper.executors.openai_agents_items import (
     as_words,
     is_answer,
     is_call,
+    sendable,
 )
 from turnkeeper.executors.openai_agents_tools import Pending, durable_tool, question_of
 from turnkeeper.executors.prompts import Prompt
@@ -102,12 +104,14 @@ class _Hooks(RunHooks[Any]):
         for place, inserted in self.inserted:
             items += [*given[done:place], *inserted]
             done = place
-        return ModelInputData([*items, *given[done:]], data.model_data.instructions)
+        items += given[done:]
+        return ModelInputData(sendable(items), data.model_data.instructions)
 
     def take_answers(self, items: Sequence[Json]) -> None:
         """Have the answers among the items written that are not written yet."""
         for item in items:
             if is_answer(item) and self.awaited.pop(item["call_id"], None) is not None:
+                mended(item)
                 output = item.get("output", "")
                 words = output if isinstance(output, str) else to_json(output).decode()
                 self.work.add("tool", words, item)

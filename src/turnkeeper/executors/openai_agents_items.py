@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from turnkeeper.core.runs import Role
+from turnkeeper.core.texts import mended
 from turnkeeper.executors.framework import missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
@@ -59,3 +60,12 @@ def is_answer(item: Json) -> bool:
 def as_words(output: Any) -> str:
     """What a tool gave, as text."""
     return output if isinstance(output, str) else to_json(output, fallback=str).decode()
+
+
+def sendable(items: list[Any]) -> list[Any]:
+    """Return a request's items with encodable text; the SDK keeps its own as they are. [RUN-61]"""
+    try:
+        to_json(items)
+    except ValueError:
+        mended(items)
+    return items

@@ -11,8 +11,10 @@ the environment. When to commit, and what may reach the model, is decided in `wo
 
 import asyncio
 import inspect
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +23,7 @@ import msgspec
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
 from turnkeeper.executors.approvals import about_call
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
@@ -115,11 +118,7 @@ class ChatTool:
         description = inspect.getdoc(function) or ""
         self.described = {
             "type": "function",
-            "function": {
-                "name": self.name,
-                "description": description,
-                "parameters": parameters,
-            },
+            "function": {"name": self.name, "description": description, "parameters": parameters},
         }
 
     def read(self, arguments: str) -> Json:
@@ -130,9 +129,9 @@ class ChatTool:
     async def call(self, arguments: Json) -> str:
         """Call the function: an ordinary one in a thread. Gives what the model is told."""
         if inspect.iscoroutinefunction(self.function):
-            value = await self.function(**arguments)
+            value = mended(await self.function(**arguments))
         else:
-            value = await asyncio.to_thread(self.function, **arguments)
+            value = mended(await asyncio.to_thread(self.function, **arguments))
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -347,10 +346,11 @@ def _pending(work: Work[Json], messages: Sequence[Json]) -> list[Json]:
 
 
 def _chunk(data: str) -> Json:
-    try:
-        chunk = msgspec.json.decode(data, type=Json)
-    except msgspec.MsgspecError as error:
-        raise ChatError(f"a chunk of the stream is no JSON object: {data!r:.100}") from error
+    chunk: Any = None
+    with suppress(ValueError):
+        chunk = json.loads(data)  # unlike msgspec it takes half a surrogate pair
+    if not isinstance(chunk, dict):
+        raise ChatError(f"a chunk of the stream is no JSON object: {data!r:.100}")
     if chunk.get("error"):
         raise ChatError(f"the server failed in the middle of its answer: {chunk['error']!r:.500}")
     return chunk

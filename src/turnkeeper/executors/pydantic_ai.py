@@ -16,6 +16,7 @@ from typing import Any
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.prompts import Prompt
@@ -189,7 +190,7 @@ class _Hooks(AbstractCapability[Any]):
     ) -> Any:
         rule = (tool_def.metadata or {}).get(RULE)
         if not isinstance(rule, StepRule):
-            return await handler(args)
+            return mended(await handler(args))
 
         async def called() -> dict[str, Any]:
             return await recorded(handler(args))

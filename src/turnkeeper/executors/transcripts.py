@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.runs import EMPTY_DIGEST, Message, Role, next_digest
+from turnkeeper.core.texts import encodable, mended
 from turnkeeper.errors import NonRetryable, StoreError
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.turn import Turn
@@ -57,6 +58,15 @@ class Codec(ABC, Generic[Item]):
     @abstractmethod
     def answer(self, call: Call, content: str) -> tuple[Item, ...]:
         """A made-up answer of a tool."""
+
+    def message(self, role: Role, content: str, items: Sequence[Item]) -> Message:
+        """A message for the transcript. Text in `items` is made encodable in place. [RUN-61]"""
+        try:
+            data = self.encode(items)
+        except ValueError:
+            mended(list(items))  # in place: the framework's next request holds the same objects
+            data = self.encode(items)
+        return Message(role, encodable(content), format=self.format, data=data)
 
     def entry(self, message: Message) -> Entry[Item]:
         """The message, decoded; of another format only its words are taken."""

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
-from turnkeeper.core.deltas import StreamDelta
+from turnkeeper.core.deltas import StreamDelta, TextDelta, joined
 from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
 from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import WAITING, Question, Questions
@@ -82,6 +82,8 @@ class Work(Generic[Item]):
         self.steps = Steps()
         """Durable tools that are under way."""
         self.under_way = UnderWay()
+        self._half = ""
+        """The first half of a surrogate pair, at the end of the newest text delta."""
         self._failed: Exception | None = None
         """What a durable tool raised: nobody knows what it has done."""
         self._given_up: dict[str, str] = {}
@@ -150,8 +152,7 @@ class Work(Generic[Item]):
         """Have a message written by the next border; `items` are the framework's own objects."""
         calls = self.codec.view(role, items).calls
         self.questions.check_calls(call.id for call in calls)
-        data = self.codec.encode(items)
-        self._unwritten.append(Message(role, content, format=self.codec.format, data=data))
+        self._unwritten.append(self.codec.message(role, content, items))
         for call in calls:
             self._uses[call.id] += 1
             self.spent.tool_calls += 1
@@ -278,7 +279,9 @@ class Work(Generic[Item]):
             self.on_stop = None
 
     def emit(self, delta: StreamDelta) -> None:
-        """Stream a piece of what happens."""
+        """Stream a piece of what happens. A surrogate pair may be split over two of text."""
+        if isinstance(delta, TextDelta):
+            self._half, delta = joined(self._half, delta)
         self.turn.emit(delta)
 
     def cancel(self) -> None:

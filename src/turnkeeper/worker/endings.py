@@ -16,6 +16,7 @@ from turnkeeper.core.outcomes import (
 from turnkeeper.core.outputs import output_refusal
 from turnkeeper.core.policy import Profile
 from turnkeeper.core.session import ActiveSession
+from turnkeeper.core.texts import encodable
 from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
 from turnkeeper.errors import (
     CommitFailed,
@@ -98,7 +99,7 @@ def _error_text(run: Run) -> str:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
         text = type(error).__name__
-    return text.encode("utf-8", "replace").decode()
+    return encodable(text)
 
 
 def _sole(error: BaseException | None) -> BaseException | None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from turnkeeper.core.deltas import streamable
 from turnkeeper.core.draft import Cancellation, RunStart
+from turnkeeper.core.outputs import storable, storable_appends
 from turnkeeper.core.runs import (
     ApplyOutput,
     CancelCurrentRun,
@@ -129,7 +131,7 @@ class Run:
             return
         if error is not None:
             self._report(error)
-        self._end(output, error)
+        self._end(storable(output), error)
         if isinstance(error, KeyboardInterrupt):
             raise error
 
@@ -259,7 +261,7 @@ class Run:
         self.require_alive()
         self.stream_sequence += 1
         self.actor.services.live.publish(
-            self.actor.session_id, self.run_id, self.stream_sequence, delta
+            self.actor.session_id, self.run_id, self.stream_sequence, streamable(delta)
         )
 
     async def checkpoint(
@@ -267,7 +269,7 @@ class Run:
     ) -> Steered:
         self.require_alive()
         steered = await self.actor.checkpoint(
-            self, tuple(appends), snapshot, includes_input=includes_input
+            self, tuple(storable_appends(tuple(appends))), snapshot, includes_input=includes_input
         )
         self.require_alive()
         return steered

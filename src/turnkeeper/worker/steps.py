@@ -14,6 +14,7 @@ import msgspec
 from turnkeeper import config
 from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.records import StepRecord
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
 from turnkeeper.turn import NOT_DONE
 
@@ -113,7 +114,7 @@ class StepBook:
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
         try:
-            result = msgspec.msgpack.encode(value)
+            result = _encoded(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
                 f"the result of step {key!r} has no form in MessagePack: {error}"
@@ -155,6 +156,13 @@ def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
         raise TypeError(
             f"the arguments of step {key!r} have no form in MessagePack: {error}"
         ) from None
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(mended(value))
 
 
 def encode_result(value: Any) -> bytes:

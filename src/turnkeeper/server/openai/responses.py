@@ -85,7 +85,7 @@ async def create(call: Call) -> Response:
     }
     _, completion = await inputs.admit(call, session_id, prompts.prompt(call, text, told))
     if asked.stream:
-        return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
+        return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS, last_words=_last_words)
     record = await following.record_of(call.service, completion)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
@@ -110,7 +110,9 @@ async def retrieve(call: Call) -> Response:
         call.service.check_open()
         after = call.query.starting_after
         after = -1 if after is None else after
-        return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
+        return stream(
+            call, _stream(call, completion, after), PATIENCE_SECONDS, last_words=_last_words
+        )
     return answer(response_of(completion, await following.record_of(call.service, completion)))
 
 
@@ -212,6 +214,11 @@ async def _stream(call: Call, completion: Completion, after: int) -> Items:
                 f"or its stream with starting_after={last}",
             )
         )
+
+
+def _last_words(reason: str) -> bytes:
+    event = ResponseEvent(type="error", sequence_number=0, code="internal", message=reason)
+    return encoded(event)
 
 
 async def _events(

@@ -21,6 +21,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
     approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
     exits     Exits                           agents' code that tries to end the process
+    text      Text                            text that UTF-8 cannot hold
     safety    Safety                              many bad days, and what a model reads then
 """
 
@@ -32,6 +33,7 @@ from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.exits import Exits
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
+from turnkeeper.testing.agents.text import Text
 from turnkeeper.testing.agents.texting import DoubleTexting
 from turnkeeper.testing.agents.tools import NothingIsLeft, ToolCalls
 
@@ -54,6 +56,7 @@ __all__ = [
     "Said",
     "Stopping",
     "Streams",
+    "Text",
     "ToolCalls",
     "Tools",
 ]
@@ -71,6 +74,7 @@ class AgentConformance(
     Limits,
     Crashes,
     Exits,
+    Text,
     Safety,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""
