@@ -8,7 +8,7 @@ import msgspec
 from turnkeeper.core.runs import Role
 from turnkeeper.core.texts import mended
 from turnkeeper.executors.framework import missing_extra
-from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.safety import Call, View, joined_users
 from turnkeeper.executors.transcripts import Codec
 
 try:
@@ -40,7 +40,7 @@ class ItemCodec(Codec[Json]):
         return View("assistant", empty=not says, calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:
-        return ({"role": "system" if role == "system_notice" else role, "content": content},)
+        return ({"role": role, "content": content},)
 
     def answer(self, call: Call, content: str) -> tuple[Json, ...]:
         return ({"type": "function_call_output", "call_id": call.id, "output": content},)
@@ -63,9 +63,12 @@ def as_words(output: Any) -> str:
 
 
 def sendable(items: list[Any]) -> list[Any]:
-    """Return a request's items with encodable text; the SDK keeps its own as they are. [RUN-61]"""
+    """Return a request's items as every server takes them; the SDK keeps its own.
+
+    [RUN-61] [ADP-70]
+    """
     try:
         to_json(items)
     except ValueError:
         mended(items)
-    return items
+    return joined_users(items)

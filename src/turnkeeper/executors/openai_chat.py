@@ -27,7 +27,7 @@ from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable, TurnkeeperError, ValidationFailed
 from turnkeeper.executors.approvals import about_call
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.safety import Call, View, joined_users
 from turnkeeper.executors.steps import StepRule, free_id
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Work
@@ -76,7 +76,7 @@ class _Codec(Codec[Json]):
         return View("assistant", empty=not (message.get("content") or calls), calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:
-        return ({"role": "system" if role == "system_notice" else role, "content": content},)
+        return ({"role": role, "content": content},)
 
     def answer(self, call: Call, content: str) -> tuple[Json, ...]:
         return ({"role": "tool", "tool_call_id": call.id, "content": content},)
@@ -270,10 +270,10 @@ class ChatAgent(FrameworkExecutor[Json]):
     async def _stream(
         self, client: httpx2.AsyncClient, messages: list[Json]
     ) -> AsyncIterator[Json]:
-        request = {**self._request, "messages": messages}
+        request = {**self._request, "messages": joined_users(messages)}
         system = request.pop("system", None)
         if system:
-            request["messages"] = [{"role": "system", "content": system}, *messages]
+            request["messages"].insert(0, {"role": "system", "content": system})
         if self._tools:
             request["tools"] = [tool.described for tool in self._tools.values()]
         try:

@@ -35,6 +35,7 @@ from turnkeeper.executors.pydantic_tools import (
     results_of,
     step_metadata,
 )
+from turnkeeper.executors.safety import notice
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
@@ -202,7 +203,7 @@ class _Hooks(AbstractCapability[Any]):
 
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
     for prompt in prompts:
-        words = f"System notice: {prompt.text}" if prompt.kind == "notice" else prompt.text
+        words = notice(prompt.text) if prompt.kind == "notice" else prompt.text
         metadata = None if prompt.written else dict(_WRITTEN)
         yield ModelRequest(parts=[UserPromptPart(words)], metadata=metadata)
 

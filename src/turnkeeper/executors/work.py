@@ -145,7 +145,7 @@ class Work(Generic[Item]):
             if prompt.written:
                 self._unwritten.append(Message("user", prompt.text))
             role: Role = "user" if prompt.kind == "user" else "system_notice"
-            said += self.codec.plain(role, prompt.text)
+            said += self.codec.spoken(role, prompt.text)
         return said
 
     def add(self, role: Role, content: str, *items: Item) -> None:
