@@ -109,9 +109,17 @@ def _refusal(output: object) -> str | None:
             size = _result_size(output.run_result)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return f"the result cannot be stored: {error}"
-        if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
-            return f"the result is {size} bytes, over the limit"
+        if size > limits.RESULT_MAX_BYTES:
+            return (
+                f"the result is {size} bytes; the limit is {limits.RESULT_MAX_BYTES}: store the "
+                "data elsewhere, and return its name"
+            )
     return _questions_refusal(output.approvals) or appends_refusal(output.appends, output.snapshot)
+
+
+def can_append(appends: object) -> bool:
+    """Whether a boundary can commit these messages."""
+    return isinstance(appends, tuple | list) and appends_refusal(appends, None) is None
 
 
 def _questions_refusal(questions: object) -> str | None:

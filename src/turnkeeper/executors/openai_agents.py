@@ -14,14 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable, TurnkeeperError
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import FrameworkExecutor, json_form, missing_extra
 from turnkeeper.executors.openai_agents_items import (
     ItemCodec,
     Json,
@@ -192,8 +190,8 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         hooks.take_answers(to_jsonable_python(result.to_input_list()))
         if isinstance(result.final_output, str):
             return work.result(result.final_output)
-        structured = to_jsonable_python(result.final_output)
-        return work.result(msgspec.json.encode(structured).decode(), structured)
+        structured = json_form(result.final_output, to_jsonable_python)
+        return work.result(as_words(structured), structured)
 
     async def _follow(self, work: Work[Json], hooks: _Hooks, result: RunResultStreaming) -> None:
         """Stream what happens until the SDK's own task has ended."""
@@ -205,7 +203,9 @@ class OpenAIAgent(FrameworkExecutor[Json]):
             async for event in result.stream_events():
                 _tell(work, event, said)
         except UserError as error:
-            cause = error.__cause__ or error
+            cause = error.__cause__
+            if cause is None:
+                raise NonRetryable(f"the agent is not made for this: {error}") from error
             raise (cause if isinstance(cause, TurnkeeperError) else error) from error
         except _TRIPWIRES as tripwire:
             raise NonRetryable(f"a guardrail of the agent: {tripwire}") from tripwire

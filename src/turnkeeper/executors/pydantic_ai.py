@@ -18,7 +18,7 @@ from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResu
 from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import FrameworkExecutor, json_form, missing_extra
 from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.pydantic_messages import (
     PydanticCodec,
@@ -265,7 +265,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
             return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
-        structured = to_jsonable_python(output)
+        structured = json_form(output, to_jsonable_python)
         return work.result(words_of(run.result.new_messages()[-1]), structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:

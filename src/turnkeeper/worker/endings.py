@@ -13,8 +13,9 @@ from turnkeeper.core.outcomes import (
     Abandoned,
     RuntimeTerminated,
 )
-from turnkeeper.core.outputs import output_refusal
+from turnkeeper.core.outputs import can_append, output_refusal
 from turnkeeper.core.policy import Profile
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.texts import encodable
 from turnkeeper.core.turns import decide_cancelled, decide_failure, decide_finish, decide_withdrawn
@@ -82,11 +83,27 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
         refusal = run.refused or output_refusal(run.output)
         if refusal is None:
             return decide_finish(session, run.output, context)
-        return decide_failure(session, refusal, context, waits=not one_turn)
+        return _decide_refused(run, refusal, session, context)
     if run.ending is Ending.WITHDRAWN and (run.cancelled or not run.called):
         return decide_withdrawn(session, run.withdrawn_for, context, started=run.called)
     final = AbandonReason.NON_RETRYABLE if isinstance(_sole(run.error), NonRetryable) else None
     return decide_failure(session, _error_text(run), context, final=final, waits=not one_turn)
+
+
+def _decide_refused(run: Run, refusal: str, session: ActiveSession, context: Context) -> Decision:
+    """The output can never be committed: there is no next attempt. [FIN-60]
+
+    Its messages are kept where they alone could be committed.
+    """
+    if isinstance(run.executor, OneTurn):
+        return decide_failure(session, refusal, context, waits=False)
+    output = run.output
+    fits = run.refused is None and type(output) is ApplyOutput
+    if fits and (output is None or not can_append(output.appends)):
+        output = None
+    reason = AbandonReason.NON_RETRYABLE
+    kept = output if fits else None
+    return decide_failure(session, refusal, context, final=reason, kept=kept)
 
 
 def _error_text(run: Run) -> str:
