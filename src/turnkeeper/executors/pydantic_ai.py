@@ -13,18 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
-from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
 from turnkeeper.executors.prompts import Prompt
-from turnkeeper.executors.pydantic_messages import (
-    PydanticCodec,
-    answered_call,
-    says_something,
-    words_of,
-)
+from turnkeeper.executors.pydantic_messages import PydanticCodec, words_of
+from turnkeeper.executors.pydantic_record import WRITTEN, First, Last, Record, copied
 from turnkeeper.executors.pydantic_tools import (
     RULE,
     answered_before,
@@ -55,8 +53,6 @@ try:
         FunctionToolResultEvent,
         ModelMessage,
         ModelRequest,
-        ModelRequestPart,
-        ModelResponse,
         PartDeltaEvent,
         PartStartEvent,
         TextPart,
@@ -66,7 +62,6 @@ try:
         ToolCallPart,
         UserPromptPart,
     )
-    from pydantic_ai.models import ModelRequestContext
     from pydantic_ai.run import AgentRun
     from pydantic_ai.tools import ToolDefinition
     from pydantic_ai.usage import UsageLimits
@@ -77,78 +72,13 @@ except ModuleNotFoundError as missing:
 
 __all__ = ["PydanticAgent", "durable_agent", "durable_tool", "step_metadata"]
 
-_WRITTEN = {"turnkeeper": "written"}
-"""Marks a request that is in the transcript already, or is not to be."""
-
-
-class _Record:
-    """Hands the messages that a run adds to the transcript, each once."""
-
-    def __init__(self, work: Work[ModelMessage]) -> None:
-        self._work = work
-        self._seen = 0
-        shown = [prompt for prompt in work.prompts if prompt.written]
-        self._first = None if len(shown) == len(work.prompts) else shown
-
-    def take(self, new: Sequence[ModelMessage]) -> bool:
-        """Take what the framework's list of new messages holds beyond what it held before."""
-        fresh, self._seen = new[self._seen :], len(new)
-        for message in fresh:
-            if isinstance(message, ModelResponse):
-                self._response(message)
-            elif message.metadata != _WRITTEN:
-                self._request(message)
-        return bool(fresh)
-
-    def _response(self, message: ModelResponse) -> None:
-        usage = message.usage
-        self._work.used(usage.input_tokens, usage.output_tokens)
-        if message.state == "interrupted":
-            # None of its calls has been run, and the last one may be cut off.
-            parts = [part for part in message.parts if not isinstance(part, ToolCallPart)]
-            message = replace(message, parts=parts)
-            if not says_something(message):
-                return
-        self._add("assistant", message)
-
-    def _request(self, message: ModelRequest) -> None:
-        """A request is written as one message for each answer, and one for the rest."""
-        rest: list[ModelRequestPart] = []
-        for part in message.parts:
-            answered = answered_call(part)
-            if answered is None:
-                rest.append(part)
-            elif answered not in self._work.answered:
-                self._add("tool", replace(message, parts=[part], instructions=None))
-        if self._first is not None:
-            rest = _shown_only(rest, self._first)
-            self._first = None
-        if rest:
-            prompted = any(isinstance(part, UserPromptPart) for part in rest)
-            role: Role = "user" if prompted else "system_notice"
-            self._add(role, replace(message, parts=rest, instructions=None))
-
-    def _add(self, role: Role, message: ModelMessage) -> None:
-        self._work.add(role, words_of(message), message)
-
-
-def _shown_only(parts: list[ModelRequestPart], shown: list[Prompt]) -> list[ModelRequestPart]:
-    """Leave out of the first request what is to be kept out of the transcript."""
-    others = [part for part in parts if not isinstance(part, UserPromptPart)]
-    return [*others, UserPromptPart(_joined(shown))] if shown else []
-
-
-def _joined(prompts: Sequence[Prompt]) -> str:
-    return "\n\n".join(prompt.text for prompt in prompts)
-
 
 @dataclass
 class _Hooks(AbstractCapability[Any]):
     """Where the framework's loop meets the turn: before each model call, around each tool."""
 
     work: Work[ModelMessage]
-    record: _Record
-    run: AgentRun[Any, Any] | None = None
+    record: Record
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
@@ -157,19 +87,19 @@ class _Hooks(AbstractCapability[Any]):
     held: list[Prompt] = field(default_factory=list)
     """What was taken out of that queue again, since the run is about to wait for a person."""
 
-    async def before_model_request(
-        self, ctx: RunContext[Any], request_context: ModelRequestContext
-    ) -> ModelRequestContext:
+    async def asking(self, ctx: RunContext[Any]) -> None:
+        """Take what is new before any other capability changes the list, and commit it."""
         steered, self.held, self.queued = self.held, [], []
+        self.record.take(ctx.messages)
         if self.at_border:
-            assert self.run is not None
-            self.record.take(self.run.new_messages())
             steered += await self.work.border()
-        for request in _requests(steered):
-            ctx.enqueue(request)
+        for prompt, request in zip(steered, _requests(steered), strict=True):
+            # It goes into the list behind the other capabilities, and is written here.
+            if prompt.written:
+                self.record.add_request(request)
+            ctx.enqueue(replace(request, metadata=dict(WRITTEN)))
         self.at_border = True
         self.work.asking()
-        return request_context
 
     async def handle_deferred_tool_calls(
         self,
@@ -207,10 +137,14 @@ class _Hooks(AbstractCapability[Any]):
         return recalled(answer)
 
 
+def _joined(prompts: Sequence[Prompt]) -> str:
+    return "\n\n".join(prompt.text for prompt in prompts)
+
+
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
     for prompt in prompts:
         words = f"System notice: {prompt.text}" if prompt.kind == "notice" else prompt.text
-        metadata = None if prompt.written else dict(_WRITTEN)
+        metadata = None if prompt.written else dict(WRITTEN)
         yield ModelRequest(parts=[UserPromptPart(words)], metadata=metadata)
 
 
@@ -233,7 +167,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
 
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
-        record = _Record(work)
+        record = Record(work)
         hooks = _Hooks(work, record)
         token = CancellationToken()
         work.on_stop = token.cancel
@@ -242,45 +176,52 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         try:
             async with self._agent.iter(
                 _joined(work.prompts) or None,
-                message_history=unanswered(work) if work.resumes else work.history(),
+                message_history=copied(unanswered(work) if work.resumes else work.history()),
                 deferred_tool_results=results_of(work),
                 deps=None if self._deps is None else self._deps(work.turn),
                 run_id=work.turn.run_id,
                 conversation_id=work.turn.session_id,
                 cancellation_token=token,
                 usage_limits=UsageLimits(request_limit=None),
-                capabilities=[hooks, ReinjectSystemPrompt()],
+                capabilities=[
+                    First(hooks.asking, record),
+                    hooks,
+                    ReinjectSystemPrompt(),
+                    Last(record),
+                ],
             ) as run:
-                hooks.run = run
                 hooks.at_border = bool(work.pending)
                 for request in work.behind():
-                    queued = run.enqueue(replace(request, metadata=dict(_WRITTEN)))
+                    queued = run.enqueue(replace(request, metadata=dict(WRITTEN)))
                     hooks.queued.append((queued, None))
                 await self._drive(run, hooks)
         except exceptions.RunCancelled as cancelled:
-            record.take(cancelled.new_messages())
+            record.take(cancelled.all_messages())
             raise Stop from None
         except exceptions.UsageLimitExceeded as error:
             raise NonRetryable(f"a usage limit of the agent: {error}") from error
         except exceptions.UserError as error:
             raise NonRetryable(f"the agent is not made for this: {error}") from error
         assert run.result is not None
-        record.take(run.result.new_messages())
+        record.take(run.result.all_messages())
         output = run.result.output
         if isinstance(output, DeferredToolRequests):
             return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
         structured = to_jsonable_python(output)
-        return work.result(words_of(run.result.new_messages()[-1]), structured)
+        return work.result(msgspec.json.encode(structured).decode(), structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record
-        node = run.next_node
+        node = await run.next(run.next_node)  # takes the prompt, and calls nothing
+        record.begin(run.all_messages(), node)
         while not isinstance(node, End):
             if Agent.is_call_tools_node(node):
                 # Before the first tool runs, the response that calls it is committed. [ADP-5]
-                if node.model_response.tool_calls and record.take(run.new_messages()):
+                if node.model_response.tool_calls and record.take(
+                    run.all_messages(), node.model_response
+                ):
                     steered = await work.border()
                     for prompt, request in zip(steered, _requests(steered), strict=True):
                         hooks.queued.append((run.enqueue(request), prompt))

@@ -231,6 +231,10 @@ class Work(Generic[Item]):
         output = self.result("\n".join(question.text for question in questions))
         return msgspec.structs.replace(output, approvals=asked)
 
+    def call_ids(self) -> set[str]:
+        """The IDs of all calls that the transcript had when the run began."""
+        return {call.id for entry in self._entries for call in entry.view.calls}
+
     def has_called(self, call_id: str) -> bool:
         """Whether this turn's transcript has a call."""
         return self._uses[call_id] > 0
