@@ -9,7 +9,7 @@ Decides how a run of the framework is driven and how its messages lie in the tra
 commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +19,17 @@ from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
+from turnkeeper.executors.framework import (
+    FrameworkExecutor,
+    ToolMode,
+    missing_extra,
+    warn_of_unrecorded_tools,
+)
 from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.pydantic_messages import PydanticCodec, words_of
+from turnkeeper.executors.pydantic_options import RunOptions, ToolRules, check_agent
 from turnkeeper.executors.pydantic_record import WRITTEN, First, Last, Record, copied
 from turnkeeper.executors.pydantic_tools import (
-    RULE,
     answered_before,
     durable_tool,
     questions_of,
@@ -35,7 +40,6 @@ from turnkeeper.executors.pydantic_tools import (
     told,
     unanswered,
 )
-from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
@@ -47,8 +51,10 @@ try:
         RunContext,
         exceptions,
     )
+    from pydantic_ai.agent.abstract import AgentMetadata, AgentModelSettings
     from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
     from pydantic_ai.messages import (
+        CustomEvent,
         FunctionToolCallEvent,
         FunctionToolResultEvent,
         ModelMessage,
@@ -64,6 +70,7 @@ try:
     )
     from pydantic_ai.run import AgentRun
     from pydantic_ai.tools import ToolDefinition
+    from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import UsageLimits
     from pydantic_core import to_jsonable_python
     from pydantic_graph import End
@@ -79,6 +86,7 @@ class _Hooks(AbstractCapability[Any]):
 
     work: Work[ModelMessage]
     record: Record
+    rules: ToolRules
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
@@ -123,8 +131,8 @@ class _Hooks(AbstractCapability[Any]):
     ) -> Any:
         if call.tool_call_id in self.work.answered:
             return answered_before(self.work, call.tool_call_id)
-        rule = (tool_def.metadata or {}).get(RULE)
-        if not isinstance(rule, StepRule):
+        rule = self.rules.of(tool_def)
+        if rule is None:
             return await handler(args)
 
         async def called() -> dict[str, Any]:
@@ -154,7 +162,8 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     def __init__(
         self,
         agent: Agent[Any, Any],
-        deps: Callable[[Turn], Any] | None,
+        options: RunOptions,
+        rules: ToolRules,
         limits: TurnLimits | None,
         approval_seconds: float,
         *,
@@ -162,13 +171,14 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     ) -> None:
         super().__init__(PydanticCodec(), limits, approval_seconds)
         self._agent = agent
-        self._deps = deps
+        self._options = options
+        self._rules = rules
         self._stream = stream
 
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
         record = Record(work)
-        hooks = _Hooks(work, record)
+        hooks = _Hooks(work, record, self._rules)
         token = CancellationToken()
         work.on_stop = token.cancel
         if work.stopped is not None:
@@ -178,11 +188,10 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                 _joined(work.prompts) or None,
                 message_history=copied(unanswered(work) if work.resumes else work.history()),
                 deferred_tool_results=results_of(work),
-                deps=None if self._deps is None else self._deps(work.turn),
                 run_id=work.turn.run_id,
                 conversation_id=work.turn.session_id,
                 cancellation_token=token,
-                usage_limits=UsageLimits(request_limit=None),
+                **self._options.of(work.turn),
                 capabilities=[
                     First(hooks.asking, record),
                     hooks,
@@ -214,7 +223,9 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record
-        node = await run.next(run.next_node)  # takes the prompt, and calls nothing
+        first = run.next_node
+        assert not isinstance(first, End)
+        node = await run.next(first)  # takes the prompt, and calls nothing
         record.begin(run.all_messages(), node)
         while not isinstance(node, End):
             if Agent.is_call_tools_node(node):
@@ -246,6 +257,8 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
             work.emit(TextDelta(text))
         case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=str(text))) if text:
             work.emit(ReasoningDelta(text))
+        case CustomEvent():
+            work.turn.emit(to_jsonable_python(event, fallback=str))
         case FunctionToolCallEvent(part=call):
             work.emit(ToolCall(call.tool_call_id, call.tool_name, call.args_as_json_str()))
         case FunctionToolResultEvent(part=part):
@@ -253,19 +266,39 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
             work.emit(ToolResult(part.tool_call_id, part.tool_name or "", words))
 
 
-def durable_agent(
+def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     agent: Agent[Any, Any],
     *,
     deps: Callable[[Turn], Any] | None = None,
     limits: TurnLimits | None = None,
     approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     stream: bool = True,
+    tools: ToolMode = "as_declared",
+    idempotent: Collection[str] = (),
+    model_settings: AgentModelSettings[Any] | None = None,
+    usage_limits: UsageLimits | None = None,
+    metadata: AgentMetadata[Any] | None = None,
+    toolsets: Sequence[AbstractToolset[Any]] | None = None,
 ) -> PydanticAgent:
     """Make an executor of an agent; it serves any number of sessions. [ADP-1]
 
     `deps` makes the agent's dependencies of each turn. `limits` bounds a turn; None is
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
-    to approve a call. `stream=False` is for a model that cannot stream.
-    Raises `ValidationFailed` for another time than that.
+    to approve a call. `stream=False` is for a model that cannot stream. `model_settings`,
+    `usage_limits`, `metadata` and `toolsets` are the framework's own, as `Agent.run` takes them,
+    for each run; a usage limit that is reached abandons the turn. [ADP-31]
+
+    `tools="durable"` makes every tool that this process runs a durable step, also those of
+    toolsets. `idempotent` names tools that only read: they are steps that a crash repeats.
+    Otherwise, `UnrecordedToolsWarning` names the tools that a crash may run twice. [ADP-14]
+
+    Raises `ValidationFailed` for an `approval_seconds`, an agent or a tool's name that it cannot
+    take.
     """
-    return PydanticAgent(agent, deps, limits, approval_seconds, stream=stream)
+    check_agent(agent)
+    rules = ToolRules(tools, idempotent)
+    unrecorded = rules.check([*agent.toolsets, *(toolsets or ())])
+    options = RunOptions(deps, model_settings, usage_limits, metadata, toolsets)
+    made = PydanticAgent(agent, options, rules, limits, approval_seconds, stream=stream)
+    warn_of_unrecorded_tools(unrecorded)
+    return made

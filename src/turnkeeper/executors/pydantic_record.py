@@ -50,7 +50,7 @@ class Record:
         shown = [prompt for prompt in work.prompts if prompt.written]
         self._first = None if len(shown) == len(work.prompts) else shown
 
-    def begin(self, history: Sequence[ModelMessage], node: object) -> None:
+    def begin(self, history: Sequence[ModelMessage], node: Any) -> None:
         """Take the list as it is before the first call of the model: nothing in it is new."""
         self.know(history)
         if Agent.is_model_request_node(node) and node.is_resuming_without_prompt:
@@ -75,7 +75,7 @@ class Record:
         if response is not None and id(response) not in self._seen:
             fresh = [*(m for m in fresh if not isinstance(m, ModelResponse)), response]
         for message in fresh:
-            parts = [part for part in message.parts if id(part) not in self._seen]
+            parts: Any = [part for part in message.parts if id(part) not in self._seen]
             if isinstance(message, ModelResponse):
                 if len(parts) == len(message.parts):
                     self._response(message)
