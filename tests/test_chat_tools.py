@@ -402,7 +402,6 @@ async def test_a_tool_with_another_name() -> None:
 
 
 # -- which tools are durable ------------------------------------------------------------------
-# The rule for all adapters is ADP-14.
 
 
 def built(**settings: Any) -> tuple[Any, list[str]]:
@@ -419,7 +418,7 @@ def pay(cents: int) -> str:
 
 
 def test_undecorated_tools_are_named_or_made_durable() -> None:
-    """A warning names them; `durable` and `idempotent` leave none; a declared rule stays."""
+    """A warning names them; `durable` and `idempotent` leave none. [ADP-14]"""
     declared = durable_tool(functools.partial(pay), reconcile=lambda **_: NOT_DONE, name="declared")
     _, told = built(tools=[plain, pay, declared])
     assert len(told) == 1

@@ -46,13 +46,20 @@ class Record:
         """Messages and their parts that are not new, by identity; held, so that IDs stay theirs."""
         self._newest: ModelMessage | None = None
         """The last of them: where a copy of the list is new from."""
-        self._ids = work.call_ids()
+        self._ids: set[str] = set()
+        """The IDs of all calls so far."""
         shown = [prompt for prompt in work.prompts if prompt.written]
         self._first = None if len(shown) == len(work.prompts) else shown
 
     def begin(self, history: Sequence[ModelMessage], node: Any) -> None:
         """Take the list as it is before the first call of the model: nothing in it is new."""
         self.know(history)
+        self._ids = {
+            part.tool_call_id
+            for message in history
+            for part in message.parts
+            if isinstance(part, ToolCallPart)
+        }
         if Agent.is_model_request_node(node) and node.is_resuming_without_prompt:
             # The framework sends the last request of the history once more.
             self.know([node.request])

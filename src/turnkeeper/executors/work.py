@@ -117,7 +117,8 @@ class Work(Generic[Item]):
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
-        items: list[Item] = []
+        brought = self.turn.conversation
+        items = [i for m in brought for i in self.codec.plain(m.role, m.content)]
         for place in self._order.before:
             if isinstance(place, Call):
                 words = WAITING if self.questions.waits(place.id) else UNANSWERED
@@ -230,10 +231,6 @@ class Work(Generic[Item]):
         asked = self.questions.ask(self.turn.run_id, questions, self._approval_seconds)
         output = self.result("\n".join(question.text for question in questions))
         return msgspec.structs.replace(output, approvals=asked)
-
-    def call_ids(self) -> set[str]:
-        """The IDs of all calls that the transcript had when the run began."""
-        return {call.id for entry in self._entries for call in entry.view.calls}
 
     def has_called(self, call_id: str) -> bool:
         """Whether this turn's transcript has a call."""
