@@ -9,11 +9,10 @@ Decides how a run of the framework is driven and how its messages lie in the tra
 commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import msgspec
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
@@ -219,7 +218,8 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         if isinstance(output, str):
             return work.result(output)
         structured = to_jsonable_python(output)
-        return work.result(msgspec.json.encode(structured).decode(), structured)
+        text = json.dumps(structured, ensure_ascii=False, separators=(",", ":"))
+        return work.result(text, structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record
