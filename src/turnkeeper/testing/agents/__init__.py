@@ -15,6 +15,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
 `pytest.register_assert_rewrite("turnkeeper.testing.agents")`. The chapters:
 
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
+    lists     Lists                               what a framework may do to its own list
     texting   DoubleTexting                       messages that meet a turn
     tools     ToolCalls                           what a model gets wrong, what a tool raises
               NothingIsLeft                       no tool outlives its run
@@ -32,6 +33,7 @@ from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.exits import Exits
+from turnkeeper.testing.agents.lists import Lists
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.settling import Settled
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
@@ -52,6 +54,7 @@ __all__ = [
     "Exits",
     "Histories",
     "Limits",
+    "Lists",
     "NothingIsLeft",
     "Reply",
     "Safety",
@@ -67,6 +70,7 @@ __all__ = [
 
 class AgentConformance(
     Histories,
+    Lists,
     Conversations,
     Streams,
     DoubleTexting,
