@@ -108,7 +108,7 @@ async def test_a_registered_session_is_usable_once_the_store_heals() -> None:
         store.away = True
         return await op(run_id, primitive)
 
-    async with Runtime(store, config=QUICK) as runtime:  # type: ignore[arg-type]
+    async with Runtime(store, config=QUICK) as runtime:
         await runtime.register_session("s")
         with pytest.raises(TurnkeeperError):
             await runtime.accept_input_and_run("s", PromptInput("one"), broken)
