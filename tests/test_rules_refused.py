@@ -102,6 +102,10 @@ def test_a_tools_own_http_error_is_no_refusal() -> None:
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = ExceptionGroup("group", [openai_error(401)])
     assert refused_status(wrapped) == 401
+    circle = RuntimeError("first")
+    circle.__cause__ = RuntimeError("second")
+    circle.__cause__.__cause__ = circle
+    assert refused_status(circle) is None
 
 
 @pytest.mark.parametrize("over", [0, 1])
