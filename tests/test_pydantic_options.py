@@ -3,13 +3,14 @@
 import asyncio
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic_ai import Agent, CustomEvent, RunContext, UsageLimits
+from pydantic_ai.capabilities import ProcessEventStream
 from pydantic_ai.messages import (
     ModelResponse,
     ModelResponsePart,
@@ -56,7 +57,10 @@ OF_ITER = {
 
 def test_each_parameter_of_a_run_is_accounted_for() -> None:
     """A new one fails this test; one that is passed on is an option of durable_agent. [ADP-32]"""
-    assert set(inspect.signature(Agent.iter).parameters) - {"self"} == set(OF_ITER)
+    parameters = inspect.signature(Agent.iter).parameters.keys()
+    assert parameters - {"self"} == set(OF_ITER)
+    # A handler of events is a capability of the agent: `ProcessEventStream`.
+    assert inspect.signature(Agent.run).parameters.keys() - parameters == {"event_stream_handler"}
     options = inspect.signature(durable_agent).parameters
     for name, how in OF_ITER.items():
         assert (name in options) == (how == f"durable_agent({name}=...)"), name
@@ -119,6 +123,28 @@ def test_what_is_no_agent_is_refused() -> None:
 @dataclass(kw_only=True)
 class Progress(CustomEvent):
     done: int
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_handler_of_events_sees_each_once(tmp_path: Path, *, stream: bool) -> None:
+    """The agent's own, beside the followers of the session. [ADP-32]"""
+    seen: list[str] = []
+
+    async def handle(_: RunContext[Any], events: AsyncIterable[Any]) -> None:
+        async for event in events:
+            seen.append(type(event).__name__)
+
+    script = Script([("pay", '{"cents": 5}', "a")], "done")
+    agent = Agent(script.model(), tools=[pay], capabilities=[ProcessEventStream(handle)])
+    async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
+        await bed.live()
+        following = Following(bed)
+        await bed.ask("go")
+        await following.has(3)
+        told = [d.data for d in await following.end()]
+    kinds = ["ToolCall", "ToolResult", "TextDelta"]
+    assert [type(data).__name__ for data in told] == kinds
+    assert seen.count("FunctionToolCallEvent") == seen.count("FunctionToolResultEvent") == 1
 
 
 async def test_custom_events_are_deltas(tmp_path: Path) -> None:

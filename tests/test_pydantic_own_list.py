@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, ModelRetry, RunContext
 from pydantic_ai.capabilities import AbstractCapability, ProcessHistory
 from pydantic_ai.messages import (
     ModelMessage,
@@ -180,6 +180,34 @@ class Rewrite(AbstractCapability[Any]):
         return replace(response)
 
 
+class Everywhere(Rewrite):
+    """A capability that rewrites the list around each step and each tool."""
+
+    def __init__(self, process: Processor) -> None:
+        # In place, it would change the response that the framework goes on with.
+        super().__init__(lambda messages: process(copy.deepcopy(messages)))
+
+    async def before_node_run(self, ctx: RunContext[Any], *, node: Any) -> Any:
+        ctx.messages[:] = self.process(list(ctx.messages))
+        return node
+
+    async def after_node_run(self, ctx: RunContext[Any], *, node: Any, result: Any) -> Any:
+        del node
+        ctx.messages[:] = self.process(list(ctx.messages))
+        return result
+
+    async def wrap_model_request(
+        self, ctx: RunContext[Any], *, request_context: Any, handler: Any
+    ) -> ModelResponse:
+        ctx.messages[:] = self.process(list(ctx.messages))
+        response: ModelResponse = await handler(request_context)
+        return response
+
+    async def after_tool_execute(self, ctx: RunContext[Any], *, result: Any, **_: Any) -> Any:
+        ctx.messages[:] = self.process(list(ctx.messages))
+        return result
+
+
 def expected(words: str, steps: Sequence[Step]) -> list[tuple[str, str]]:
     """The transcript of a turn, from what its model does."""
     told = [("user", words)]
@@ -218,9 +246,9 @@ async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> No
     active = True
 
     def process(messages: list[ModelMessage]) -> list[ModelMessage]:
-        return chance.choice(PROCESSORS)(messages) if active else messages
+        return chance.choice(PROCESSORS)(messages) if active and messages else messages
 
-    kind = chance.choice([ProcessHistory, Rewrite])
+    kind = chance.choice([ProcessHistory, Rewrite, Everywhere])
     capabilities: list[Any] = [kind(process) for _ in range(chance.randrange(1, 3))]
     tool: Any = durable_tool(stock) if chance.random() < 0.5 else stock
     agent = Agent(script.model(), tools=[tool], capabilities=capabilities)
@@ -296,3 +324,70 @@ async def test_a_structured_answers_text_is_its_json(tmp_path: Path, *, stream: 
         assert (result.text, result.structured_output) == ('{"n":7}', {"n": 7})
         roles = [role for role, _ in await bed.told()]
         assert roles == ["user", *["assistant", "tool"] * 2, "assistant", "tool", "tool"]
+
+
+class Told(AbstractCapability[Any]):
+    """Has the framework go on with other words, and other arguments, than it was about to."""
+
+    async def before_node_run(self, ctx: RunContext[Any], *, node: Any) -> Any:
+        del ctx
+        if Agent.is_model_request_node(node):
+            parts = [
+                UserPromptPart("changed") if isinstance(part, UserPromptPart) else part
+                for part in node.request.parts
+            ]
+            return ModelRequestNode(replace(node.request, parts=parts))
+        if Agent.is_call_tools_node(node):
+            response = node.model_response
+            parts_ = [
+                replace(part, args={"sku": "paper"}) if isinstance(part, ToolCallPart) else part
+                for part in response.parts
+            ]
+            return CallToolsNode(replace(response, parts=parts_))
+        return node
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("tool", TOOLS)
+async def test_a_step_that_a_hook_changes(tmp_path: Path, tool: Any, *, stream: bool) -> None:
+    """The framework takes the changed step, and the transcript has that one. [ADP-30]"""
+    script = Script([("stock", '{"sku": "pen"}', "a")], "done")
+    agent = Agent(script.model(), tools=[tool()], capabilities=[Told()])
+    async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
+        await bed.live()
+        await bed.ask("go")
+        assert "changed" in str(script.read[0])
+        assert answers(script.read[1]) == ["paper: 5 left"]
+        transcript = await bed.transcript()
+        told = [(stored.message.role, stored.message.content) for stored in transcript]
+        assert told == [
+            ("user", "changed"),
+            ("assistant", ""),
+            ("tool", "paper: 5 left"),
+            ("assistant", "done"),
+        ]
+        assert b"pen" not in (transcript[1].message.data or b"")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_response_that_a_hook_refuses(tmp_path: Path, *, stream: bool) -> None:
+    """It was made, and so was the request to try again: the transcript has both. [ADP-30]"""
+    script = Script("no", "yes")
+
+    class Refuse(AbstractCapability[Any]):
+        async def after_model_request(
+            self, ctx: RunContext[Any], *, request_context: Any, response: ModelResponse
+        ) -> ModelResponse:
+            del request_context
+            ctx.messages[:] = copy.deepcopy(ctx.messages)
+            if response.text == "no":
+                raise ModelRetry("say yes")
+            return response
+
+    agent = Agent(script.model(), capabilities=[Refuse()])
+    async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
+        await bed.live()
+        assert (await bed.ask("go")).text == "yes"
+        told = await bed.told()
+        assert [role for role, _ in told] == ["user", "assistant", "system_notice", "assistant"]
+        assert [content for _, content in told if "yes" not in content] == ["go", "no"]

@@ -10,7 +10,14 @@ commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,11 +63,13 @@ try:
     from pydantic_ai.agent.abstract import AgentMetadata, AgentModelSettings
     from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
     from pydantic_ai.messages import (
+        AgentStreamEvent,
         CustomEvent,
         FunctionToolCallEvent,
         FunctionToolResultEvent,
         ModelMessage,
         ModelRequest,
+        ModelResponse,
         PartDeltaEvent,
         PartStartEvent,
         TextPart,
@@ -89,6 +98,12 @@ class _Hooks(AbstractCapability[Any]):
     work: Work[ModelMessage]
     record: Record
     rules: ToolRules
+    stream: bool
+    """Whether calls of the model are streamed."""
+    asked: bool = False
+    """The present step of the framework is a call of the model."""
+    response: ModelResponse | None = None
+    """The last one that the framework went on with."""
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)
@@ -96,6 +111,40 @@ class _Hooks(AbstractCapability[Any]):
     to be written of it."""
     held: list[Prompt] = field(default_factory=list)
     """What was taken out of that queue again, since the run is about to wait for a person."""
+
+    @property
+    def has_wrap_run_event_stream(self) -> bool:
+        return self.stream or not self.asked
+
+    async def wrap_run_event_stream(
+        self,
+        ctx: RunContext[Any],  # noqa: ARG002 - the framework's signature
+        *,
+        stream: AsyncIterable[AgentStreamEvent],
+    ) -> AsyncIterator[AgentStreamEvent]:
+        async for event in stream:
+            _tell(self.work, event)
+            yield event
+
+    async def starting(self, ctx: RunContext[Any], node: Any) -> None:
+        """Commit the response that a step begins with, as other capabilities have left it."""
+        self.asked = Agent.is_model_request_node(node)
+        if Agent.is_call_tools_node(node):
+            self.response = node.model_response
+            # Before the first tool runs, the response that calls it is committed. [ADP-5]
+            if self.record.take_response(self.response) and self.response.tool_calls:
+                steered = await self.work.border()
+                for prompt, request in zip(steered, _requests(steered), strict=True):
+                    self.queued.append((ctx.enqueue(request), prompt))
+        self.record.settle(ctx.messages)
+
+    def ended(self, ctx: RunContext[Any], node: Any, result: Any) -> None:
+        """Take what a step has put into the list, before other capabilities change it."""
+        if Agent.is_model_request_node(node):
+            goes_on = Agent.is_call_tools_node(result)
+            self.record.take(ctx.messages, result.model_response if goes_on else None)
+        elif isinstance(result, End) and self.response is not None:
+            self.record.take_answers(ctx.messages, self.response)
 
     async def asking(self, ctx: RunContext[Any]) -> None:
         """Take what is new before any other capability changes the list, and commit it."""
@@ -180,7 +229,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
         record = Record(work)
-        hooks = _Hooks(work, record, self._rules)
+        hooks = _Hooks(work, record, self._rules, self._stream)
         token = CancellationToken()
         work.on_stop = token.cancel
         if work.stopped is not None:
@@ -198,7 +247,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
                     First(hooks.asking, record),
                     hooks,
                     ReinjectSystemPrompt(),
-                    Last(record),
+                    Last(hooks.starting, hooks.ended, record),
                 ],
             ) as run:
                 hooks.at_border = bool(work.pending)
@@ -214,38 +263,23 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         except exceptions.UserError as error:
             raise NonRetryable(f"the agent is not made for this: {error}") from error
         assert run.result is not None
-        record.take(run.result.all_messages())
         output = run.result.output
         if isinstance(output, DeferredToolRequests):
             return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
         structured = json_form(output, to_jsonable_python)
-        text = json.dumps(structured, ensure_ascii=False, separators=(",", ":"))
+        # What has no form in JSON is refused by name, where the result is written.
+        text = json.dumps(structured, ensure_ascii=False, separators=(",", ":"), default=str)
         return work.result(text, structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
-        work, record = hooks.work, hooks.record
+        record = hooks.record
         first = run.next_node
         assert not isinstance(first, End)
         node = await run.next(first)  # takes the prompt, and calls nothing
         record.begin(run.all_messages(), node)
         while not isinstance(node, End):
-            if Agent.is_call_tools_node(node):
-                # Before the first tool runs, the response that calls it is committed. [ADP-5]
-                if node.model_response.tool_calls and record.take(
-                    run.all_messages(), node.model_response
-                ):
-                    steered = await work.border()
-                    for prompt, request in zip(steered, _requests(steered), strict=True):
-                        hooks.queued.append((run.enqueue(request), prompt))
-                async with node.stream(run.ctx) as happenings:
-                    async for happening in happenings:
-                        _tell(work, happening)
-            elif Agent.is_model_request_node(node) and self._stream:
-                async with node.stream(run.ctx) as pieces:
-                    async for piece in pieces:
-                        _tell(work, piece)
             node = await run.next(node)
 
 

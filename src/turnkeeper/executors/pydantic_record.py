@@ -72,15 +72,14 @@ class Record:
             for part in message.parts:
                 self._seen[id(part)] = part
 
-    def take(self, messages: Sequence[ModelMessage], response: ModelResponse | None = None) -> bool:
-        """Write what is new at the end of the framework's list.
+    def settle(self, messages: Sequence[ModelMessage]) -> None:
+        """Take for known what other code has put behind the newest message."""
+        if messages and messages[-1] is not self._newest:
+            self.know(messages)
 
-        `response`: the one that the framework goes on with, whatever the list has.
-        Returns whether there was any.
-        """
-        fresh = self._fresh(messages)
-        if response is not None and id(response) not in self._seen:
-            fresh = [*(m for m in fresh if not isinstance(m, ModelResponse)), response]
+    def take(self, messages: Sequence[ModelMessage], later: ModelResponse | None = None) -> None:
+        """Write what is new at the end of the framework's list, but for `later`."""
+        fresh = [message for message in self._fresh(messages) if message is not later]
         for message in fresh:
             parts: Any = [part for part in message.parts if id(part) not in self._seen]
             if isinstance(message, ModelResponse):
@@ -89,7 +88,25 @@ class Record:
             elif message.metadata != WRITTEN:
                 self.add_request(replace(message, parts=parts))
         self.know(fresh)
-        return bool(fresh)
+
+    def take_response(self, response: ModelResponse) -> bool:
+        """Write a response that the framework goes on with. Returns whether it is new."""
+        known = [id(part) in self._seen for part in response.parts]
+        if id(response) in self._seen or (known and all(known)):
+            return False
+        self._response(response)
+        self.know([response])
+        return True
+
+    def take_answers(self, messages: Sequence[ModelMessage], response: ModelResponse) -> None:
+        """Write the newest request with answers to a response, unless it is known."""
+        calls = {call.tool_call_id for call in response.tool_calls}
+        for message in reversed(messages):
+            if isinstance(message, ModelRequest) and calls & set(map(answered_call, message.parts)):
+                if id(message) not in self._seen:
+                    self.add_request(message)
+                    self.know([message])
+                return
 
     def _fresh(self, messages: Sequence[ModelMessage]) -> list[ModelMessage]:
         for index in range(len(messages) - 1, -1, -1):
@@ -189,6 +206,16 @@ class First(AbstractCapability[Any]):
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="outermost")
 
+    async def wrap_model_request(
+        self,
+        ctx: RunContext[Any],
+        *,
+        request_context: ModelRequestContext,
+        handler: Callable[[ModelRequestContext], Awaitable[ModelResponse]],
+    ) -> ModelResponse:
+        self.record.take(ctx.messages)
+        return await handler(request_context)
+
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
     ) -> ModelRequestContext:
@@ -209,10 +236,26 @@ class First(AbstractCapability[Any]):
 class Last(AbstractCapability[Any]):
     """Comes behind all other capabilities: what they have put into the list did not happen."""
 
+    starting: Callable[[RunContext[Any], Any], Awaitable[None]]
+    ended: Callable[[RunContext[Any], Any, Any], None]
     record: Record
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="innermost")
+
+    async def before_node_run(self, ctx: RunContext[Any], *, node: Any) -> Any:
+        await self.starting(ctx, node)
+        return node
+
+    async def after_node_run(
+        self,
+        ctx: RunContext[Any],
+        *,
+        node: Any,
+        result: Any,
+    ) -> Any:
+        self.ended(ctx, node, result)
+        return result
 
     async def before_model_request(
         self, ctx: RunContext[Any], request_context: ModelRequestContext
