@@ -131,8 +131,7 @@ async def test_a_handler_of_events_sees_each_once(tmp_path: Path, *, stream: boo
     seen: list[str] = []
 
     async def handle(_: RunContext[Any], events: AsyncIterable[Any]) -> None:
-        async for event in events:
-            seen.append(type(event).__name__)
+        seen.extend([type(event).__name__ async for event in events])
 
     script = Script([("pay", '{"cents": 5}', "a")], "done")
     agent = Agent(script.model(), tools=[pay], capabilities=[ProcessEventStream(handle)])

@@ -113,8 +113,10 @@ class Record:
             message = messages[index]
             if id(message) in self._seen or message == self._newest:
                 return list(messages[index + 1 :])
-        # Nothing in the list is known: other code has rewritten all that was before the last one.
-        return list(messages if self._newest is None else messages[-1:])
+        if self._newest is None:
+            return list(messages)
+        # Other code has rewritten the whole list. The framework ends it so when a run is stopped.
+        return [message for message in messages[-1:] if message.state == "interrupted"]
 
     def own_ids(self, response: ModelResponse) -> ModelResponse:
         """Give each call whose ID is empty or was used before an ID of its own."""
