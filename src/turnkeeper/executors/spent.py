@@ -3,6 +3,8 @@
 import msgspec
 from msgspec import Struct
 
+from turnkeeper.config import TurnLimits
+from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import Asked
 from turnkeeper.turn import Turn
 
@@ -37,3 +39,12 @@ def spent_before(turn: Turn) -> Spent:
     if turn.primitive.continuation and known.turn == first:
         return known
     return Spent(first, turn.head.count, extra=known.extra, asked=known.asked)
+
+
+def check_limits(spent: Spent, limits: TurnLimits) -> None:
+    """Raise `TurnLimitExceeded` if the turn has reached a limit on calls or tokens. [ADP-8]"""
+    tokens = spent.input_tokens + spent.output_tokens
+    for name, used in (("model_calls", spent.model_calls), ("tokens", tokens)):
+        allowed = getattr(limits, name)
+        if allowed is not None and used >= allowed:
+            raise TurnLimitExceeded(name, used, allowed)

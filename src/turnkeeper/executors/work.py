@@ -6,8 +6,7 @@ framework is driven, and what its messages look like, is each adapter's own busi
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar
@@ -19,11 +18,12 @@ from turnkeeper.core.deltas import StreamDelta
 from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
 from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import WAITING, Question, Questions
+from turnkeeper.executors.edits import EDIT_FORMAT, Edit, encode_edit
 from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
 from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
-from turnkeeper.executors.spent import spent_before
+from turnkeeper.executors.spent import check_limits, spent_before
 from turnkeeper.executors.steps import StepRule, Steps, inner_call, step_key
-from turnkeeper.executors.transcripts import Codec, Entry
+from turnkeeper.executors.transcripts import Codec, Entry, Reading
 from turnkeeper.executors.under_way import UnderWay
 from turnkeeper.turn import Turn
 
@@ -64,7 +64,8 @@ class Work(Generic[Item]):
         self.prompts = prompts_of(turn.primitive, is_answer=self.questions.is_answer)
         self._early: list[Prompt] = []
         """What was steered in before the framework was called."""
-        self._entries = entries
+        self.reading = Reading(entries)
+        self._uses = self.reading.calls_since(self.spent.start)
         self._order = self._settle()
         self._unwritten: list[Message] = []
         # The turn's own prompts are written by the core, as plain text, unless the framework has
@@ -72,9 +73,8 @@ class Work(Generic[Item]):
         self._includes_input = (
             self.continuation or self.questions.is_answer or not codec.plain_prompts
         )
-        self._uses = Counter(
-            call.id for entry in entries[self.spent.start :] for call in entry.view.calls
-        )
+        if not self._includes_input:
+            self.reading.newest += len(turn.primitive.appends)
         for call in self.pending:
             self._uses[call.id] = max(self._uses[call.id], 1)
         self.answered: dict[str, tuple[Item, ...]] = {}
@@ -104,22 +104,15 @@ class Work(Generic[Item]):
         if hidden:
             # They stand in no transcript, so that a continuation has to put them where they were.
             words = [Entry(View("user"), self.codec.plain("user", p.text)) for p in hidden]
-            self._entries[self.spent.start : self.spent.start] = words
+            self.reading.insert(self.spent.start, words)
             self.prompts = [prompt for prompt in self.prompts if prompt.written]
-        views = [entry.view for entry in self._entries]
+        views = [entry.view for entry in self.reading.entries]
         asked = Again(self.questions.calls, self.spent.start)
-        return settle(views, resume=self.continuation, again=asked)
+        return settle(views, resume=self.continuation, again=asked, reading=self.reading.order)
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
-        items: list[Item] = []
-        for place in self._order.before:
-            if isinstance(place, Call):
-                words = WAITING if self.questions.waits(place.id) else UNANSWERED
-                items += self.codec.answer(place, words)
-            else:
-                items += self._entries[place].items
-        return items
+        return [item for _, items in self.read() for item in items]
 
     @property
     def pending(self) -> tuple[Call, ...]:
@@ -128,11 +121,20 @@ class Work(Generic[Item]):
 
     def give_up_pending(self) -> None:
         """Have the pending calls answered as interrupted: their tools cannot be run any more."""
-        self._order = settle([entry.view for entry in self._entries])
+        self._order = settle([entry.view for entry in self.reading.entries], reading=self.reading.order)
 
     def behind(self) -> list[Item]:
         """What comes behind the answers of the pending calls."""
-        return [item for index in self._order.after for item in self._entries[index].items]
+        return [item for _, items in self.read(behind=True) for item in items]
+
+    def read(self, *, behind: bool = False) -> list[tuple[Entry[Item] | Call, tuple[Item, ...]]]:
+        """`history()` or `behind()`, message by message; a `Call` has a made-up answer."""
+
+        def answer(call: Call) -> tuple[Item, ...]:
+            words = WAITING if self.questions.waits(call.id) else UNANSWERED
+            return self.codec.answer(call, words)
+
+        return self.reading.read(self._order.after if behind else self._order.before, answer)
 
     # -- what is committed --------------------------------------------------------------------
 
@@ -141,23 +143,33 @@ class Work(Generic[Item]):
         said: list[Item] = []
         for prompt in prompts:
             if prompt.written:
-                self._unwritten.append(Message("user", prompt.text))
+                self._write(Message("user", prompt.text))
             role: Role = "user" if prompt.kind == "user" else "system_notice"
             said += self.codec.plain(role, prompt.text)
         return said
 
-    def add(self, role: Role, content: str, *items: Item) -> None:
-        """Have a message written by the next border; `items` are the framework's own objects."""
-        calls = self.codec.view(role, items).calls
+    def _write(self, message: Message) -> None:
+        self._unwritten.append(message)
+        self.reading.newest += 1
+
+    def add(self, role: Role, content: str, *items: Item, made: Collection[str] = ()) -> None:
+        """Have a message written by the next border; `items` are the framework's own objects.
+
+        `made`: IDs of calls that are no new ones, since a message with them is replaced by this.
+        """
+        view = self.codec.view(role, items)
+        calls = [c for c in view.calls if c.id not in made and c.id not in view.refused]
         self.questions.check_calls(call.id for call in calls)
         data = self.codec.encode(items)
-        self._unwritten.append(Message(role, content, format=self.codec.format, data=data))
-        for call in calls:
-            self._uses[call.id] += 1
-            self.spent.tool_calls += 1
-        answered = self.codec.view(role, items).answers
-        if answered is not None:
-            self.questions.settle(answered)
+        self._write(Message(role, content, format=self.codec.format, data=data))
+        self._uses.update(call.id for call in calls)
+        self.spent.tool_calls += len(calls)
+        if view.answers is not None:
+            self.questions.settle(view.answers)
+
+    def edit(self, edit: Edit) -> None:
+        """Have a change to the list of messages written by the next border. [ADP-50]"""
+        self._write(Message("system_notice", "", format=EDIT_FORMAT, data=encode_edit(edit)))
 
     async def border(self) -> list[Prompt]:
         """Commit what there is, and take what was said meanwhile. [ADP-5]"""
@@ -230,7 +242,7 @@ class Work(Generic[Item]):
 
     def answer_to(self, call_id: str) -> tuple[Item, ...] | None:
         """What the transcript has as the newest answer of a call, if it has any."""
-        answers = (e.items for e in reversed(self._entries) if e.view.answers == call_id)
+        answers = (e.items for e in reversed(self.reading.entries) if e.view.answers == call_id)
         return next(answers, None)
 
     def _snapshot(self) -> bytes:
@@ -248,12 +260,7 @@ class Work(Generic[Item]):
         """Raise `TurnLimitExceeded` if the model may not be called once more."""
         if self.stopped is not None:
             raise Stop
-        spent = self.spent
-        tokens = spent.input_tokens + spent.output_tokens
-        for name, used in (("model_calls", spent.model_calls), ("tokens", tokens)):
-            allowed = getattr(self.limits, name)
-            if allowed is not None and used >= allowed:
-                raise TurnLimitExceeded(name, used, allowed)
+        check_limits(self.spent, self.limits)
 
     def used(self, input_tokens: int, output_tokens: int) -> None:
         """The model has answered."""
