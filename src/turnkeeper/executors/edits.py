@@ -121,14 +121,16 @@ def arrange(names: Sequence[int], edits: Iterable[Edit]) -> Arrangement:
 
     for edit in edits:
         for old, new in edit.swap:
-            if old in known and new in known and old != new:
+            if {old, new} <= known and 0 not in (old, new) and old != new:
                 move(new, old)
                 hidden.add(old)
                 swaps.append((old, new))
         for name, behind in edit.place:
             if name in known and behind in known and name not in (0, behind):
                 move(name, behind)
-        hidden.update(n for first, last in edit.hide for n in names if first <= n <= last)
+        for first, last in edit.hide:
+            found = range(max(first, -len(names)), min(last, len(names)) + 1)
+            hidden.update(name for name in found if name in known and name)
     order: list[int] = []
     at: int | None = 0
     while at is not None:
