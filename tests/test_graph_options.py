@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages import content as blocks
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.config import get_stream_writer
@@ -18,7 +19,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import InjectedState, ToolNode
 from langgraph.runtime import Runtime as GraphRuntime
 
-from turnkeeper import Abandoned, ValidationFailed
+from turnkeeper import Abandoned, NonRetryable, ValidationFailed
 from turnkeeper.executors import langgraph as graphs
 from turnkeeper.executors.approvals import Decided
 from turnkeeper.executors.framework import UnrecordedToolsWarning
@@ -162,7 +163,7 @@ async def test_configured_values_and_callbacks_reach_the_nodes(tmp_path: Path) -
         told = [config["configurable"]["color"], config["metadata"]["who"]]
         return {"messages": [AIMessage(" ".join(told))]}
 
-    ask.__annotations__["config"] = graphs.RunnableConfig
+    ask.__annotations__["config"] = RunnableConfig
     graph = graph_of(ask).with_config(
         {
             "configurable": {"color": "red"},
@@ -315,7 +316,7 @@ def test_decisions_are_the_middlewares_own() -> None:
 )
 def test_a_decision_that_is_not_allowed_is_refused(question: Any, decided: Decided) -> None:
     """Before the middleware fails over it, attempt by attempt. [ADP-54]"""
-    with pytest.raises(graphs.NonRetryable):
+    with pytest.raises(NonRetryable):
         resume_value(question, decided)
 
 
