@@ -7,7 +7,7 @@ that a notice which the core writes during a run shifts no name. Notices have ne
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -131,9 +131,12 @@ def arrange(names: Sequence[int], edits: Iterable[Edit]) -> Arrangement:
         for first, last in edit.hide:
             found = range(max(first, -len(names)), min(last, len(names)) + 1)
             hidden.update(name for name in found if name in known and name)
-    order: list[int] = []
-    at: int | None = 0
+    return Arrangement(tuple(_chain(following)), frozenset(hidden), tuple(swaps))
+
+
+def _chain(following: dict[int, int]) -> Iterator[int]:
+    """All names, from the one that follows the beginning."""
+    at = following.get(0)
     while at is not None:
+        yield at
         at = following.get(at)
-        order += [] if at is None else [at]
-    return Arrangement(tuple(order), frozenset(hidden), tuple(swaps))

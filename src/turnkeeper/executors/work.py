@@ -121,7 +121,8 @@ class Work(Generic[Item]):
 
     def give_up_pending(self) -> None:
         """Have the pending calls answered as interrupted: their tools cannot be run any more."""
-        self._order = settle([entry.view for entry in self.reading.entries], reading=self.reading.order)
+        views = [entry.view for entry in self.reading.entries]
+        self._order = settle(views, reading=self.reading.order)
 
     def behind(self) -> list[Item]:
         """What comes behind the answers of the pending calls."""
