@@ -161,8 +161,7 @@ class Work(Generic[Item]):
         view = self.codec.view(role, items)
         calls = [c for c in view.calls if c.id not in made and c.id not in view.refused]
         self.questions.check_calls(call.id for call in calls)
-        data = self.codec.encode(items)
-        self._write(Message(role, content, format=self.codec.format, data=data))
+        self._write(Message(role, content, self.codec.format, self.codec.encode(items)))
         self._uses.update(call.id for call in calls)
         self.spent.tool_calls += len(calls)
         if view.answers is not None:
