@@ -466,7 +466,10 @@ async def test_a_durable_agent_makes_a_call_once(tmp_path: Path, *, read_only: b
         assert isinstance(outcome, Completed)
         assert made == [5, 5]
     else:
-        assert outcome == Abandoned(AbandonReason.OUTCOME_UNKNOWN, detail="step 'tool c1'")
+        assert outcome == Abandoned(
+            AbandonReason.OUTCOME_UNKNOWN,
+            detail="step 'tool c1': charge(cents=5); its outcome is unknown",
+        )
         assert made == [5]
 
 
