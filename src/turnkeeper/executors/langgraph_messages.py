@@ -1,6 +1,9 @@
 """How a graph's messages lie in a transcript, and its state in memory while a run lasts."""
 
+import sys
 from collections.abc import Sequence
+from enum import Enum
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -11,6 +14,7 @@ from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.transcripts import Codec
 
 try:
+    import ormsgpack
     from langchain_core.messages import (
         AIMessage,
         BaseMessage,
@@ -20,28 +24,53 @@ try:
         messages_to_dict,
     )
     from langgraph.checkpoint.serde.base import SerializerProtocol
+    from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
 
+MALFORMED = "The arguments of this call are malformed. It has not been made."
+"""What a model is told of a call that no tool could be given."""
+
+
 class GraphCodec(Codec[BaseMessage]):
-    """`Message.data` is the JSON of LangChain's own `messages_to_dict`, one message long."""
+    """`Message.data` is the JSON of LangChain's own `messages_to_dict`, one message long.
+
+    Fields whose values JSON does not keep, such as an artifact, stand in a second element, packed
+    as a checkpointer of LangGraph packs them.
+    """
 
     format = "langgraph/1"
 
     def encode(self, items: Sequence[BaseMessage]) -> bytes:
-        return msgspec.json.encode(messages_to_dict(items), enc_hook=str)
+        listed = messages_to_dict(items)
+        fields = listed[0]["data"]
+        packed = {name: value for name, value in fields.items() if _must_be_packed(value)}
+        if packed:
+            listed[0]["data"] = {n: value for n, value in fields.items() if n not in packed}
+            listed.append({"packed": _serde.dumps_typed(packed)[1]})
+        return msgspec.json.encode(listed, enc_hook=str)
 
     def decode(self, data: bytes) -> tuple[BaseMessage, ...]:
-        return tuple(messages_from_dict(msgspec.json.decode(data)))
+        listed = msgspec.json.decode(data)
+        if len(listed) > 1:
+            listed[0]["data"] |= _unpacked(msgspec.convert(listed.pop()["packed"], bytes))
+        return tuple(messages_from_dict(listed))
 
     def view(self, role: Role, items: Sequence[BaseMessage]) -> View:
         (message,) = items
         if isinstance(message, ToolMessage):
             return View("tool", answers=message.tool_call_id)
         if isinstance(message, AIMessage):
-            calls = tuple(Call(call["id"] or "", call["name"]) for call in message.tool_calls)
-            return View("assistant", empty=not (message.content or calls), calls=calls)
+            calls = [Call(call["id"] or "", call["name"]) for call in message.tool_calls]
+            broken = [c for c in message.invalid_tool_calls if c["id"]]
+            calls += [Call(c["id"] or "", c["name"] or "", MALFORMED) for c in broken]
+            return View(
+                "assistant",
+                empty=not (message.content or calls),
+                calls=tuple(calls),
+                refused=tuple(c["id"] or "" for c in broken),
+            )
         return View("notice" if role == "system_notice" else "user", empty=not message.content)
 
     def plain(self, role: Role, content: str) -> tuple[BaseMessage, ...]:
@@ -50,7 +79,51 @@ class GraphCodec(Codec[BaseMessage]):
         return (HumanMessage(content),)
 
     def answer(self, call: Call, content: str) -> tuple[BaseMessage, ...]:
-        return (ToolMessage(content, tool_call_id=call.id, name=call.name, status="error"),)
+        words = call.raw or content
+        return (ToolMessage(words, tool_call_id=call.id, name=call.name, status="error"),)
+
+
+_serde = JsonPlusSerializer(allowed_msgpack_modules=None)
+"""Gives back plain data types, and no class that stored bytes name."""
+
+
+def _must_be_packed(value: Any) -> bool:
+    if _is_json(value):
+        return False
+    try:
+        _serde.dumps_typed(value)
+    except (TypeError, ValueError):
+        return False  # no checkpointer keeps it either: its text is kept
+    return True
+
+
+def _is_json(value: Any) -> bool:
+    kind = type(value)
+    if kind is str or kind is bool or kind is int or value is None:
+        return True
+    if kind is float:
+        return isfinite(value)
+    if kind is list or kind is tuple:  # a checkpointer gives back a list, too
+        return all(map(_is_json, value))
+    return kind is dict and all(type(n) is str and _is_json(v) for n, v in value.items())
+
+
+def _unpacked(data: bytes) -> dict[str, Any]:
+    """Packed fields. Of classes, those of plain data, and enums that this process has loaded."""
+    named: set[tuple[str, str]] = set()
+
+    def look(_: int, inner: bytes) -> None:
+        found = ormsgpack.unpackb(inner, ext_hook=look, option=ormsgpack.OPT_NON_STR_KEYS)
+        if isinstance(found, list | tuple) and [type(f) for f in found[:2]] == [str, str]:
+            named.add((found[0], found[1]))
+
+    ormsgpack.unpackb(data, ext_hook=look, option=ormsgpack.OPT_NON_STR_KEYS)
+    classes = [getattr(sys.modules.get(module), name, None) for module, name in named]
+    enums = [c for c in classes if isinstance(c, type) and issubclass(c, Enum)]
+    fields = _serde.with_msgpack_allowlist(enums).loads_typed(("msgpack", data))
+    if not isinstance(fields, dict):
+        raise ValueError("packed fields are no mapping")  # noqa: TRY004 - bad bytes, as `decode`
+    return fields
 
 
 class AsIs(SerializerProtocol):

@@ -215,7 +215,7 @@ class ChatAgent(FrameworkExecutor[Json]):
         return content if isinstance(content, str) else msgspec.json.encode(content).decode()
 
     def _structured(self, reply: Reply) -> Any:
-        """The answer as JSON, where JSON was asked for. [ADP-63]"""
+        """The answer as JSON, where JSON was asked for. [ADP-33]"""
         wanted = self._request.get("response_format") or {}
         if wanted.get("type") not in ("json_object", "json_schema"):
             return None
@@ -265,11 +265,11 @@ def chat_agent(  # noqa: PLR0913 - settings, each with a default
     becomes `structured_output`. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`,
     more than 0 and at most a year, is how long there is time to approve a call. `options` are
     further fields of the request, such as `temperature`. `withhold`: names of fields of the model's
-    messages that are not sent back, for a server that refuses what another one gave. [ADP-60] The
+    messages that are not sent back, for a server that refuses what another one gave. [ADP-30] The
     key is read from the environment variable `key_variable`; where that is not set, none is sent.
     `timeout_seconds`, more than 0, bounds the wait for each piece.
 
-    Raises `ValidationFailed` for a setting that could not be obeyed, by its name. [ADP-64]
+    Raises `ValidationFailed` for a setting that could not be obeyed, by its name. [ADP-34]
     """
     if not isinstance(model, str) or not model.strip():
         raise ValidationFailed(f"model is the name of a model, not {model!r}")

@@ -59,7 +59,7 @@ class ChatTool:
     `A-Z a-z 0-9 _ -`; None takes the function's, or the class's name of an object.
 
     Raises `ValidationFailed` for a parameter without a type that has a JSON schema, an annotation
-    that cannot be resolved, or a name that the protocol does not allow. [ADP-62]
+    that cannot be resolved, or a name that the protocol does not allow. [ADP-32]
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ChatTool:
         return made
 
     def read(self, arguments: str) -> Json:
-        """Return the arguments by name, in the types that the function declares. [ADP-62]
+        """Return the arguments by name, in the types that the function declares. [ADP-32]
 
         `arguments`: a JSON object, or an array of the positional ones; nothing is `{}`. Raises
         `ValueError`, with a text for the model, if the model got them wrong.
