@@ -302,9 +302,9 @@ _NAMES = {
     "environment": "Environment",
     "errors": (
         "CommitFailed DuplicateKey EventsPruned Fenced InvalidTransition NonRetryable "
-        "NotCompleted NotPermitted NotReady OutcomeUnknown Overloaded RequestExpired ResultNotKept RunEnded "
-        "RuntimeClosed SchemaMismatch ServiceError SessionNotFound Stale StepMismatch StoreError "
-        "TurnkeeperError TurnLimitExceeded ValidationFailed WouldDeadlock"
+        "NotCompleted NotPermitted NotReady OutcomeUnknown Overloaded RequestExpired "
+        "ResultNotKept RunEnded RuntimeClosed SchemaMismatch ServiceError SessionNotFound Stale "
+        "StepMismatch StoreError TurnkeeperError TurnLimitExceeded ValidationFailed WouldDeadlock"
     ),
     "executor": "Capabilities Executor TurnExecutor agent",
     "runtime": "Runtime",

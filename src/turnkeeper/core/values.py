@@ -100,11 +100,10 @@ def _is_plain(value: Any, depth: int) -> bool:
     kind = type(value)
     if kind in _SCALARS:
         return True
-    if depth >= DEPTH_MAX or not (
-        kind is list or (kind is dict and set(map(type, value)) <= _TEXT)
-    ):
+    is_dict = kind is dict and set(map(type, value)) <= _TEXT
+    if depth >= DEPTH_MAX or not (is_dict or kind is list):
         return False
-    for item in value if kind is list else value.values():
+    for item in value.values() if is_dict else value:
         if type(item) not in _SCALARS and not _is_plain(item, depth + 1):
             return False
     return True
@@ -185,7 +184,7 @@ class _Form:
             return self._dict({a.name: getattr(value, a.name) for a in attributes})
         return self._as_text(value)
 
-    def _named(self, code: int, kind: type, fields: Any, *more: Any) -> Any:
+    def _named(self, code: int, kind: Any, fields: Any, *more: Any) -> Any:
         return _ext(code, [kind.__module__, kind.__qualname__, self.of(fields), *more])
 
     def _dict(self, value: Any) -> Any:

@@ -23,7 +23,13 @@ from turnkeeper.core.runs import ApplyOutput, Role
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.approvals import Decided, Question
 from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, tool_message
+from turnkeeper.executors.langgraph_messages import (
+    AsIs,
+    GraphCodec,
+    as_json,
+    messages_in,
+    recalled,
+)
 from turnkeeper.executors.langgraph_tools import Denied, durable_tool, resume_value
 from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.work import Stop, Work, current_work
@@ -248,7 +254,9 @@ class _GraphRun:
         for call_id in [*calls]:
             if call_id in made:
                 calls.pop(call_id)
-                self._write(tool_message(made[call_id]))
+                for message in messages_in(recalled(made[call_id])):
+                    if isinstance(message, ToolMessage) and message.tool_call_id == call_id:
+                        self._write(message)
         for message in self.meter.finished:
             calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
         place = msgspec.to_builtins(_Place(self.node, self.used))
