@@ -269,12 +269,15 @@ def _read(code: int, data: memoryview) -> Any:
     make = _MAKERS.get(code)
     if make is None:
         return Ext(code, bytes(data))
-    form = _decode(data)
+    try:
+        form = _decode(data)
+    except msgspec.DecodeError:  # another program's extension
+        return Ext(code, bytes(data))
     try:
         return make(form)
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # noqa: BLE001 - another program's extension, or a class that has changed
+    except Exception:  # noqa: BLE001 - as above
         return form
 
 
