@@ -212,7 +212,7 @@ def test_a_class_that_is_gone_leaves_its_fields(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is imported, and nothing is called that is no class of these kinds."""
-    data = pack({"a": value, "b": {value} if value.__hash__ else ()})
+    data = pack({"a": value})
     name = type(value).__name__
     for now in (None, dict, len, type("Other", (), {})):
         monkeypatch.setattr(sys.modules[__name__], name, now)
