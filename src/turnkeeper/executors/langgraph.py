@@ -29,7 +29,7 @@ from turnkeeper.executors.framework import (
     warn_of_unrecorded_tools,
 )
 from turnkeeper.executors.langgraph_callbacks import Joining, Meter
-from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, tool_message
+from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, messages_in, recalled
 from turnkeeper.executors.langgraph_options import (
     check_context,
     check_graph,
@@ -228,7 +228,9 @@ class _GraphRun:
         for call_id in [*calls]:
             if call_id in made:
                 calls.pop(call_id)
-                self.conversation.write(tool_message(made[call_id]))
+                for message in messages_in(recalled(made[call_id])):
+                    if isinstance(message, ToolMessage) and message.tool_call_id == call_id:
+                        self.conversation.write(message)
         for message in self.meter.finished:
             calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
         place = msgspec.to_builtins(_Place(self.node, self.used))

@@ -1,12 +1,14 @@
 """How a graph's messages lie in a transcript, and its state in memory while a run lasts."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from math import isfinite
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from turnkeeper.core.runs import Role
 from turnkeeper.executors.framework import missing_extra
@@ -25,6 +27,7 @@ try:
     )
     from langgraph.checkpoint.serde.base import SerializerProtocol
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+    from langgraph.types import Command, Send
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
@@ -150,17 +153,58 @@ def as_json(value: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str, order="sorted").decode()
 
 
-def recorded(messages: Sequence[BaseMessage]) -> Any:
-    """What a durable tool's step records of its message."""
-    return msgspec.to_builtins(messages_to_dict(messages), enc_hook=str)
+class _Sent(Struct):
+    """A `Send`, which has no form in a record itself."""
+
+    node: str
+    arg: Any
+    timeout: Any
 
 
-def tool_message(answer: Any) -> BaseMessage:
-    """A durable tool's message, of what its step has recorded."""
-    return messages_from_dict(answer)[0]
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, (list, tuple)) and not isinstance(value, str):
+        return [_each(item, change) for item in value]
+    if isinstance(value, Command):
+        return replace(value, goto=_each(value.goto, change))
+    return change(value)
+
+
+def _to_record(value: Any) -> Any:
+    if isinstance(value, Send):
+        return _Sent(value.node, value.arg, getattr(value, "timeout", None))
+    return value
+
+
+def _of_record(value: Any) -> Any:
+    if not isinstance(value, _Sent):
+        return value
+    more = {} if value.timeout is None else {"timeout": value.timeout}
+    return Send(value.node, value.arg, **more)
+
+
+def recorded(answer: Any) -> Any:
+    """Return what a durable tool's step records: its message, its `Command`, or a list of those."""
+    return _each(answer, _to_record)
+
+
+def recalled(answer: Any) -> Any:
+    """Return what a durable tool has answered with, of what its step has recorded."""
+    if isinstance(answer, list) and answer and isinstance(answer[0], dict):
+        return messages_from_dict(answer)[0]  # an older record, without types
+    return _each(answer, _of_record)
+
+
+def messages_in(answer: Any) -> list[BaseMessage]:
+    """Return the messages in what a tool has answered with."""
+    if isinstance(answer, BaseMessage):
+        return [answer]
+    if isinstance(answer, Command):
+        update = answer.update if isinstance(answer.update, dict) else {}
+        return [message for value in update.values() for message in messages_in(value)]
+    return [m for one in answer for m in messages_in(one)] if isinstance(answer, list) else []
 
 
 def told(answer: Any, call_id: str, name: str) -> Any:
-    """What a step would have recorded of a tool that gives this answer."""
-    content = answer if isinstance(answer, str) else msgspec.json.encode(answer).decode()
-    return recorded([ToolMessage(content, tool_call_id=call_id, name=name)])
+    """Return what a step would have recorded of a tool that gives this answer."""
+    content = answer if isinstance(answer, str) else as_json(answer)
+    return ToolMessage(content, tool_call_id=call_id, name=name)

@@ -11,7 +11,7 @@ import msgspec
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.approvals import NO_ARGUMENTS, about_call
 from turnkeeper.executors.framework import missing_extra
-from turnkeeper.executors.langgraph_messages import as_json, recorded, told, tool_message
+from turnkeeper.executors.langgraph_messages import as_json, recalled, recorded, told
 from turnkeeper.executors.langgraph_questions import Denied
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import current_work
@@ -85,7 +85,7 @@ class DurableTool(BaseTool):
                     f"durable tool {self.name!r} calls interrupt() itself: nobody could tell what "
                     "it had done by then; durable_tool(..., needs_approval=True) asks before it"
                 ) from asked
-            return recorded([answer])
+            return recorded(answer)
 
         arguments = msgspec.to_builtins(self._given(input["args"]))
         answer = await work.step(
@@ -96,7 +96,7 @@ class DurableTool(BaseTool):
             self.rule,
             lambda answer: told(answer, call_id, self.name),
         )
-        return tool_message(answer)
+        return recalled(answer)
 
     def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments that the model gave, without what the framework adds of its own."""
@@ -136,7 +136,7 @@ def durable_tool(
 
     Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
     by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`. The tool answers with content, not with a `Command`.
+    the turn is parked as `outcome_unknown`.
 
     `needs_approval`: it calls `interrupt()` before each call of the tool, and a person decides.
     [ADP-12]

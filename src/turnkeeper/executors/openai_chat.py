@@ -32,7 +32,7 @@ from turnkeeper.executors.framework import (
 )
 from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused, Reply, sendable
 from turnkeeper.executors.openai_chat_server import ChatLost, ChatServer
-from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, schema_of
+from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, in_words, schema_of
 from turnkeeper.executors.safety import Call, View, joined_users
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
@@ -210,9 +210,9 @@ class ChatAgent(FrameworkExecutor[Json]):
         except Exception as error:  # noqa: BLE001 - a type's own check may raise anything
             return f"The arguments of {name} are wrong: {error}"
         if tool.rule is None:
-            return await tool.call(given)
-        content = await work.step(call_id, name, plain, lambda: tool.call(given), tool.rule)
-        return content if isinstance(content, str) else msgspec.json.encode(content).decode()
+            return in_words(await tool.call(given))
+        value = await work.step(call_id, name, plain, lambda: tool.call(given), tool.rule)
+        return in_words(value)
 
     def _structured(self, reply: Reply) -> Any:
         """The answer as JSON, where JSON was asked for. [ADP-33]"""
