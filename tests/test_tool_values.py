@@ -173,7 +173,7 @@ async def test_a_durable_tool_tells_what_the_undecorated_one_tells(
     ],
 )
 def test_what_a_chat_agent_tells(value: Any, told: str) -> None:
-    """[ADP-62] Text as it is, and all else as JSON."""
+    """[ADP-32] Text as it is, and all else as JSON."""
     assert in_words(value) == told
     assert in_words(values.unpack(values.pack(value))) == told
 

@@ -225,7 +225,7 @@ class ChatTool:
 def in_words(value: Any) -> str:
     """Return what the model is told of a tool's value: a text as it is, all else as JSON.
 
-    It raises nothing: what has no form in JSON is text. [ADP-62]
+    It raises nothing: what has no form in JSON is text. [ADP-32]
     """
     if isinstance(value, str):
         return values.whole_text(str.__str__(value))
