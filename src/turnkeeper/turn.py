@@ -212,8 +212,8 @@ class Turn:
         `shown_as`: the call as that person reads it, cut to 300 characters; None is the function's
         name and its arguments. [DEAD-6]
 
-        Raises `ResultNotKept` for a result of more than 16 MB, `StepMismatch` if the key was recorded with other arguments, `ValidationFailed` for
-        another `key` or `shown_as` than that, `RunEnded` after the run was given up,
+        Raises `ResultNotKept` for a result of more than 16 MB [STEP-8], `StepMismatch` if the key
+        was recorded with other arguments, `ValidationFailed` for another `key` or `shown_as` than that, `RunEnded` after the run was given up,
         `CommitFailed` if the store does not take it.
         """
         return await self._host.once(
