@@ -213,8 +213,8 @@ class Turn:
         name and its arguments. [DEAD-6]
 
         Raises `ResultNotKept` for a result of more than 16 MB [STEP-8], `StepMismatch` if the key
-        was recorded with other arguments, `ValidationFailed` for another `key` or `shown_as` than that, `RunEnded` after the run was given up,
-        `CommitFailed` if the store does not take it.
+        was recorded with other arguments, `ValidationFailed` for another `key` or `shown_as` than
+        that, `RunEnded` after the run was given up, `CommitFailed` if the store does not take it.
         """
         return await self._host.once(
             key, fn, args, idempotent=idempotent, reconcile=reconcile, shown_as=shown_as
