@@ -197,8 +197,11 @@ def _words(fn: Callable[..., Any], args: tuple[Any, ...], shown_as: str | None) 
 
 
 def encode_result(value: Any) -> bytes:
-    """A step's result as an operator tells it. Raises `ValidationFailed` if it is too long."""
-    result = values.pack(value)
+    """A step's result as an operator tells it. Raises `ValidationFailed` if it cannot be stored."""
+    try:
+        result = values.pack_exact(value)
+    except TypeError as error:
+        raise ValidationFailed(f"a step's result cannot be recorded: {error}") from None
     if len(result) > config.SNAPSHOT_MAX_BYTES:
         raise ValidationFailed(
             f"a step's result is {len(result)} bytes; the limit is {config.SNAPSHOT_MAX_BYTES}"
