@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from bridges import ChatServer, graph_executor, pydantic_executor, sdk_executor
 
+from turnkeeper import Abandoned, AbandonReason
 from turnkeeper.config import TurnLimits
-from turnkeeper.testing.agents import AgentConformance, Bed, Brain, Conversations, Tools
+from turnkeeper.testing.agents import AgentConformance, Bed, Brain, Conversations, Reply, Tools
 from turnkeeper.testing.agents.bed import made
 
 
@@ -46,9 +47,24 @@ class TestLangGraph(Shipped):
     ) -> Any:
         return graph_executor(brain, tools, limits, rewrite)
 
+    async def test_one_id_for_calls_side_by_side(self, bed: Bed) -> None:
+        """A graph's node has the response before the adapter: nothing is called. [ADP-12]"""
+        charge = ("call_0", "charge", '{"cents": 1}')
+        bed.brain.mind = lambda _: Reply(calls=(charge, charge))
+        await bed.live()
+        outcome = await bed.say("pay")
+        assert isinstance(outcome, Abandoned)
+        assert outcome.reason is AbandonReason.NON_RETRYABLE
+        assert "call_0" in (outcome.detail or "")
+        assert bed.tools.charges == []
+
 
 class TestOpenAIChat(AgentConformance):
-    """`chat_agent` has no framework: nothing rewrites its list, and that chapter skips."""
+    def make_rewriting(
+        self, brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any
+    ) -> Any:
+        del brain, tools, limits, rewrite
+        pytest.skip("chat_agent has no option that rewrites its list of messages")
 
     @pytest.fixture
     async def bed(self, tmp_path: Path) -> AsyncIterator[Bed]:

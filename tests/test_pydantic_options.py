@@ -56,7 +56,7 @@ OF_ITER = {
 
 
 def test_each_parameter_of_a_run_is_accounted_for() -> None:
-    """A new one fails this test; one that is passed on is an option of durable_agent. [ADP-32]"""
+    """A new one fails this test; one that is passed on is an option of durable_agent. [ADP-17]"""
     parameters = inspect.signature(Agent.iter).parameters.keys()
     assert parameters - {"self"} == set(OF_ITER)
     # A handler of events is a capability of the agent: `ProcessEventStream`.
@@ -80,7 +80,7 @@ def pay(cents: int) -> str:
 
 
 async def test_what_is_passed_on(tmp_path: Path) -> None:
-    """Settings, metadata and toolsets reach the run; a limit abandons its turn. [ADP-32]"""
+    """Settings, metadata and toolsets reach the run; a limit abandons its turn. [ADP-17]"""
     seen: list[Any] = []
 
     def look(ctx: RunContext[str]) -> str:
@@ -114,7 +114,7 @@ async def test_what_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_what_is_no_agent_is_refused() -> None:
-    """By its type, when it is built. [ADP-32]"""
+    """By its type, when it is built. [ADP-17]"""
     wrong: Any = Script("x").model()
     with pytest.raises(ValidationFailed, match="FunctionModel"):
         durable_agent(wrong)
@@ -127,7 +127,7 @@ class Progress(CustomEvent):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_handler_of_events_sees_each_once(tmp_path: Path, *, stream: bool) -> None:
-    """The agent's own, beside the followers of the session. [ADP-32]"""
+    """The agent's own, beside the followers of the session. [ADP-17]"""
     seen: list[str] = []
 
     async def handle(_: RunContext[Any], events: AsyncIterable[Any]) -> None:
@@ -147,7 +147,7 @@ async def test_a_handler_of_events_sees_each_once(tmp_path: Path, *, stream: boo
 
 
 async def test_custom_events_are_deltas(tmp_path: Path) -> None:
-    """What a tool emits reaches a follower. [ADP-32]"""
+    """What a tool emits reaches a follower. [ADP-17]"""
 
     async def work(ctx: RunContext[Any]) -> str:
         """Work."""
@@ -286,7 +286,7 @@ NAMES = {"ToolSearchCallPart": "search_tools", "LoadCapabilityCallPart": "load_c
 
 
 def test_made_up_answers_have_the_kind_of_their_call() -> None:
-    """Of each kind of call that the framework has; one that it adds is found here. [ADP-33]"""
+    """Of each kind of call that the framework has; one that it adds is found here. [ADP-18]"""
     codec = PydanticCodec()
     answered = 0
     for kind in CALLS:

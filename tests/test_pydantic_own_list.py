@@ -91,7 +91,7 @@ TOOLS = [
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("call_id", ["call_0", ""])
 async def test_one_id_for_all_calls(tmp_path: Path, tool: Any, call_id: str) -> None:
-    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-31]"""
+    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-16]"""
     script = Script(
         [("stock", '{"sku": "pen"}', call_id), ("stock", '{"sku": "pencil"}', call_id)],
         [("stock", '{"sku": "pen"}', call_id)],
@@ -239,7 +239,7 @@ def turn_of(chance: random.Random) -> list[Step]:
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> None:
-    """Random processors, random turns: each message once, in order. [ADP-3] [ADP-30]"""
+    """Random processors, random turns: each message once, in order. [ADP-3] [ADP-15]"""
     chance = random.Random(seed)
     turns = [turn_of(chance) for _ in range(3)]
     script = Script(*(step for steps in turns for step in steps))
@@ -277,7 +277,7 @@ async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> No
 
 
 async def test_what_other_code_enqueues_is_written_once(tmp_path: Path) -> None:
-    """From a tool, and from a hook before a request, while a processor trims. [ADP-30]"""
+    """From a tool, and from a hook before a request, while a processor trims. [ADP-15]"""
     script = Script([("note", "{}", "a")], [("note", "{}", "b")], "done", "again")
 
     class Reminder(AbstractCapability[Any]):
@@ -310,7 +310,7 @@ class Answer(BaseModel):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_structured_answers_text_is_its_json(tmp_path: Path, *, stream: bool) -> None:
-    """Also where other calls were skipped for it, behind a trimming processor. [ADP-1] [ADP-30]"""
+    """Also where other calls were skipped for it, behind a trimming processor. [ADP-1] [ADP-15]"""
     script = Script(
         [("stock", '{"sku": "pen"}', "a")],
         [("final_result", '{"n": "x"}', "b")],
@@ -350,7 +350,7 @@ class Told(AbstractCapability[Any]):
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("tool", TOOLS)
 async def test_a_step_that_a_hook_changes(tmp_path: Path, tool: Any, *, stream: bool) -> None:
-    """The framework takes the changed step, and the transcript has that one. [ADP-30]"""
+    """The framework takes the changed step, and the transcript has that one. [ADP-15]"""
     script = Script([("stock", '{"sku": "pen"}', "a")], "done")
     agent = Agent(script.model(), tools=[tool()], capabilities=[Told()])
     async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
@@ -371,7 +371,7 @@ async def test_a_step_that_a_hook_changes(tmp_path: Path, tool: Any, *, stream: 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_response_that_a_hook_refuses(tmp_path: Path, *, stream: bool) -> None:
-    """It was made, and so was the request to try again: the transcript has both. [ADP-30]"""
+    """It was made, and so was the request to try again: the transcript has both. [ADP-15]"""
     script = Script("no", "yes")
 
     class Refuse(AbstractCapability[Any]):

@@ -9,7 +9,6 @@ Decides how a run of the framework is driven and how its messages lie in the tra
 commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
-import json
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -83,7 +82,7 @@ try:
     from pydantic_ai.tools import ToolDefinition
     from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import UsageLimits
-    from pydantic_core import to_jsonable_python
+    from pydantic_core import to_json, to_jsonable_python
     from pydantic_graph import End
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
@@ -270,8 +269,8 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
             return work.result(output)
         structured = json_form(output, to_jsonable_python)
         # What has no form in JSON is refused by name, where the result is written.
-        text = json.dumps(structured, ensure_ascii=False, separators=(",", ":"), default=str)
-        return work.result(text, structured)
+        text = to_json(mended(structured), inf_nan_mode="null", fallback=str)
+        return work.result(text.decode(), structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         record = hooks.record
@@ -323,7 +322,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
     to approve a call. `stream=False` is for a model that cannot stream. `model_settings`,
     `usage_limits`, `metadata` and `toolsets` are the framework's own, as `Agent.run` takes them,
-    for each run; a usage limit that is reached abandons the turn. [ADP-31]
+    for each run; a usage limit that is reached abandons the turn. [ADP-16]
 
     `tools="durable"` makes every tool that this process runs a durable step, also those of
     toolsets. `idempotent` names tools that only read: they are steps that a crash repeats.

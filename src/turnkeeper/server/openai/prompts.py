@@ -127,7 +127,7 @@ def _words(content: Any) -> str:
 def told_of(
     messages: list[dict[str, str]], instructions: str | None, *, named: bool
 ) -> dict[str, Any]:
-    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-71]
+    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-28]
 
     `named`: the request names a session, which has the conversation already.
     """
@@ -186,7 +186,7 @@ async def admitted(
     *,
     previous: InputId | None = None,
 ) -> Completion:
-    """Admit the input of a request, once however often its client sends it. [SRV-72]
+    """Admit the input of a request, once however often its client sends it. [SRV-29]
 
     `told`: as `prompt` takes it. `previous`: the input that it follows in its session. Raises
     `Refused` where that session went on since.

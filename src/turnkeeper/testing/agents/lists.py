@@ -1,14 +1,14 @@
 """Chapter on the framework's own list of messages, and how an agent's user has it rewritten."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from turnkeeper.config import TurnLimits
-from turnkeeper.testing.agents.bed import Tools, made
+from turnkeeper.testing.agents.bed import Bed, Tools, made
 from turnkeeper.testing.agents.brain import Brain, Reply
 from turnkeeper.testing.agents.chapter import Chapter
 
@@ -32,6 +32,11 @@ def _without_the_first(messages: list[Any]) -> list[Any]:
     return messages[1:] or messages
 
 
+def _cut_in_place(messages: list[Any]) -> list[Any]:
+    del messages[:-1]
+    return messages
+
+
 def _repeated(messages: list[Any]) -> list[Any]:
     return [*copy.deepcopy(messages), messages[-1]]
 
@@ -51,7 +56,7 @@ class Lists(Chapter):
         pytest.skip("this framework has no means to rewrite its list of messages")
 
     @pytest.mark.parametrize(
-        "rewrite", [_newest, _newest_two, _copies, _without_the_first, _repeated]
+        "rewrite", [_newest, _newest_two, _copies, _without_the_first, _cut_in_place, _repeated]
     )
     async def test_a_rewritten_list_changes_no_transcript(
         self, tmp_path: Path, rewrite: Rewrite
@@ -90,6 +95,39 @@ class Lists(Chapter):
             await bed.ask("say three")
             read = [(said.role, said.text) for said in bed.brain.requests[-1]]
         assert read == [*want, ("user", "say three")]
+
+    async def test_one_id_for_calls_in_a_row(self, bed: Bed) -> None:
+        """In one turn and over turns, each call keeps its own answer. [ADP-7]"""
+        await self._one_id(bed, [_charge(1)], [_charge(2)])
+
+    async def test_one_id_for_calls_side_by_side(self, bed: Bed) -> None:
+        """In one response, too; a framework may demand that it is refused. [ADP-7] [ADP-12]
+
+        Override it for an adapter that refuses such a response, with what it does.
+        """
+        await self._one_id(bed, [_charge(1), _charge(2)])
+
+    async def _one_id(self, bed: Bed, *first: Sequence[tuple[str, str, str]]) -> None:
+        replies = [
+            *(Reply(calls=tuple(calls)) for calls in first),
+            Reply("one"),
+            Reply(calls=(_charge(3),)),
+            Reply("two"),
+            Reply("three"),
+        ]
+        bed.brain.mind = lambda _: replies.pop(0)
+        await bed.live()
+        for words in ("first", "second", "third"):
+            await bed.ask(words)
+            await bed.restart()
+        paid = ["paid 1", "paid 2", "paid 3"]
+        assert sorted(bed.tools.charges) == [1, 2, 3]
+        assert [content for role, content in await bed.told() if role == "tool"] == paid
+        assert [said.text for said in bed.brain.requests[-1] if said.role == "tool"] == paid
+
+
+def _charge(cents: int) -> tuple[str, str, str]:
+    return ("call_0", "charge", f'{{"cents": {cents}}}')
 
 
 def _of(turn: str, calls: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
