@@ -118,7 +118,7 @@ class Work(Generic[Item]):
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
         brought = self.turn.conversation
-        items = [i for m in brought for i in self.codec.plain(m.role, m.content)]
+        items = [item for m in brought for item in self.codec.entry(m).items]
         for place in self._order.before:
             if isinstance(place, Call):
                 words = WAITING if self.questions.waits(place.id) else UNANSWERED
