@@ -139,6 +139,7 @@ def test_each_error_has_its_code(error: Exception, code: Exit | None) -> None:
         (("transcript", "a", "--after", str(2**63)), "after is a whole number of 64 bits"),
         (("work", "orders:nobody"), "no 'nobody'"),
         (("work", "orders:__doc__"), "is no agent"),
+        (("work", "json:dumps"), "function of Python's own library"),
         (("sessions", "--store", ""), "--store"),
         (("sessions", "--store", "oracle://x"), "oracle"),
     ],

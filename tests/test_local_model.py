@@ -340,7 +340,7 @@ async def test_the_agent_knows_the_last_messages() -> None:
     assert [(m["role"], m["content"]) for m in model.asked[0]] == [
         ("system", "Be kind."),
         ("assistant", "two"),
-        ("system", "three"),
+        ("user", "System notice: three"),
         ("user", "four"),
         ("user", "five"),
     ]

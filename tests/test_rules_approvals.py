@@ -812,7 +812,7 @@ async def test_a_full_queue_has_no_room_for_an_approval(
         (ApprovalQuestion("x" * TEXT_MAX_BYTES), True),
         (ApprovalQuestion("x" * (TEXT_MAX_BYTES + 1)), False),
         (ApprovalQuestion(""), False),
-        (ApprovalQuestion("half a pair \ud800"), False),
+        (ApprovalQuestion("half a pair \ud800"), True),
         (ApprovalQuestion(7), False),  # type: ignore[arg-type]
         (ApprovalQuestion("?", "x" * (PAYLOAD_MAX_BYTES - 2)), True),
         (ApprovalQuestion("?", "x" * (PAYLOAD_MAX_BYTES - 1)), False),

@@ -18,7 +18,7 @@ FUNCTION_LINES = 70
 
 LONGER_FILES: dict[str, int] = {
     "worker/actor.py": 692,
-    "worker/dispatcher.py": 675,
+    "worker/dispatcher.py": 656,
 }
 """Files over the habit, each with the most lines that it may have. A ratchet: figures only fall."""
 
@@ -30,7 +30,7 @@ TASK_MAKERS = {
 """Files that may make a task, and why."""
 
 INNER = {"core", "errors", "config", "environment"}
-CONTRACTS = {"store", "executor", "turn"}
+CONTRACTS = {"store", "executor", "turn", "exits"}
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
@@ -41,9 +41,10 @@ LAYERS: dict[str, set[str]] = {
     # Ring 2: the contracts and what implements them.
     "store": INNER,
     "turn": INNER,
+    "exits": {"errors"},
     "executor": INNER | {"turn"},
     "stores": INNER | {"store", "stores"},
-    "executors": INNER | {"executor", "turn", "executors", "event_stream"},
+    "executors": INNER | {"executor", "turn", "exits", "executors", "event_stream"},
     # Ring 3: the asyncio shell, which knows the contracts and no implementation.
     "worker": INNER | CONTRACTS | {"logs", "worker"},
     # On top.

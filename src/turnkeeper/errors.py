@@ -15,6 +15,7 @@
     ├── StepMismatch            a durable step's key came back with other arguments
     ├── NonRetryable            raised by an agent: do not try this turn again
     │   └── TurnLimitExceeded   a turn has used up what its `TurnLimits` allow
+    ├── AgentExit               an agent's code raised SystemExit; its attempt fails
     ├── ServiceError            a server cannot be reached, or has a problem; `.code` says which
     └── StoreError              the store's side
         ├── CommitFailed        a commit was not made, or nobody knows whether it was
@@ -159,6 +160,21 @@ class TurnLimitExceeded(NonRetryable):
         self.limit = limit
         self.used = used
         self.allowed = allowed
+
+
+class AgentExit(TurnkeeperError):
+    """An agent's code raised `SystemExit` or its kin. Its attempt fails; the process goes on.
+
+    `raised` is the exception that it stands for.
+    """
+
+    def __init__(self, raised: BaseException) -> None:
+        said = f" ({raised})" if str(raised) else ""
+        super().__init__(
+            f"the agent's code raised {type(raised).__name__}{said}, which ends this attempt and "
+            "not the process; raise an Exception instead"
+        )
+        self.raised = raised
 
 
 class ServiceError(TurnkeeperError):

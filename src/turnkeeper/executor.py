@@ -5,8 +5,9 @@ is full: it gets a `Turn`, through which it streams, commits checkpoints and run
 """
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from msgspec import Struct
 
@@ -170,27 +171,84 @@ def as_turn_executor(executor: object) -> TurnExecutor:
         return executor
     if isinstance(executor, Executor):
         return PlainExecutor(executor)
-    raise ValidationFailed(
-        f"{executor!r:.100} is no executor: it has neither run(turn) with capabilities and "
-        "control, nor apply(run_id, primitive) with control; for a function, use @agent"
+    reason = _framework_refusal(executor) or (
+        "it has neither run(turn) with capabilities and control, nor apply(run_id, primitive) "
+        "with control; for a function, use @agent"
     )
+    raise ValidationFailed(f"{executor!r:.100} is no executor: {reason}")
 
 
 ExecutorFactory = Callable[[SessionId], object]
 
 
 def as_factory(agent: object) -> ExecutorFactory:
-    """What `Runtime(agent=...)` takes: an executor for all, or a factory of them. [API-3]"""
+    """What `Runtime(agent=...)` takes: an executor for all, or a factory of them. [API-3]
+
+    Raises `ValidationFailed` for anything else, with what to write. [API-60]
+    """
     if isinstance(agent, SharedExecutor):
         return lambda _session_id: agent
+    refusal = agent_refusal(agent)
+    if refusal is not None:
+        raise ValidationFailed(f"agent={agent!r:.100} is no agent: {refusal}")
+    return agent  # type: ignore[return-value]  # it can be called with a session's id
+
+
+_FRAMEWORKS = {
+    "pydantic_ai": "pydantic_ai",
+    "agents.agent": "openai_agents",
+    "agents.sandbox": "openai_agents",
+    "langgraph": "langgraph",
+}
+"""Of each module with a framework's agents, the adapter that makes them durable."""
+
+
+def agent_refusal(agent: object) -> str | None:
+    """Why this is neither an agent nor a factory of agents, or None. [API-60]"""
+    bare = _framework_refusal(agent)
+    if bare is not None:
+        return bare
     if inspect.iscoroutinefunction(agent) or inspect.isasyncgenfunction(agent):
-        name = getattr(agent, "__name__", "the function")
-        raise ValidationFailed(f"agent={name}: put @agent above an async function to make it one")
-    if isinstance(agent, type) or (
-        callable(agent) and not isinstance(agent, TurnExecutor | Executor)
-    ):
-        return agent
-    raise ValidationFailed(
-        f"agent={agent!r:.100} is neither an @agent nor a factory (session_id) -> executor; "
-        "an executor that serves one session is attached with ensure_session_with_executor"
-    )
+        return "put @agent (from turnkeeper import agent) above an async function to make it one"
+    if isinstance(agent, type):
+        runs = hasattr(agent, "control") and (hasattr(agent, "run") or hasattr(agent, "apply"))
+        return None if runs else "this class has no run or apply, and no control"
+    if isinstance(agent, TurnExecutor | Executor):
+        return (
+            "it serves one session: give a function (session_id) -> executor, or attach it with "
+            "ensure_session_with_executor"
+        )
+    if not callable(agent):
+        return "write one with @agent, or a function (session_id) -> executor"
+    return _factory_refusal(agent)
+
+
+def _framework_refusal(agent: object) -> str | None:
+    kind = agent if isinstance(agent, type) else type(agent)
+    for base in kind.__mro__:
+        for module, adapter in _FRAMEWORKS.items():
+            if f"{base.__module__}.".startswith(f"{module}."):
+                return (
+                    "a framework's agent becomes durable by `from turnkeeper.executors."
+                    f"{adapter} import durable_agent`; give durable_agent(...) of it"
+                )
+    return None
+
+
+def _factory_refusal(factory: Callable[..., Any]) -> str | None:
+    """Why a function can make no executors, as far as its signature says."""
+    wanted = "a factory is a function (session_id) -> executor; for an agent, use @agent"
+    module = getattr(factory, "__module__", None) or ""
+    library = inspect.isfunction(factory) and module.split(".")[0] in sys.stdlib_module_names
+    if library or inspect.isbuiltin(factory):
+        return f"it is a function of Python's own library; {wanted}"
+    try:
+        signature = inspect.signature(factory, eval_str=True)
+        signature.bind("session")
+    except TypeError as error:
+        return f"it cannot be called with a session's id ({error}); {wanted}"
+    except (ValueError, NameError):
+        return None
+    if signature.return_annotation in (None, str, bytes, bool, int, float, dict, list):
+        return f"it is declared to return {signature.return_annotation!r}; {wanted}"
+    return None

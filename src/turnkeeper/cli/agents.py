@@ -9,8 +9,7 @@ from msgspec import Struct
 
 from turnkeeper.cli.exits import Exit, Failure
 from turnkeeper.core.ids import SessionId
-from turnkeeper.errors import TurnkeeperError
-from turnkeeper.executor import as_factory
+from turnkeeper.executor import SharedExecutor, agent_refusal, as_factory
 from turnkeeper.executors.local import LocalModelMissing, local_agent
 
 ANSWER_TOKENS = 256
@@ -95,10 +94,9 @@ def load_agent(name: str) -> object:
             found = getattr(found, attribute)
         except AttributeError:
             raise Failure(f"module {module_name!r} has no {path!r}", Exit.USAGE) from None
-    try:
-        as_factory(found)
-    except TurnkeeperError as error:
-        raise Failure(f"{name} is no agent: {error}", Exit.USAGE) from error
+    refusal = None if isinstance(found, SharedExecutor) else agent_refusal(found)
+    if refusal is not None:
+        raise Failure(f"{name} is no agent: {refusal}", Exit.USAGE)
     return found
 
 

@@ -1,6 +1,7 @@
 """What an executor may give: which outputs, messages and snapshots a boundary can commit."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,76 @@ from turnkeeper.core.runs import (
     RunBoundaryReceipt,
     RunResult,
 )
-from turnkeeper.core.validity import payload_refusal
+from turnkeeper.core.texts import as_json, encodable
+from turnkeeper.core.validity import UNFIT, payload_refusal
+
+
+def storable(output: Any) -> Any:
+    """Return an executor's output with encodable text and JSON values. [RUN-61] [RUN-62]
+
+    The same object where nothing changes. What has no such form stays, for `output_refusal`.
+    """
+    if type(output) is not ApplyOutput:
+        return output
+    appends = storable_appends(output.appends)
+    result = _storable_result(output.run_result)
+    approvals = output.approvals
+    if approvals and isinstance(approvals, tuple | list):
+        approvals = [_storable_question(asked) for asked in approvals]
+    if appends is output.appends and result is output.run_result and approvals is output.approvals:
+        return output
+    return msgspec.structs.replace(output, appends=appends, run_result=result, approvals=approvals)
+
+
+def storable_appends(appends: Any) -> Any:
+    """Return messages with encodable text; the same object where nothing changes. [RUN-61]"""
+    if type(appends) not in (tuple, list) or all(map(_is_clean, appends)):
+        return appends
+    return [
+        message
+        if _is_clean(message)
+        else msgspec.structs.replace(message, content=encodable(message.content))
+        for message in appends
+    ]
+
+
+def _is_clean(message: Any) -> bool:
+    return (
+        type(message) is not Message
+        or type(message.content) is not str
+        or is_unicode(message.content)
+    )
+
+
+def _storable_result(result: Any) -> Any:
+    if type(result) is not RunResult:
+        return result
+    fits = type(result.text) is not str or is_unicode(result.text)
+    if fits and result.structured_output is None and result.usage is None:
+        return result
+    text = encodable(result.text) if isinstance(result.text, str) else result.text
+    try:
+        return msgspec.structs.replace(
+            result,
+            text=text,
+            structured_output=as_json(result.structured_output),
+            usage=as_json(result.usage),
+        )
+    except UNFIT:
+        return msgspec.structs.replace(result, text=text)
+
+
+def _storable_question(asked: Any) -> Any:
+    if type(asked) is not ApprovalQuestion or type(asked.question) is not str:
+        return asked
+    details = asked.details
+    try:
+        msgspec.json.encode(details)
+    except UnicodeEncodeError:
+        details = as_json(details)
+    except UNFIT:
+        pass  # it is refused, with its reason
+    return msgspec.structs.replace(asked, question=encodable(asked.question), details=details)
 
 
 def output_refusal(output: object) -> str | None:
@@ -35,12 +105,21 @@ def _refusal(output: object) -> str | None:
         if type(output.run_result) is not RunResult:
             return f"a result is a RunResult, not {type(output.run_result).__name__}"
         try:
+            as_json(output.run_result.structured_output)
             size = _result_size(output.run_result)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return f"the result cannot be stored: {error}"
-        if size > limits.PAYLOAD_MAX_BYTES + limits.TEXT_MAX_BYTES:
-            return f"the result is {size} bytes, over the limit"
+        if size > limits.RESULT_MAX_BYTES:
+            return (
+                f"the result is {size} bytes; the limit is {limits.RESULT_MAX_BYTES}: store the "
+                "data elsewhere, and return its name"
+            )
     return _questions_refusal(output.approvals) or appends_refusal(output.appends, output.snapshot)
+
+
+def can_append(appends: object) -> bool:
+    """Whether a boundary can commit these messages."""
+    return isinstance(appends, tuple | list) and appends_refusal(appends, None) is None
 
 
 def _questions_refusal(questions: object) -> str | None:

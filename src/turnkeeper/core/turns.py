@@ -164,15 +164,24 @@ def decide_failure(
     *,
     final: AbandonReason | None = None,
     waits: bool = True,
+    kept: ApplyOutput | None = None,
 ) -> Decision:
     """The executor failed: the turn waits for its next attempt, or is given up. [FIN-2]
 
     `final`: there is no next attempt, for this reason. `waits=False`: the next attempt is asked
-    for by a caller, so that there is neither backoff nor budget.
+    for by a caller, so that there is neither backoff nor budget. `kept`: an output whose messages
+    go into the transcript before a turn is given up, as a checkpoint's do. [FIN-60]
     """
     draft = Draft(session, context)
     run = _run(draft)
-    _return_steered(draft, "failed")
+    if final is not None and kept is not None and kept.appends:
+        members = draft.members_to_edit()
+        _write(draft, members, kept.appends, includes_input=kept.includes_input)
+        _boundary(draft, members, Boundary.RUN_CHECKPOINT, final=False)
+        _hand_over_notices(draft)
+        draft.row.open_turn = OpenTurn(run.turn_id)
+    else:
+        _return_steered(draft, "failed")
     failures = 1 + max((draft.peek(i).failure_count for i in draft.members), default=0)
     reason = final
     if reason is None and waits and failures > context.config.max_failures:

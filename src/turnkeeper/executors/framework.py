@@ -6,12 +6,14 @@ framework is driven, and what its messages look like, is each adapter's own busi
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
-from typing import Generic, Literal, TypeVar
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from typing import Any, Generic, Literal, TypeVar
 
 from turnkeeper.config import TurnLimits
 from turnkeeper.core.approvals import expiry_refusal
 from turnkeeper.core.runs import ApplyOutput, CancelCurrentRun, RunControlCommand
+from turnkeeper.core.texts import as_json
 from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executor import Capabilities, SharedExecutor
 from turnkeeper.executors.requeued import answered_since, unwritten_prompts
@@ -74,6 +76,14 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
             return await self.answer(work)
         except Stop:
             return await work.conclude()
+        except Exception as error:
+            status = refused_status(error)
+            if status is None:
+                raise
+            raise NonRetryable(
+                f"the model's server refuses the request with status {status}, and would again: "
+                f"{error}; change the agent's model, key, settings or tools"
+            ) from error
 
     @abstractmethod
     async def answer(self, work: Work[Item]) -> ApplyOutput:
@@ -84,6 +94,51 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
         work = self._works.get(command.run_id) if isinstance(command, CancelCurrentRun) else None
         if work is not None:
             work.cancel()
+
+
+_FINAL_STATUSES = frozenset({400, 401, 403, 404, 413, 422})
+"""Answers of a model's server after which the same request cannot succeed."""
+_CLIENTS = frozenset(
+    {
+        "openai",
+        "anthropic",
+        "pydantic_ai",
+        "mistralai",
+        "groq",
+        "cohere",
+        "google",
+        "huggingface_hub",
+    }
+)
+"""Packages that call models. A tool's own HTTP error may pass, and is none of theirs."""
+
+
+def refused_status(error: BaseException | None) -> int | None:
+    """Return the final status that a model's server answered with, or None. [ADP-71]
+
+    Looks through task groups of one error, and through causes.
+    """
+    while error is not None:
+        if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            (error,) = error.exceptions
+            continue
+        if any(kind.__module__.split(".")[0] in _CLIENTS for kind in type(error).__mro__):
+            status = getattr(error, "status_code", None) or getattr(error, "code", None)
+            if isinstance(status, int):
+                return status if status in _FINAL_STATUSES else None
+        error = error.__cause__
+    return None
+
+
+def json_form(value: Any, dump: Callable[[Any], Any]) -> Any:
+    """Return an agent's output as JSON builtins: by its framework's `dump`, or by ours. [RUN-62]
+
+    What has no such form is returned as it is, for the worker to refuse by name.
+    """
+    for form in (dump, as_json):
+        with suppress(TypeError, ValueError, OverflowError, RecursionError):
+            return form(value)
+    return value
 
 
 def missing_extra(error: ModuleNotFoundError, extra: str) -> ImportError:

@@ -43,7 +43,6 @@ try:
     from langgraph.graph import START
     from langgraph.graph.state import CompiledStateGraph
     from langgraph.types import Command, StateSnapshot
-    from pydantic import BaseModel
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
@@ -351,8 +350,6 @@ class _GraphRun:
     def _result(self, state: StateSnapshot) -> ApplyOutput:
         answers = [m for m in state.values[self.key] if isinstance(m, AIMessage)]
         structured = state.values.get("structured_response")
-        if isinstance(structured, BaseModel):
-            structured = structured.model_dump(mode="json")
         return self.work.result(str(answers[-1].text) if answers else "", structured)
 
     def keep(self) -> None:

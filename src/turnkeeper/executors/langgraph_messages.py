@@ -15,7 +15,6 @@ try:
         AIMessage,
         BaseMessage,
         HumanMessage,
-        SystemMessage,
         ToolMessage,
         messages_from_dict,
         messages_to_dict,
@@ -48,7 +47,7 @@ class GraphCodec(Codec[BaseMessage]):
     def plain(self, role: Role, content: str) -> tuple[BaseMessage, ...]:
         if role == "assistant":
             return (AIMessage(content),)
-        return (SystemMessage(content) if role == "system_notice" else HumanMessage(content),)
+        return (HumanMessage(content),)
 
     def answer(self, call: Call, content: str) -> tuple[BaseMessage, ...]:
         return (ToolMessage(content, tool_call_id=call.id, name=call.name, status="error"),)

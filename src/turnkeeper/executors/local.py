@@ -20,6 +20,7 @@ from typing import Any
 from turnkeeper.core.runs import Message
 from turnkeeper.errors import NonRetryable, Overloaded, TurnkeeperError
 from turnkeeper.executor import FunctionExecutor, agent
+from turnkeeper.executors.safety import notice
 from turnkeeper.turn import Turn
 
 CONTEXT_TOKENS = 2_048
@@ -284,12 +285,11 @@ def shared_model() -> LocalModel:
     return LocalModel()
 
 
-_CHAT_ROLES = {"user": "user", "assistant": "assistant", "system_notice": "system", "tool": "user"}
-
-
 def chat_message(message: Message) -> dict[str, str]:
     """A transcript's message as the model reads it."""
-    return {"role": _CHAT_ROLES[message.role], "content": message.content}
+    words = notice(message.content) if message.role == "system_notice" else message.content
+    role = "assistant" if message.role == "assistant" else "user"
+    return {"role": role, "content": words}
 
 
 def local_agent(

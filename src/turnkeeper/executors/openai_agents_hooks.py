@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+from turnkeeper.core.texts import mended
 from turnkeeper.executors.framework import missing_extra
 from turnkeeper.executors.openai_agents_copies import Copies
 from turnkeeper.executors.openai_agents_items import (
@@ -16,11 +17,13 @@ from turnkeeper.executors.openai_agents_items import (
     answer_to,
     answered,
     as_words,
+    make_encodable,
     name_of,
     open_calls,
     words_of,
 )
 from turnkeeper.executors.prompts import Prompt
+from turnkeeper.executors.safety import joined_users
 from turnkeeper.executors.work import Work
 
 try:
@@ -122,7 +125,8 @@ class TurnHooks(RunHooks[Any]):
         for place, inserted in self._inserted:
             items += [*given[done:place], *inserted]
             done = place
-        made = ModelInputData([*items, *given[done:]], model_data.instructions)
+        read: list[Any] = joined_users([*items, *given[done:]])
+        made = ModelInputData(read, model_data.instructions)
         return await self._filtered(data, made)
 
     def _place(self, given: list[Any], said: list[Json]) -> None:
@@ -139,11 +143,12 @@ class TurnHooks(RunHooks[Any]):
         self, data: CallModelData[Any], model_data: ModelInputData
     ) -> ModelInputData:
         """Give the user's own filter the last word on what the model reads. [ADP-42]"""
-        if self._user_filter is None:
-            return model_data
-        agent = self._copies.original(data.agent)
-        told = self._user_filter(CallModelData(model_data, agent, data.context))
-        return await told if inspect.isawaitable(told) else told
+        if self._user_filter is not None:
+            agent = self._copies.original(data.agent)
+            told = self._user_filter(CallModelData(model_data, agent, data.context))
+            model_data = await told if inspect.isawaitable(told) else told
+        make_encodable(model_data.input)
+        return model_data
 
     # -- what was said and done ---------------------------------------------------------------
 
@@ -167,7 +172,7 @@ class TurnHooks(RunHooks[Any]):
             call = self.awaited.pop(answered(item) or "", None)
             if call is None:
                 continue
-            words = words_of(item)
+            words = words_of(mended(item))
             fits = item["type"] == ANSWERS[call["type"]]
             self._work.add("tool", words, item if fits else answer_to(call, words))
 

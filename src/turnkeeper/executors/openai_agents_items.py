@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from turnkeeper.core.runs import Role
+from turnkeeper.core.texts import mended
 from turnkeeper.executors.framework import missing_extra
 from turnkeeper.executors.safety import Call, View
 from turnkeeper.executors.steps import free_id
@@ -84,7 +85,7 @@ class ItemCodec(Codec[Json]):
         return View("assistant", empty=not says, calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:
-        return ({"role": "system" if role == "system_notice" else role, "content": content},)
+        return ({"role": role, "content": content},)
 
     def answer(self, call: Call, content: str) -> tuple[Json, ...]:
         return (answer_to(call.raw or {"type": "function_call", "call_id": call.id}, content),)
@@ -232,3 +233,11 @@ def as_structured(output: Any) -> Any:
 def as_words(output: Any) -> str:
     """What a tool gave, as text."""
     return output if isinstance(output, str) else to_json(output, fallback=str).decode()
+
+
+def make_encodable(items: list[Any]) -> None:
+    """Make the text of a request's items encodable, where it is not. [RUN-61]"""
+    try:
+        to_json(items)
+    except ValueError:
+        mended(items)

@@ -33,7 +33,7 @@ from turnkeeper.executors.framework import (
 from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused, Reply, sendable
 from turnkeeper.executors.openai_chat_server import ChatLost, ChatServer
 from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, schema_of
-from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.safety import Call, View, joined_users
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Work
@@ -88,7 +88,7 @@ class _Codec(Codec[Json]):
         return View("assistant", empty=empty, calls=calls)
 
     def plain(self, role: Role, content: str) -> tuple[Json, ...]:
-        return ({"role": "system" if role == "system_notice" else role, "content": content},)
+        return ({"role": role, "content": content},)
 
     def answer(self, call: Call, content: str) -> tuple[Json, ...]:
         return ({"role": "tool", "tool_call_id": call.id, "content": content},)
@@ -166,7 +166,7 @@ class ChatAgent(FrameworkExecutor[Json]):
         return reply
 
     def _request_of(self, messages: Sequence[Json]) -> Json:
-        sent = [sendable(message, self._withhold) for message in messages]
+        sent = joined_users(sendable(message, self._withhold) for message in messages)
         if self._system:
             sent.insert(0, {"role": "system", "content": self._system})
         request = {**self._request, "messages": sent}

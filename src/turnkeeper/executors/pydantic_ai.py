@@ -16,10 +16,12 @@ from typing import Any
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.framework import (
     FrameworkExecutor,
     ToolMode,
+    json_form,
     missing_extra,
     warn_of_unrecorded_tools,
 )
@@ -42,6 +44,7 @@ from turnkeeper.executors.pydantic_tools import (
     told,
     unanswered,
 )
+from turnkeeper.executors.safety import notice
 from turnkeeper.executors.work import Stop, Work
 from turnkeeper.turn import Turn
 
@@ -218,7 +221,7 @@ class _Hooks(AbstractCapability[Any]):
             return answered_before(self.work, call.tool_call_id)
         rule = self.rules.of(tool_def)
         if rule is None:
-            return await handler(args)
+            return mended(await handler(args))
 
         async def called() -> dict[str, Any]:
             return await recorded(handler(args))
@@ -248,7 +251,7 @@ class _Last(AbstractCapability[Any]):
 
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
     for prompt in prompts:
-        words = f"System notice: {prompt.text}" if prompt.kind == "notice" else prompt.text
+        words = notice(prompt.text) if prompt.kind == "notice" else prompt.text
         metadata = None if prompt.written else dict(_WRITTEN)
         yield ModelRequest(parts=[UserPromptPart(words)], metadata=metadata)
 
@@ -313,8 +316,8 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
             return work.ask(questions_of(output), hooks.held)
         if isinstance(output, str):
             return work.result(output)
-        structured = to_jsonable_python(output)
-        return work.result(to_json(output, fallback=str).decode(), structured)
+        structured = json_form(output, to_jsonable_python)
+        return work.result(to_json(structured, fallback=str).decode(), structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record

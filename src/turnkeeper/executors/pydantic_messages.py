@@ -53,9 +53,7 @@ class PydanticCodec(Codec[ModelMessage]):
     def plain(self, role: Role, content: str) -> tuple[ModelMessage, ...]:
         if role == "assistant":
             return (ModelResponse(parts=[TextPart(content)]),)
-        # No system part: the agent's own system prompt is put in only where there is none.
-        words = f"System notice: {content}" if role == "system_notice" else content
-        return (ModelRequest(parts=[UserPromptPart(words)]),)
+        return (ModelRequest(parts=[UserPromptPart(content)]),)
 
     def answer(self, call: Call, content: str) -> tuple[ModelMessage, ...]:
         part = ToolReturnPart(call.name, content, call.id, outcome="interrupted")

@@ -5,13 +5,41 @@ or a rollback may leave a transcript with a call that nobody answered, an answer
 gone, or a message without content; a provider refuses each, and with it every later turn.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
 UNANSWERED = "This call was interrupted. Whether it had any effect is unknown."
 """What a model is told of a call that never got its answer."""
+
+
+def notice(words: str) -> str:
+    """Return a notice as a user's words: strict servers take no system message but the first.
+
+    [ADP-70]
+    """
+    return f"System notice: {words}"
+
+
+def joined_users(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return chat messages with plain texts of a user that follow each other joined. [ADP-70]
+
+    Templates of some models demand that users and assistants take turns. No message is changed.
+    """
+    joined: list[dict[str, Any]] = []
+    for message in messages:
+        last = joined[-1] if joined else {}
+        if _is_users_text(message) and _is_users_text(last):
+            joined[-1] = {**last, "content": f"{last['content']}\n\n{message['content']}"}
+        else:
+            joined.append(message)
+    return joined
+
+
+def _is_users_text(message: dict[str, Any]) -> bool:
+    only = message.keys() == {"role", "content"}
+    return only and message["role"] == "user" and isinstance(message["content"], str)
 
 
 class Call(Struct, frozen=True, gc=False):

@@ -13,6 +13,7 @@ from typing import Any, Self
 from msgspec import Struct
 
 from turnkeeper.errors import NonRetryable
+from turnkeeper.exits import Contained
 
 
 class StepRule(Struct, frozen=True, kw_only=True):
@@ -71,11 +72,15 @@ class Steps:
             task.cancel()
 
 
-async def _outcome(step: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, Exception | None]:
+async def _outcome(
+    step: Callable[[], Coroutine[Any, Any, Any]],
+) -> tuple[Any, BaseException | None]:
     """What a step gives or raises; a task group would end the others for what one raises."""
     try:
-        return await step(), None
-    except Exception as error:  # noqa: BLE001 - raised to who asked for the step
+        return await Contained(step()), None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised to the caller of the step
         return None, error
 
 

@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.runs import EMPTY_DIGEST, Message, Role, next_digest
+from turnkeeper.core.texts import encodable, mended
 from turnkeeper.errors import NonRetryable, StoreError
-from turnkeeper.executors.safety import Call, View
+from turnkeeper.executors.safety import Call, View, notice
 from turnkeeper.turn import Turn
 
 WARM_BYTES = 32_000_000
@@ -52,11 +53,26 @@ class Codec(ABC, Generic[Item]):
 
     @abstractmethod
     def plain(self, role: Role, content: str) -> tuple[Item, ...]:
-        """A user's, an assistant's or a system's words that are not in this format."""
+        """A user's or an assistant's words that are not in this format."""
+
+    def spoken(self, role: Role, content: str) -> tuple[Item, ...]:
+        """Plain words as a model reads them: a notice is a user's message. [ADP-70]"""
+        if role == "system_notice":
+            return self.plain("user", notice(content))
+        return self.plain(role, content)
 
     @abstractmethod
     def answer(self, call: Call, content: str) -> tuple[Item, ...]:
         """A made-up answer of a tool."""
+
+    def message(self, role: Role, content: str, items: Sequence[Item]) -> Message:
+        """A message for the transcript. Text in `items` is made encodable in place. [RUN-61]"""
+        try:
+            data = self.encode(items)
+        except ValueError:
+            mended(list(items))  # in place: the framework's next request holds the same objects
+            data = self.encode(items)
+        return Message(role, encodable(content), format=self.format, data=data)
 
     def entry(self, message: Message) -> Entry[Item]:
         """The message, decoded; of another format only its words are taken."""
@@ -73,7 +89,7 @@ class Codec(ABC, Generic[Item]):
             return Entry(View("tool"), (), size)
         kind: Any = "notice" if message.role == "system_notice" else message.role
         view = View(kind, empty=not message.content.strip())
-        return Entry(view, self.plain(message.role, message.content), size)
+        return Entry(view, self.spoken(message.role, message.content), size)
 
 
 class _Warm(Struct, Generic[Item]):

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
-from turnkeeper.core.deltas import StreamDelta
+from turnkeeper.core.deltas import StreamDelta, TextDelta, joined
 from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
 from turnkeeper.core.steps import call_in_words
 from turnkeeper.errors import TurnLimitExceeded
@@ -44,6 +44,9 @@ def current_work() -> "Work[Any] | None":
 
 class Work(Generic[Item]):
     """One run of a turn."""
+
+    _half = ""
+    """The first half of a surrogate pair, at the end of the newest text delta."""
 
     def __init__(
         self,
@@ -82,9 +85,8 @@ class Work(Generic[Item]):
             self._uses[call.id] = max(self._uses[call.id], 1)
         self.answered: dict[str, tuple[Item, ...]] = {}
         """Of calls whose tools a framework runs again, the answers that the transcript has."""
-        self.steps = Steps()
-        """Durable tools that are under way."""
-        self.under_way = UnderWay()
+        self.steps, self.under_way = Steps(), UnderWay()
+        """Durable tools in progress, and all tools that are."""
         self._failed: Exception | None = None
         """What a durable tool raised: nobody knows what it has done."""
         self._given_up: dict[str, str] = {}
@@ -149,15 +151,14 @@ class Work(Generic[Item]):
             if prompt.written:
                 self._unwritten.append(Message("user", prompt.text))
             role: Role = "user" if prompt.kind == "user" else "system_notice"
-            said += self.codec.plain(role, prompt.text)
+            said += self.codec.spoken(role, prompt.text)
         return said
 
     def add(self, role: Role, content: str, *items: Item) -> None:
         """Have a message written by the next border; `items` are the framework's own objects."""
         calls = self.codec.view(role, items).calls
         self.questions.check_calls(call.id for call in calls)
-        data = self.codec.encode(items)
-        self._unwritten.append(Message(role, content, format=self.codec.format, data=data))
+        self._unwritten.append(self.codec.message(role, content, items))
         for call in calls:
             self._uses[call.id] += 1
             self.spent.tool_calls += 1
@@ -281,7 +282,9 @@ class Work(Generic[Item]):
             self.on_stop = None
 
     def emit(self, delta: StreamDelta) -> None:
-        """Stream a piece of what happens."""
+        """Stream a piece of what happens. A surrogate pair may be split over two of text."""
+        if isinstance(delta, TextDelta):
+            self._half, delta = joined(self._half, delta)
         self.turn.emit(delta)
 
     def cancel(self) -> None:

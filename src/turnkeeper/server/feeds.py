@@ -190,9 +190,7 @@ class Reader:
                     yield self._live(told)
                 if not (self._queue or self._behind):
                     await self._news.wait()
-            yield encoded(StreamedClosing(reason=reason, after=self.position))
-        except TurnkeeperError as error:
-            yield encoded(StreamedClosing(reason=str(error), after=self.position))
+            yield self.closing(reason)
         finally:
             live.leave(self.session_id, follower)
             self._feeds.leave(self, feed)
@@ -220,6 +218,10 @@ class Reader:
             if items:
                 yield b"".join(items)
                 self.position = last
+
+    def closing(self, reason: str) -> bytes:
+        """The stream's terminal event."""
+        return encoded(StreamedClosing(reason=reason, after=self.position))
 
     def _live(self, item: LiveItem) -> bytes:
         match item:

@@ -5,7 +5,7 @@ Decides when a stream is cut off. What is in it is `feeds`'.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -60,7 +60,8 @@ async def events(call: Call) -> Response:
     with place_of(call, streamed=True):
         await check_start(service.runtime, session_id, after)
         reader = Reader(service.feeds, session_id, after, durable=query.durable)
-        return stream(call, reader.items() if query.follow else reader.stored())
+        items = reader.items() if query.follow else reader.stored()
+        return stream(call, items, last_words=reader.closing)
 
 
 def _last_event_id(call: Call) -> int | None:
@@ -89,10 +90,17 @@ def place_of(call: Call, *, streamed: bool) -> Iterator[None]:
         raise
 
 
-def stream(call: Call, items: Items, closing_seconds: float = CLOSING_SECONDS) -> Response:
+def stream(
+    call: Call,
+    items: Items,
+    closing_seconds: float = CLOSING_SECONDS,
+    *,
+    last_words: Callable[[str], bytes],
+) -> Response:
     """A stream of `items`, each a server-sent event. Its place is taken: see `place_of`.
 
-    `closing_seconds`: what it gets to end by itself when the server stops.
+    `closing_seconds`: what it gets to end by itself when the server stops. `last_words` makes the
+    terminal event of a stream that breaks off, of the reason. [EVT-60]
     """
     feeds = call.service.feeds
 
@@ -102,7 +110,7 @@ def stream(call: Call, items: Items, closing_seconds: float = CLOSING_SECONDS) -
 
     return _Stream(
         feeds,
-        content=_ending_well(call, items),
+        content=_ending_well(call, items, last_words),
         sep="\n",
         ping=feeds.limits.ping_seconds,
         ping_message_factory=ping,
@@ -112,8 +120,10 @@ def stream(call: Call, items: Items, closing_seconds: float = CLOSING_SECONDS) -
     )
 
 
-async def _ending_well(call: Call, items: Items) -> AsyncIterator[bytes]:
-    """The items; what goes wrong ends the stream, whose reader asks again and is told then."""
+async def _ending_well(
+    call: Call, items: Items, last_words: Callable[[str], bytes]
+) -> AsyncIterator[bytes]:
+    """The items; an error ends the stream with its last words, and its reader asks again."""
     try:
         async with contextlib.aclosing(items):
             async for item in items:
@@ -121,8 +131,10 @@ async def _ending_well(call: Call, items: Items) -> AsyncIterator[bytes]:
                 yield item
     except (TurnkeeperError, Refused) as error:
         _log.info("a stream ended: %s", error)
+        yield last_words(str(error))
     except Exception:  # noqa: BLE001 - its status is sent: all that is left is to end it
         _log.exception("a stream failed")
+        yield last_words("a defect of the server; it is in its log")
 
 
 class _Stream(EventSourceResponse):

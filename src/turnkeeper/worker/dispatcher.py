@@ -12,17 +12,17 @@ from typing import Any
 from turnkeeper.config import Config
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, RunId, SessionId
-from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import InputLifecycleState, Phase
 from turnkeeper.core.outcomes import Accepted, RecoveryReport
 from turnkeeper.core.policy import Profile
-from turnkeeper.core.records import Claim, Inbox, SessionRow, StoredMessage
+from turnkeeper.core.records import Claim, Inbox, SessionRow
 from turnkeeper.core.recovery import decide_recovery
 from turnkeeper.core.session import ActiveSession, load, receive
 from turnkeeper.core.validity import refusal
 from turnkeeper.environment import Environment
 from turnkeeper.errors import Fenced, RuntimeClosed, SessionNotFound, TurnkeeperError
 from turnkeeper.executor import ExecutorFactory, TurnExecutor, as_turn_executor
+from turnkeeper.exits import called
 from turnkeeper.logs import get_logger
 from turnkeeper.store import Store
 from turnkeeper.worker import operating
@@ -32,12 +32,13 @@ from turnkeeper.worker.inside import left
 from turnkeeper.worker.live import Live
 from turnkeeper.worker.lookout import Lookout
 from turnkeeper.worker.operating import begin_unregister, unregister
+from turnkeeper.worker.reading import load_notices
 from turnkeeper.worker.releases import Releases
 from turnkeeper.worker.requests import execute
 from turnkeeper.worker.run import Run
 from turnkeeper.worker.served import Served
 from turnkeeper.worker.slots import Slots
-from turnkeeper.worker.tasks import Tasks, start
+from turnkeeper.worker.tasks import Tasks, contain, start, uncontain
 from turnkeeper.worker.timers import Timers
 
 _log = get_logger("turnkeeper")
@@ -254,7 +255,7 @@ class Worker:
         self.served.claimed(session_id)
         self._releases.held(session_id)
         session = load(claim)
-        await self._load_notices(session)
+        await load_notices(self.store, session)
         actor = SessionActor(self, session)
         self.actors[session_id] = actor
         self.active += len(session.inputs)
@@ -351,28 +352,6 @@ class Worker:
         owned = row.worker_id == self.worker_id and name not in self.served.let_go
         return owned and self.served.includes(name)
 
-    async def _load_notices(self, session: ActiveSession) -> None:
-        """The notices that no committed run was handed."""
-        row = session.row
-        if not row.noticed:
-            return
-        after = row.noticed - 1
-        found = []
-        while page := await self.store.load_messages(row.session_id, after=after, limit=1_000):
-            notices = [m for m in page if m.message.role == "system_notice"]
-            found += [
-                (m.number, m.message) for m in notices if not await self._is_projected(row, m)
-            ]
-            after = page[-1].number
-        session.notices = tuple(found)
-
-    async def _is_projected(self, row: SessionRow, stored: StoredMessage) -> bool:
-        """Whether a notice is a projected input's, which is for no executor. [ADM-8]"""
-        if stored.input_id is None:
-            return False
-        record = await self.store.find_input(row.session_id, input_id=stored.input_id)
-        return record is not None and record.kind is Kind.PROJECTED
-
     def _needs_recovery(self, session: ActiveSession, claim: Claim) -> bool:
         row = session.row
         return bool(
@@ -427,7 +406,7 @@ class Worker:
         executor = self.executors.get(actor.session_id)
         if executor is None and self.factory is not None:
             try:
-                executor = as_turn_executor(self.factory(actor.session_id))
+                executor = as_turn_executor(called(self.factory, actor.session_id))
             except Exception as error:  # noqa: BLE001 - the user's factory may raise anything
                 self.report(f"no executor for session {actor.session_id!r}: {error!r}")
                 self.remake_executor(actor)
@@ -572,6 +551,7 @@ class Worker:
         except BaseException:
             await self.store.close()
             raise
+        contain(self.loop)
         self.lookout.begin()
         if self.factory is not None:
             recovery = self._recover_at_start(self.config.backoff_first_seconds)
@@ -649,6 +629,7 @@ class Worker:
         if self._closed is None:
             self.closing = True
             self._closed = start(self.loop, self._close(drain_seconds), f"close {self.worker_id}")
+            self._closed.add_done_callback(lambda _over: uncontain(self.loop))
         return self._closed
 
     _closed: asyncio.Task[None] | None = None

@@ -13,10 +13,12 @@ from turnkeeper.core.outcomes import (
     Abandoned,
     RuntimeTerminated,
 )
-from turnkeeper.core.outputs import output_refusal
+from turnkeeper.core.outputs import can_append, output_refusal
 from turnkeeper.core.policy import Profile
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.core.session import ActiveSession
 from turnkeeper.core.steps import cut, outcome_unknown
+from turnkeeper.core.texts import encodable
 from turnkeeper.core.turns import (
     ERROR_MAX,
     decide_cancelled,
@@ -89,25 +91,41 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
         refusal = run.refused or output_refusal(run.output)
         if refusal is None:
             return decide_finish(session, run.output, context)
-        return decide_failure(session, refusal, context, waits=not one_turn)
+        return _decide_refused(run, refusal, session, context)
     if run.ending is Ending.WITHDRAWN and (run.cancelled or not run.called):
         return decide_withdrawn(session, run.withdrawn_for, context, started=run.called)
-    final = AbandonReason.NON_RETRYABLE if isinstance(run.error, NonRetryable) else None
+    final = AbandonReason.NON_RETRYABLE if isinstance(_sole(run.error), NonRetryable) else None
     return decide_failure(session, _error_text(run), context, final=final, waits=not one_turn)
+
+
+def _decide_refused(run: Run, refusal: str, session: ActiveSession, context: Context) -> Decision:
+    """The output can never be committed: there is no next attempt. [FIN-60]
+
+    Its messages are kept where they alone could be committed.
+    """
+    if isinstance(run.executor, OneTurn):
+        return decide_failure(session, refusal, context, waits=False)
+    output = run.output
+    fits = run.refused is None and type(output) is ApplyOutput
+    if fits and (output is None or not can_append(output.appends)):
+        output = None
+    reason = AbandonReason.NON_RETRYABLE
+    kept = output if fits else None
+    return decide_failure(session, refusal, context, final=reason, kept=kept)
 
 
 def _error_text(run: Run) -> str:
     if run.ending is Ending.TIME_LIMIT:
         limit = run.actor.config.run_time_limit_seconds
         return _with_unsettled(run, f"ran longer than {limit} s")
-    error = run.error
+    error = _sole(run.error)
     if error is None:
         return "the executor returned nothing"
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - the user's exception may not know how to say it
         text = type(error).__name__
-    return _with_unsettled(run, text.encode("utf-8", "replace").decode())
+    return _with_unsettled(run, encodable(text))
 
 
 def _with_unsettled(run: Run, text: str) -> str:
@@ -117,6 +135,13 @@ def _with_unsettled(run: Run, text: str) -> str:
         return text
     words = f"; {outcome_unknown(steps)}"
     return cut(text, ERROR_MAX - len(words)) + words
+
+
+def _sole(error: BaseException | None) -> BaseException | None:
+    """The error itself where task groups have wrapped it: theirs says nothing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    return error
 
 
 def _stop_executor(actor: "SessionActor", run: Run) -> None:

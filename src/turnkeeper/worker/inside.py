@@ -3,7 +3,7 @@
 Decides what a turn may not wait for: its own session.
 """
 
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 
 from turnkeeper.core.ids import SessionId
 from turnkeeper.errors import WouldDeadlock
@@ -32,6 +32,11 @@ def sessions() -> tuple[SessionId, ...]:
 def is_inside(session_id: SessionId) -> bool:
     """Whether the caller is this session's own run or `control`."""
     return session_id in _inside.get()
+
+
+def is_agents(context: Context | None) -> bool:
+    """Whether a task that begins in `context`, or in the caller's, is started by an agent."""
+    return bool(_inside.get() if context is None else context.get(_inside, ()))
 
 
 def refuse_own_session(session_id: SessionId, what: str) -> None:

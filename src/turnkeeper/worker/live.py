@@ -111,10 +111,9 @@ class Live:
         self.closed = False
 
     def publish(self, session_id: SessionId, run_id: RunId, sequence: int, data: Any) -> None:
-        """Stream one delta of a run. [EVT-5]"""
+        """Stream one delta of a run, in a form that can be encoded. [EVT-5]"""
         item = Delta(run_id, sequence, data)
-        text = isinstance(data, str)
-        size = len(data.encode(errors="surrogatepass") if text else msgspec.json.encode(data))
+        size = len(data.encode() if isinstance(data, str) else msgspec.json.encode(data))
         held = self._replay.get(session_id)
         if held is None or held[0] != run_id:
             held = (run_id, self._new_buffer())

@@ -12,11 +12,14 @@ from turnkeeper.core.approvals import Approval
 from turnkeeper.core.asking import approval_of
 from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.ids import InputId, SessionId, is_unicode, is_uuid_text
+from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
 from turnkeeper.core.outcomes import CompletionOutcome, RuntimeTerminated, outcome_of
-from turnkeeper.core.records import InputRecord
+from turnkeeper.core.records import InputRecord, SessionRow, StoredMessage
 from turnkeeper.core.runs import RunResult
+from turnkeeper.core.session import ActiveSession
 from turnkeeper.errors import EventsPruned, SessionNotFound, StoreError, ValidationFailed
+from turnkeeper.store import Store
 
 if TYPE_CHECKING:
     from turnkeeper.worker.completion import Completion
@@ -141,3 +144,25 @@ async def _events(worker: "Worker", session_id: SessionId, after: int) -> list[E
         if worker.ended:
             return []  # the store was closed under a follower, which ends with it
         raise
+
+
+async def load_notices(store: Store, session: ActiveSession) -> None:
+    """Load the notices that no committed run was handed."""
+    row = session.row
+    if not row.noticed:
+        return
+    after = row.noticed - 1
+    found = []
+    while page := await store.load_messages(row.session_id, after=after, limit=1_000):
+        notices = [m for m in page if m.message.role == "system_notice"]
+        found += [(m.number, m.message) for m in notices if not await _is_projected(store, row, m)]
+        after = page[-1].number
+    session.notices = tuple(found)
+
+
+async def _is_projected(store: Store, row: SessionRow, stored: StoredMessage) -> bool:
+    """Whether a notice is a projected input's, which is for no executor. [ADM-8]"""
+    if stored.input_id is None:
+        return False
+    record = await store.find_input(row.session_id, input_id=stored.input_id)
+    return record is not None and record.kind is Kind.PROJECTED

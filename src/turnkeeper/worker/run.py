@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from turnkeeper.core.deltas import streamable
 from turnkeeper.core.draft import Cancellation, RunStart
 from turnkeeper.core.ids import InputId
 from turnkeeper.core.inputs import Input
+from turnkeeper.core.outputs import storable, storable_appends
 from turnkeeper.core.runs import (
     ApplyOutput,
     CancelCurrentRun,
@@ -23,6 +25,7 @@ from turnkeeper.core.runs import (
     TranscriptHead,
 )
 from turnkeeper.errors import (
+    AgentExit,
     CommitFailed,
     DuplicateKey,
     EventsPruned,
@@ -32,6 +35,7 @@ from turnkeeper.errors import (
     TurnkeeperError,
 )
 from turnkeeper.executor import TurnExecutor
+from turnkeeper.exits import Contained, contained
 from turnkeeper.turn import Turn, WaitForApproval
 from turnkeeper.worker.inside import entered
 from turnkeeper.worker.steps import StepBook
@@ -97,7 +101,7 @@ class Run:
     def begin(self) -> None:
         """Start the task. The executor is called once the event loop gets to it."""
         self.begun = True
-        self._task = start(self.actor.services.loop, self._drive(), self.start.run_id)
+        self._task = start(self.actor.services.loop, Contained(self._drive()), self.start.run_id)
 
     async def _drive(self) -> None:
         if self.finished or self.ending is Ending.INTERRUPTED:
@@ -118,23 +122,31 @@ class Run:
             output = await self.executor.run(turn)
         except WaitForApproval as asked:
             output = asked.output
-        except GeneratorExit:
-            raise  # the event loop is gone: nobody is left to decide anything
-        except BaseException as raised:  # noqa: BLE001 - also a tool's sys.exit is a failed attempt
-            error = raised
+        except BaseException as raised:
+            if isinstance(raised, GeneratorExit) and not self._is_stepped():
+                raise  # the event loop is gone: nobody is left to decide anything
+            error = contained(raised)
         if self.given_up:
             actor.services.zombies.pop(self.run_id, None)
             actor.zombie_ended()
             return
         if error is not None:
             self._report(error)
-        self._end(output, error)
+        self._end(storable(output), error)
         if isinstance(error, KeyboardInterrupt):
             raise error
 
+    def _is_stepped(self) -> bool:
+        """Whether the event loop is running this very task, and not closing its coroutine."""
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:
+            return False
+
     def _report(self, error: BaseException) -> None:
         """Say where an agent's own failure came from: the store keeps only its words."""
-        if not isinstance(error, asyncio.CancelledError | TurnkeeperError):
+        ours = isinstance(error, asyncio.CancelledError | TurnkeeperError)
+        if not ours or isinstance(error, AgentExit):
             what = f"run {self.run_id} of session {self.actor.session_id!r} failed"
             self.actor.services.report(what, error)
 
@@ -250,7 +262,7 @@ class Run:
         self.require_alive()
         self.stream_sequence += 1
         self.actor.services.live.publish(
-            self.actor.session_id, self.run_id, self.stream_sequence, delta
+            self.actor.session_id, self.run_id, self.stream_sequence, streamable(delta)
         )
 
     async def checkpoint(
@@ -258,7 +270,7 @@ class Run:
     ) -> Steered:
         self.require_alive()
         steered = await self.actor.checkpoint(
-            self, tuple(appends), snapshot, includes_input=includes_input
+            self, tuple(storable_appends(tuple(appends))), snapshot, includes_input=includes_input
         )
         self.require_alive()
         return steered
@@ -320,6 +332,10 @@ def _is_answer(error: StoreError) -> bool:
     return permanent or isinstance(error, DuplicateKey | EventsPruned | SchemaMismatch)
 
 
+async def _controlled(executor: TurnExecutor, command: RunControlCommand) -> None:
+    await executor.control(command)
+
+
 def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlCommand) -> None:
     """Call an executor's `control` in a task of its own, bounded by the interrupt's grace."""
 
@@ -327,7 +343,7 @@ def tell(actor: "SessionActor", executor: TurnExecutor, command: RunControlComma
         entered(actor.session_id)
         try:
             async with asyncio.timeout(actor.config.interrupt_grace_seconds):
-                await executor.control(command)
+                await Contained(_controlled(executor, command))
         except Exception as error:  # noqa: BLE001 - an executor's own trouble ends here
             actor.services.report(f"control of session {actor.session_id!r} failed: {error!r}")
 

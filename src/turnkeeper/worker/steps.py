@@ -15,6 +15,7 @@ from turnkeeper import config
 from turnkeeper.core import steps as shown
 from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.records import DIGEST_BYTES, StepRecord
+from turnkeeper.core.texts import mended
 from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
 from turnkeeper.turn import NOT_DONE
 
@@ -142,7 +143,7 @@ class StepBook:
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
         try:
-            result = msgspec.msgpack.encode(value)
+            result = _encoded(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
                 f"the result of step {key!r} has no form in MessagePack: {error}"
@@ -192,6 +193,13 @@ def _words(fn: Callable[..., Any], args: tuple[Any, ...], shown_as: str | None) 
     if not isinstance(shown_as, str):
         raise ValidationFailed(f"shown_as is text, not {shown_as!r:.50}")
     return shown.cut(shown_as, shown.CALL_MAX)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.msgpack.encode(mended(value))
 
 
 def encode_result(value: Any) -> bytes:

@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.records import Commit, CommitResult
+from turnkeeper.exits import Contained
 from turnkeeper.store import Answer, Store
+from turnkeeper.worker import inside
 
 
 def start(
@@ -69,3 +72,49 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+class _Containment:
+    """A task factory that contains the tasks that are started from within a run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.users = 1
+        self._before = loop.get_task_factory()
+        loop.set_task_factory(self)
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **named: Any
+    ) -> asyncio.Future[Any]:
+        if type(coroutine) is not Contained and inside.is_agents(named.get("context")):
+            coroutine = Contained(coroutine)
+        if self._before is not None:
+            return self._before(loop, coroutine, **named)
+        return asyncio.Task(coroutine, loop=loop, **named)
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Restore the factory that was there before, unless another one was put on top."""
+        if loop.get_task_factory() is self:
+            loop.set_task_factory(self._before)
+
+
+_containments: WeakKeyDictionary[asyncio.AbstractEventLoop, _Containment] = WeakKeyDictionary()
+
+
+def contain(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep `SystemExit` in the tasks that agents start, until `uncontain`. [RUN-60]
+
+    asyncio ends its loop for one that leaves a task. Tasks of the program's own may still do that.
+    """
+    held = _containments.get(loop)
+    if held is None:
+        _containments[loop] = _Containment(loop)
+    else:
+        held.users += 1
+
+
+def uncontain(loop: asyncio.AbstractEventLoop) -> None:
+    """Take back one `contain`; the last one restores the loop's task factory."""
+    held = _containments[loop]
+    held.users -= 1
+    if held.users == 0:
+        _containments.pop(loop).leave(loop)

@@ -46,7 +46,8 @@ async def create(call: Call) -> Response:
     with place_of(call, streamed=bool(asked.stream)):
         completion = await prompts.admitted(call, named, "chat_", text, (told, before))
         if asked.stream:
-            return stream(call, _chunks(call, completion), PATIENCE_SECONDS)
+            items = _chunks(call, completion)
+            return stream(call, items, PATIENCE_SECONDS, last_words=_last_words)
     outcome = await inputs.wait_for(call, completion, PATIENCE_SECONDS)
     result = _result(call, completion, outcome)
     message = ChatMessage(content=answer_of(result))
@@ -114,9 +115,7 @@ async def _chunks(call: Call, completion: Completion) -> Items:
         result = _result(call, completion, following.ended(completion))
     except Refused as error:
         problem = problem_of(error)
-        yield _encoded(
-            {"error": {"message": problem.detail, "code": problem.code, "type": "error"}}
-        )
+        yield _failed(problem.detail, problem.code)
         return
     text = answer_of(result)
     if rest := _rest(shown, text):
@@ -132,7 +131,19 @@ async def _chunks(call: Call, completion: Completion) -> Items:
                 usage=_usage(result),
             )
         )
-    yield ServerSentEvent(data="[DONE]", sep="\n").encode()
+    yield _DONE
+
+
+_DONE = ServerSentEvent(data="[DONE]", sep="\n").encode()
+
+
+def _failed(detail: str, code: str) -> bytes:
+    """The end of a stream without an answer."""
+    return _encoded({"error": {"message": detail, "code": code, "type": "error"}}) + _DONE
+
+
+def _last_words(reason: str) -> bytes:
+    return _failed(reason, "internal")
 
 
 def _rest(shown: str, text: str) -> str:

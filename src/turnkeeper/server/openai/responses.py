@@ -91,7 +91,8 @@ async def create(call: Call) -> Response:
             call, named, "conv_", text, (told, before), previous=previous
         )
         if asked.stream:
-            return stream(call, _stream(call, completion, -1), PATIENCE_SECONDS)
+            events = _stream(call, completion, -1)
+            return stream(call, events, PATIENCE_SECONDS, last_words=_last_words)
     record = await following.record_of(call.service, completion)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
@@ -117,7 +118,8 @@ async def retrieve(call: Call) -> Response:
         after = call.query.starting_after
         after = -1 if after is None else after
         with place_of(call, streamed=True):
-            return stream(call, _stream(call, completion, after), PATIENCE_SECONDS)
+            items = _stream(call, completion, after)
+            return stream(call, items, PATIENCE_SECONDS, last_words=_last_words)
     return answer(response_of(completion, await following.record_of(call.service, completion)))
 
 
@@ -219,6 +221,11 @@ async def _stream(call: Call, completion: Completion, after: int) -> Items:
                 f"or its stream with starting_after={last}",
             )
         )
+
+
+def _last_words(reason: str) -> bytes:
+    event = ResponseEvent(type="error", sequence_number=0, code="internal", message=reason)
+    return encoded(event)
 
 
 async def _events(

@@ -21,6 +21,8 @@ its calls. For assertions that show their values, call in your `conftest.py`
     approving Approvals                           turns that wait for a person
     ending    Stopping, Limits, Crashes           turns that do not come to their end
     settling  Settled                             calls of unknown outcome that a person settles
+    exits     Exits                           agents' code that tries to end the process
+    text      Text                            text that UTF-8 cannot hold
     safety    Safety                              many bad days, and what a model reads then
 """
 
@@ -29,9 +31,11 @@ from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
+from turnkeeper.testing.agents.exits import Exits
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.settling import Settled
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
+from turnkeeper.testing.agents.text import Text
 from turnkeeper.testing.agents.texting import DoubleTexting
 from turnkeeper.testing.agents.tools import NothingIsLeft, ToolCalls
 
@@ -45,6 +49,7 @@ __all__ = [
     "CrashStore",
     "Crashes",
     "DoubleTexting",
+    "Exits",
     "Histories",
     "Limits",
     "NothingIsLeft",
@@ -54,6 +59,7 @@ __all__ = [
     "Settled",
     "Stopping",
     "Streams",
+    "Text",
     "ToolCalls",
     "Tools",
 ]
@@ -71,6 +77,8 @@ class AgentConformance(
     Limits,
     Crashes,
     Settled,
+    Exits,
+    Text,
     Safety,
 ):
     """All chapters. Subclass it with a name that begins with `Test`, and give `make_executor`."""

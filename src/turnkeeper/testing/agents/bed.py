@@ -47,6 +47,8 @@ class Tools:
         self.charges: list[int] = []
         self.wires: list[int] = []
         """What the outside world has seen."""
+        self.returns: Any = None
+        """What `lookup` and `charge` give instead of their words, unless it is None."""
         self.hook: Hook | None = None
         """Awaited at each point: `lookup`, `before charge`, `after charge`, and so with `wire`."""
 
@@ -62,14 +64,14 @@ class Tools:
             """Look something up."""
             self.lookups.append(q)
             await self.at("lookup")
-            return f"found {q}"
+            return f"found {q}" if self.returns is None else self.returns
 
         async def charge(cents: int) -> str:
             """Take money."""
             await self.at("before charge")
             self.charges.append(cents)
             await self.at("after charge")
-            return f"paid {cents}"
+            return f"paid {cents}" if self.returns is None else self.returns
 
         return lookup, charge
 

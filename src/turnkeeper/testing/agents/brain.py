@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from turnkeeper.executors.safety import Call, View, faults
+from turnkeeper.executors.safety import Call, View, faults, notice
 
 
 class Said(Struct, frozen=True):
@@ -47,7 +47,7 @@ class Brain:
     def __init__(self, mind: Mind | None = None) -> None:
         self.mind: Mind = mind or obey
         self.requests: list[list[Said]] = []
-        """What it was asked, request by request, without system messages."""
+        """What it was asked, request by request: no system messages, users' paragraphs apart."""
         self.faults: list[str] = []
         """What a provider would have refused of that."""
         self.hanging = asyncio.Event()
@@ -55,8 +55,12 @@ class Brain:
 
     async def ask(self, said: Sequence[Said]) -> Reply:
         """Answer one request."""
-        request = [message for message in said if message.role != "system"]
+        spoken = [message for message in said if message.role != "system"]
+        request = [part for message in spoken for part in _paragraphs(message)]
         self.requests.append(request)
+        # A strict server takes a system message at the beginning, and no further one. [ADP-70]
+        late = [m.text for place, m in enumerate(said) if place and m.role == "system"]
+        self.faults += [f"request {len(self.requests)}: system message {t!r}" for t in late]
         found = faults([view(message) for message in request])
         self.faults += [f"request {len(self.requests)}: {fault}" for fault in found]
         answer = self.mind(request)
@@ -86,6 +90,13 @@ class Brain:
         await asyncio.Event().wait()
 
 
+def _paragraphs(message: Said) -> list[Said]:
+    """A user's message as it was said: adapters may join several."""
+    if message.role != "user":
+        return [message]
+    return [Said("user", text) for text in message.text.split("\n\n")]
+
+
 def view(message: Said) -> View:
     """A message as transcript safety sees it."""
     calls = tuple(Call(call_id, name) for call_id, name, _ in message.calls)
@@ -104,7 +115,8 @@ def obey(said: Sequence[Said]) -> Reply:
 
     `lookup:a charge:5 | lookup:b` calls two tools at once, then one; other words are echoed.
     """
-    last = max(i for i, m in enumerate(said) if m.role == "user" and not m.text.startswith(ASIDE))
+    idle = (ASIDE, notice(""))
+    last = max(i for i, m in enumerate(said) if m.role == "user" and not m.text.startswith(idle))
     command = said[last].text
     rounds = [
         [word.partition(":") for word in part.split() if ":" in word] for part in command.split("|")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from turnkeeper.core.inputs import Kind, WhenBusy
+from turnkeeper.core.inputs import Kind, SystemGeneratedInput, WhenBusy
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import Abandoned, Completed
 from turnkeeper.core.policy import KindProfile, Profile
@@ -110,6 +110,26 @@ class DoubleTexting(Chapter):
         outcome = await bed.say("hello", "k")
         assert isinstance(outcome, Completed)
         assert outcome.result.text == "done hello ->"
+
+    async def test_a_notice_in_a_conversation_breaks_nothing(self, bed: Bed) -> None:
+        """It is a user's message, before a turn and within one; no system message. [ADP-70]"""
+
+        async def hook(_: str) -> None:
+            if len(bed.tools.lookups) == 1:
+                await bed.session.submit(SystemGeneratedInput("clock", "it is noon"))
+
+        bed.tools.hook = hook
+        await bed.live()
+        await bed.ask("hello")
+        await bed.session.submit(SystemGeneratedInput("clock", "it is dawn"))
+        await bed.ask("lookup:a | lookup:b")
+        bed.tools.hook = None
+        await bed.restart()
+        await bed.ask("and now?")
+        users = [said.text for said in bed.brain.requests[-1] if said.role == "user"]
+        told = [text for text in users if text.startswith("System notice")]
+        assert told == ["System notice: it is dawn", "System notice: it is noon"]
+        assert bed.brain.faults == []
 
     async def test_a_batch_is_read_whole(self, bed: Bed) -> None:
         """Of several prompts in one turn the model reads each, in their order, once. [POL-5]"""

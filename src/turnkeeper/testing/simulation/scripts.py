@@ -83,6 +83,8 @@ class ScriptedAgent:
         except BaseException as error:
             self._note("run_raised", error=type(error).__name__, **ended)
             raise
+        if type(output) is not ApplyOutput:
+            ended["refused"] = "an output of a wrong type is never asked for again"
         self._note("run_returned", **ended)
         return output
 

@@ -46,6 +46,8 @@ class Run:
     """Where the executor returned, raised or obeyed, or began to ignore its cancellation."""
     ended_at: float | None = None
     raised: str | None = None
+    refused: bool = False
+    """What the executor returned can never be committed."""
     said: str | None = None
     """The message of its output, if it was about to return one."""
     result: str | None = None
@@ -147,6 +149,7 @@ class Evidence:
             case "run_returned" | "run_raised" | "run_cancelled" | "cancellation_ignored":
                 run.returned = run.returned or fact["kind"] == "run_returned"
                 run.raised = fact.get("error") or run.raised
+                run.refused = run.refused or "refused" in fact
                 if run.ended is None:
                     run.ended, run.ended_at = place, fact["at"]
 

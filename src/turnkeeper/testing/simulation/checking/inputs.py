@@ -300,7 +300,7 @@ def _has_cause(evidence: Evidence, session: Session, record: Fact, reason: str) 
             # What was steered into a run shares its end, though it did not begin with it.
             applied_by = evidence.runs.get(record["last_run_id"] or "")
             ended = [*runs, applied_by] if applied_by is not None else runs
-            return any(run.raised == "NonRetryable" for run in ended)
+            return any(run.raised == "NonRetryable" or run.refused for run in ended)
         case "outcome_unknown":
             turn = {run.run_id for run in evidence.runs.values() if _of_turn(session, run, record)}
             begun = [e["event"] for e in session.events if e["event"]["code"] == "step.started"]

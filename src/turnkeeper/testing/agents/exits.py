@@ -1,0 +1,56 @@
+"""A chapter on agents' code that tries to end the process."""
+
+from turnkeeper.core.lifecycle import AbandonReason
+from turnkeeper.core.outcomes import Abandoned, Completed
+from turnkeeper.testing.agents.bed import Bed, within
+from turnkeeper.testing.agents.chapter import Chapter
+
+
+class _Odd(BaseException):
+    """An exception that is no `Exception`."""
+
+
+_RAISED: tuple[BaseException, ...] = (SystemExit(3), GeneratorExit(), _Odd("odd"))
+
+
+class Exits(Chapter):
+    """An exception that is no `Exception` fails its attempt, and nothing else."""
+
+    async def test_a_tool_that_exits_fails_its_attempt(self, bed: Bed) -> None:
+        """The turn fails with the exception's name; the process serves other sessions. [RUN-60]"""
+        raised: list[BaseException] = []
+
+        async def hook(_: str) -> None:
+            if raised:
+                raise raised[0]
+
+        bed.tools.hook = hook
+        await bed.live()
+        for error in _RAISED:
+            raised[:] = [error]
+            outcome = await bed.say("lookup:a")
+            assert isinstance(outcome, Abandoned)
+            assert outcome.reason is AbandonReason.RETRY_BUDGET_EXCEEDED
+            assert type(error).__name__ in (outcome.detail or "")
+            raised.clear()
+            other = await bed.runtime.session("grace").submit("lookup:b")
+            assert isinstance(await within(other.wait()), Completed)
+
+    async def test_a_durable_tool_that_exits_is_a_step_of_unknown_end(self, bed: Bed) -> None:
+        """It fails as with any other exception: nobody knows what it has done. [RUN-60] [STEP-4]"""
+        raised: list[BaseException] = []
+
+        async def hook(_: str) -> None:
+            if raised:
+                raise raised[0]
+
+        bed.tools.hook = hook
+        await bed.live()
+        for error in _RAISED:
+            raised[:] = [error]
+            outcome = await bed.say("charge:5")
+            assert isinstance(outcome, Abandoned)
+            assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+            raised.clear()
+            other = await bed.runtime.session("grace").submit("charge:6")
+            assert isinstance(await within(other.wait()), Completed)
