@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from turnkeeper.config import PAYLOAD_MAX_BYTES
 from turnkeeper.core.conversation import CONVERSATION
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.inputs import PromptInput
@@ -39,7 +40,8 @@ def split(items: list[Item], field: str) -> tuple[str, list[dict[str, str]]]:
 
     `field`: where the items are in the request. Messages of the system may stand among the user's
     last ones; they are part of what comes before. Raises `Refused` where the user has no text at
-    the end, or where one of the last messages has something else than text.
+    the end, where one of the last messages has something else than text, or where the messages
+    before are over the limit of a payload.
     """
     start = len(items)
     while start and _role(items[start - 1]) in {"user", *_SYSTEM_ROLES}:
@@ -52,8 +54,16 @@ def split(items: list[Item], field: str) -> tuple[str, list[dict[str, str]]]:
             f"{field}: the last message is the user's, and has a text",
             param=field,
         )
-    before = [*items[:start], *(item for item in items[start:] if _role(item) != "user")]
-    return text, _history(before)
+    before = _history([*items[:start], *(one for one in items[start:] if _role(one) != "user")])
+    size = len(msgspec.json.encode(before))
+    if size > PAYLOAD_MAX_BYTES:
+        raise Refused(
+            "validation_failed",
+            f"{field}: the messages before the last are {size:,} bytes as text; the limit is "
+            f"{PAYLOAD_MAX_BYTES:,}: leave the oldest out",
+            param=field,
+        )
+    return text, before
 
 
 def _kind(item: Item) -> str:
