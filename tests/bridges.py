@@ -12,10 +12,12 @@ from agents import (
     Model,
     ModelResponse,
     ModelSettings,
+    RunConfig,
     Usage,
     function_tool,
     set_tracing_disabled,
 )
+from agents.run_config import CallModelData, ModelInputData
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -36,6 +38,7 @@ from openai.types.responses import (
 )
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from pydantic_ai import Agent, DeferredToolRequests, Tool
+from pydantic_ai.capabilities import ProcessHistory
 from pydantic_ai.messages import (
     ModelMessage,
     SystemPromptPart,
@@ -102,7 +105,9 @@ def pydantic_model(brain: Brain) -> FunctionModel:
     return FunctionModel(whole, stream_function=answer)
 
 
-def pydantic_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
+def pydantic_executor(
+    brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any = None
+) -> Any:
     lookup, charge = tools.functions()
     agent = Agent(
         pydantic_model(brain),
@@ -113,6 +118,7 @@ def pydantic_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> 
             pydantic_ai.durable_tool(Tool(tools.guarded(), requires_approval=True)),
         ],
         output_type=[str, DeferredToolRequests],
+        capabilities=[] if rewrite is None else [ProcessHistory(rewrite)],
     )
     return pydantic_ai.durable_agent(agent, limits=limits)
 
@@ -215,7 +221,7 @@ def sdk_response(text: str, calls: Sequence[tuple[str, str, str]]) -> Response:
     )
 
 
-def sdk_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
+def sdk_executor(brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any = None) -> Any:
     lookup, charge = tools.functions()
     agent = SdkAgent(
         name="ada",
@@ -227,7 +233,14 @@ def sdk_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
             openai_agents.durable_tool(function_tool(tools.guarded(), needs_approval=True)),
         ],
     )
-    return openai_agents.durable_agent(agent, limits=limits)
+    config: RunConfig | None = None
+    if rewrite is not None:
+
+        def filtered(data: CallModelData[Any]) -> ModelInputData:
+            return ModelInputData(rewrite(data.model_data.input), data.model_data.instructions)
+
+        config = RunConfig(call_model_input_filter=filtered)
+    return openai_agents.durable_agent(agent, limits=limits, run_config=config)
 
 
 # -- LangGraph ------------------------------------------------------------------------------------
@@ -280,12 +293,13 @@ class GraphModel(BaseChatModel):
 
 
 def graph_of(
-    brain: Brain, tools: Sequence[Any], **node: Any
+    brain: Brain, tools: Sequence[Any], *, rewrite: Any = None, **node: Any
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     model = GraphModel(brain=brain)
 
     async def ask(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [await model.ainvoke(state["messages"])]}
+        read = state["messages"] if rewrite is None else rewrite(list(state["messages"]))
+        return {"messages": [await model.ainvoke(read)]}
 
     graph = StateGraph(MessagesState)
     graph.add_node("ask", ask)
@@ -296,11 +310,13 @@ def graph_of(
     return graph.compile()
 
 
-def graph_executor(brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
+def graph_executor(
+    brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any = None
+) -> Any:
     lookup, charge = tools.functions()
     wire = langgraph.durable_tool(tools.guarded(), needs_approval=True)
     made = [langchain_tool(lookup), langgraph.durable_tool(charge), wire]
-    return langgraph.durable_agent(graph_of(brain, made), limits=limits)
+    return langgraph.durable_agent(graph_of(brain, made, rewrite=rewrite), limits=limits)
 
 
 # -- a server that speaks the OpenAI protocol -----------------------------------------------------

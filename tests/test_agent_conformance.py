@@ -21,18 +21,35 @@ class TestPydanticAI(Shipped):
     def make_executor(self, brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         return pydantic_executor(brain, tools, limits)
 
+    def make_rewriting(
+        self, brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any
+    ) -> Any:
+        return pydantic_executor(brain, tools, limits, rewrite)
+
 
 class TestOpenAIAgents(Shipped):
     def make_executor(self, brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         return sdk_executor(brain, tools, limits)
+
+    def make_rewriting(
+        self, brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any
+    ) -> Any:
+        return sdk_executor(brain, tools, limits, rewrite)
 
 
 class TestLangGraph(Shipped):
     def make_executor(self, brain: Brain, tools: Tools, limits: TurnLimits | None) -> Any:
         return graph_executor(brain, tools, limits)
 
+    def make_rewriting(
+        self, brain: Brain, tools: Tools, limits: TurnLimits | None, rewrite: Any
+    ) -> Any:
+        return graph_executor(brain, tools, limits, rewrite)
+
 
 class TestOpenAIChat(AgentConformance):
+    """`chat_agent` has no framework: nothing rewrites its list, and that chapter skips."""
+
     @pytest.fixture
     async def bed(self, tmp_path: Path) -> AsyncIterator[Bed]:
         async with ChatServer() as server:

@@ -1,312 +1,298 @@
-"""What Pydantic AI, its processors and its options do to a durable agent's turn."""
+"""Pydantic AI's own list of messages, and the transcript that a turn makes from it."""
 
 import copy
-import inspect
-import json
 import random
-import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import PATIENCE_SECONDS
 from pydantic import BaseModel
-from pydantic_ai import Agent, Tool
-from pydantic_ai.capabilities import ProcessHistory
+from pydantic_ai import Agent, ModelRetry, RunContext
+from pydantic_ai.capabilities import AbstractCapability, ProcessHistory
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    TextPart,
+    ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
-from pydantic_ai.models.test import TestModel
-from pydantic_ai.toolsets import FunctionToolset
-from pydantic_ai.usage import UsageLimits
 
-from turnkeeper import Abandoned, Completed, Runtime, ValidationFailed
-from turnkeeper.executors.framework import UnrecordedToolsWarning
-from turnkeeper.executors.pydantic_ai import (
-    PydanticAgent,
-    durable_agent,
-    durable_tool,
-    step_metadata,
-)
+from turnkeeper.executors.pydantic_ai import durable_agent, durable_tool
+from turnkeeper.testing.agents import Bed
+from turnkeeper.testing.agents.bed import made
 
+Call = tuple[str, str, str]
+Step = str | Sequence[Call]
 Processor = Callable[[list[ModelMessage]], list[ModelMessage]]
 
 
-def pay(n: int) -> str:
-    """Pay."""
-    return f"paid {n}"
+class Script:
+    """A model that gives one step for each call: words, or calls of tools."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = list(steps)
+        self.read: list[list[ModelMessage]] = []
+
+    def _next(self, messages: list[ModelMessage]) -> Step:
+        self.read.append(copy.deepcopy(messages))
+        return self.steps.pop(0)
+
+    async def stream(self, messages: list[ModelMessage], _: AgentInfo) -> AsyncIterator[Any]:
+        step = self._next(messages)
+        if isinstance(step, str):
+            yield step
+            return
+        for index, (name, arguments, call_id) in enumerate(step):
+            yield {index: DeltaToolCall(name, arguments, tool_call_id=call_id)}
+
+    async def whole(self, messages: list[ModelMessage], _: AgentInfo) -> ModelResponse:
+        step = self._next(messages)
+        if isinstance(step, str):
+            return ModelResponse(parts=[TextPart(step)])
+        return ModelResponse(parts=[ToolCallPart(*call) for call in step])
+
+    def model(self) -> FunctionModel:
+        return FunctionModel(self.whole, stream_function=self.stream)
 
 
-def quiet(agent: Agent[Any, Any], **settings: Any) -> PydanticAgent:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnrecordedToolsWarning)
-        return durable_agent(agent, **settings)
+def bed_of(path: Path, make: Callable[[], Any]) -> AbstractAsyncContextManager[Bed]:
+    return made(path, lambda *_: make())
 
 
-# -- processors of the history ---------------------------------------------------------------------
+def answers(messages: Sequence[ModelMessage]) -> list[str]:
+    """What a model reads as answers."""
+    return [
+        part.model_response_str()
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolReturnPart)
+    ]
 
 
-def legal(messages: list[ModelMessage]) -> list[ModelMessage]:
-    """A history that ends with a request, as the framework demands."""
-    return messages if messages and isinstance(messages[-1], ModelRequest) else messages[-1:]
+def stock(sku: str) -> str:
+    """Look a thing up."""
+    if sku == "retry":
+        raise ModelRetry("another one")
+    return f"{sku}: {len(sku)} left"
 
 
-def some(dice: random.Random) -> Processor:
-    """A processor that does something else at each request."""
+TOOLS = [
+    pytest.param(lambda: stock, id="plain"),
+    pytest.param(lambda: durable_tool(stock), id="durable"),
+]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("call_id", ["call_0", ""])
+async def test_one_id_for_all_calls(tmp_path: Path, tool: Any, call_id: str) -> None:
+    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-31]"""
+    script = Script(
+        [("stock", '{"sku": "pen"}', call_id), ("stock", '{"sku": "pencil"}', call_id)],
+        [("stock", '{"sku": "pen"}', call_id)],
+        "one",
+        [("stock", '{"sku": "paper"}', call_id)],
+        "two",
+        "three",
+    )
+    agent = Agent(script.model(), tools=[tool()])
+    async with bed_of(tmp_path, lambda: durable_agent(agent)) as bed:
+        await bed.live()
+        for words in ("first", "second", "third"):
+            await bed.ask(words)
+            await bed.restart()
+        told = [content for role, content in await bed.told() if role == "tool"]
+    assert told == ["pen: 3 left", "pencil: 6 left", "pen: 3 left", "paper: 5 left"]
+    assert answers(script.read[-1]) == told
+    ids = [p.tool_call_id for m in script.read[-1] for p in m.parts if isinstance(p, ToolCallPart)]
+    assert len(set(ids)) == len(ids)
+    assert "" not in ids
+
+
+# -- processors --------------------------------------------------------------------------------
+
+
+def ending(messages: list[ModelMessage], count: int) -> list[ModelMessage]:
+    return messages[-count:]
+
+
+def mutated(messages: list[ModelMessage]) -> list[ModelMessage]:
+    """Redact in place, as a processor may."""
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, UserPromptPart | TextPart | ToolReturnPart):
+                part.content = "redacted"
+    return messages
+
+
+def summarised(messages: list[ModelMessage]) -> list[ModelMessage]:
+    return [ModelRequest(parts=[UserPromptPart("a summary")]), messages[-1]]
+
+
+def reordered(messages: list[ModelMessage]) -> list[ModelMessage]:
+    return [*reversed(messages[:-1]), messages[-1]]
+
+
+def exchange(messages: list[ModelMessage]) -> list[ModelMessage]:
+    """Put in a response and a request that never were."""
+    made_up: list[ModelMessage] = [
+        ModelRequest(parts=[UserPromptPart("x")]),
+        ModelResponse(parts=[TextPart("y")]),
+    ]
+    return [*made_up, *messages]
+
+
+PROCESSORS: list[Processor] = [
+    lambda messages: ending(messages, 1),
+    lambda messages: ending(messages, 2),
+    lambda messages: ending(messages, 3),
+    copy.deepcopy,
+    lambda messages: [replace(message) for message in messages],
+    lambda messages: [*messages],
+    mutated,
+    summarised,
+    reordered,
+    exchange,
+]
+
+
+class Rewrite(AbstractCapability[Any]):
+    """A capability that rewrites the list behind a response, too."""
+
+    def __init__(self, process: Processor) -> None:
+        self.process = process
+
+    async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
+        request_context.messages = self.process(list(request_context.messages))
+        ctx.messages[:] = request_context.messages
+        return request_context
+
+    async def after_model_request(
+        self, ctx: RunContext[Any], *, request_context: Any, response: ModelResponse
+    ) -> ModelResponse:
+        del request_context
+        ctx.messages[:] = self.process(list(ctx.messages))
+        return replace(response)
+
+
+def expected(words: str, steps: Sequence[Step]) -> list[tuple[str, str]]:
+    """The transcript of a turn, from what its model does."""
+    told = [("user", words)]
+    for step in steps:
+        if isinstance(step, str):
+            told.append(("assistant", step))
+            continue
+        told.append(("assistant", ""))
+        for _, arguments, _ in step:
+            sku = arguments.split('"')[3]
+            told.append(("tool", "another one" if sku == "retry" else f"{sku}: {len(sku)} left"))
+    return told
+
+
+def turn_of(chance: random.Random) -> list[Step]:
+    steps: list[Step] = []
+    asked_again = False
+    for _ in range(chance.randrange(4)):
+        count = chance.randrange(1, 4)
+        skus = [chance.choice(["pen", "pencil", "paper"]) for _ in range(count)]
+        if not asked_again and chance.random() < 0.3:
+            skus[0], asked_again = "retry", True
+        ids = [chance.choice(["same", f"c{chance.randrange(10**9)}"]) for _ in skus]
+        steps.append(
+            [("stock", f'{{"sku": "{sku}"}}', i) for sku, i in zip(skus, ids, strict=True)]
+        )
+    return [*steps, f"done {chance.randrange(100)}"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> None:
+    """Random processors, random turns: each message once, in order. [ADP-3] [ADP-30]"""
+    chance = random.Random(seed)
+    turns = [turn_of(chance) for _ in range(3)]
+    script = Script(*(step for steps in turns for step in steps))
+    active = True
 
     def process(messages: list[ModelMessage]) -> list[ModelMessage]:
-        match dice.randrange(7):
-            case 0:
-                return messages[-dice.randint(1, len(messages)) :]
-            case 1:
-                return copy.deepcopy(messages)
-            case 2:
-                return [replace(message) for message in messages]
-            case 3:  # a summary in the place of what is old
-                told = ModelRequest(parts=[UserPromptPart("a summary")])
-                return [told, *messages[-1:]]
-            case 4:
-                return [messages[0], *messages[-1:]] if len(messages) > 1 else messages
-            case 5:
-                messages[:] = messages[-2:]
-                return messages
-            case _:
-                return messages
+        return chance.choice(PROCESSORS)(messages) if active else messages
 
-    return lambda messages: legal(process(messages)) or messages[-1:]
-
-
-@pytest.mark.parametrize("kind", ["plain", "durable"])
-@pytest.mark.parametrize("seed", range(12))
-async def test_the_transcript_has_what_the_framework_did(
-    tmp_path: Path, seed: int, kind: str
-) -> None:
-    """Each call, answer and word once and in order, over turns and a restart. [ADP-30]"""
-    dice = random.Random(seed)
-    happened: list[tuple[str, str]] = []
-    left = 0
-
-    async def model(_messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[Any]:
-        nonlocal left
-        if left:
-            left -= 1
-            numbers = [dice.randrange(100) for _ in range(dice.randint(1, 3))]
-            calls = [json.dumps({"n": n}) for n in numbers]
-            happened.append(("assistant", ""))
-            happened.extend(("tool", f"paid {n}") for n in numbers)
-            yield {i: DeltaToolCall("pay", call) for i, call in enumerate(calls)}
-        else:
-            words = f"done {dice.randrange(1000)}"
-            happened.append(("assistant", words))
-            yield words
-
-    def build() -> PydanticAgent:
-        return quiet(
-            Agent(
-                FunctionModel(stream_function=model),
-                tools=[durable_tool(pay) if kind == "durable" else pay],
-                capabilities=[ProcessHistory(some(dice)), ProcessHistory(some(dice))],
-            )
-        )
-
-    for _life in range(2):
-        async with Runtime(tmp_path / "turns.db", agent=build()) as runtime:
-            ada = runtime.session("ada")
-            for turn in range(3):
-                left = dice.randint(0, 3)
-                happened.append(("user", f"go {turn}"))
-                outcome = await (await ada.submit(f"go {turn}")).wait(PATIENCE_SECONDS)
-                assert isinstance(outcome, Completed), outcome
-            told = [(m.message.role, m.message.content) for m in await ada.transcript(limit=1_000)]
-            assert told == happened
+    kind = chance.choice([ProcessHistory, Rewrite])
+    capabilities: list[Any] = [kind(process) for _ in range(chance.randrange(1, 3))]
+    tool: Any = durable_tool(stock) if chance.random() < 0.5 else stock
+    agent = Agent(script.model(), tools=[tool], capabilities=capabilities)
+    stream = chance.random() < 0.5
+    want: list[tuple[str, str]] = []
+    async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
+        await bed.live()
+        for number, steps in enumerate(turns):
+            await bed.ask(f"words {number}")
+            want += expected(f"words {number}", steps)
+            told = [
+                (role, "another one" if "another one" in content else content)
+                for role, content in await bed.told()
+            ]
+            assert told == want
+            if chance.random() < 0.5:
+                await bed.restart()
+        # Nothing of it stays behind: a later turn reads the whole transcript.
+        active = False
+        script.steps.append("again")
+        await bed.ask("more")
+    read = answers(script.read[-1])
+    kept = [content for role, content in want if role == "tool" and content != "another one"]
+    assert [content for content in read if "another one" not in content] == kept
+    assert "redacted" not in str(script.read[-1])
 
 
-@pytest.mark.parametrize("kind", ["plain", "durable"])
-async def test_a_model_that_gives_each_call_the_same_id(tmp_path: Path, kind: str) -> None:
-    """Over turns, and in one turn after the other answer. [ADP-30] [ADP-7]"""
-    script = iter([1, 2, None, 3, None])
-    read: list[list[str]] = []
+async def test_what_other_code_enqueues_is_written_once(tmp_path: Path) -> None:
+    """From a tool, and from a hook before a request, while a processor trims. [ADP-30]"""
+    script = Script([("note", "{}", "a")], [("note", "{}", "b")], "done", "again")
 
-    async def model(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[Any]:
-        parts = [part for message in messages for part in message.parts]
-        read.append([str(p.content) for p in parts if isinstance(p, ToolReturnPart)])
-        number = next(script)
-        if number is None:
-            yield "done"
-        else:
-            yield {0: DeltaToolCall("pay", json.dumps({"n": number}), tool_call_id="call_0")}
+    class Reminder(AbstractCapability[Any]):
+        async def before_model_request(self, ctx: RunContext[Any], request_context: Any) -> Any:
+            if len(script.read) == 1:
+                ctx.enqueue("from a hook")
+            return request_context
 
-    tool = durable_tool(pay) if kind == "durable" else pay
-    agent = quiet(Agent(FunctionModel(stream_function=model), tools=[tool]))
-    async with Runtime(tmp_path / "turns.db", agent=agent) as runtime:
-        ada = runtime.session("ada")
-        for text in ("a", "b"):
-            outcome = await (await ada.submit(text)).wait(PATIENCE_SECONDS)
-            assert isinstance(outcome, Completed), outcome
-        told = [m.message.content for m in await ada.transcript() if m.message.role == "tool"]
-    assert told == ["paid 1", "paid 2", "paid 3"]
-    assert read[-1] == ["paid 1", "paid 2", "paid 3"]
+    async def note(ctx: RunContext[Any]) -> str:
+        """Note."""
+        if len(script.read) == 2:
+            ctx.enqueue("from a tool")
+        return "noted"
 
-
-# -- options ---------------------------------------------------------------------------------------
-
-GIVEN = "given by the adapter"
-TAKEN = "taken by durable_agent"
-NOT_TAKEN = "not taken"
-FATES = {
-    "user_prompt": GIVEN,
-    "output_type": NOT_TAKEN,  # the agent's own
-    "conversation": NOT_TAKEN,  # the session has it
-    "message_history": GIVEN,
-    "deferred_tool_results": GIVEN,
-    "conversation_id": GIVEN,
-    "run_id": GIVEN,
-    "model": NOT_TAKEN,  # the agent's own
-    "instructions": NOT_TAKEN,  # the agent's own
-    "deps": TAKEN,
-    "model_settings": TAKEN,
-    "usage_limits": TAKEN,
-    "cancellation_token": GIVEN,
-    "timeout": NOT_TAKEN,  # `limits` has one for the turn
-    "usage": NOT_TAKEN,  # a turn counts its own
-    "metadata": NOT_TAKEN,  # the agent's own
-    "retries": NOT_TAKEN,  # the agent's own
-    "infer_name": NOT_TAKEN,  # nothing is named by a variable
-    "toolsets": TAKEN,
-    "capabilities": GIVEN,
-    "workspace": NOT_TAKEN,  # the agent's own
-    "spec": NOT_TAKEN,  # the agent's own
-}
-
-
-def test_each_parameter_of_a_run_has_a_fate() -> None:
-    """One that a later version adds fails here until it is decided. [ADP-31]"""
-    theirs = set(inspect.signature(Agent.iter).parameters) - {"self"}
-    assert theirs == set(FATES)
-    ours = set(inspect.signature(durable_agent).parameters)
-    assert {name for name, fate in FATES.items() if fate == TAKEN} <= ours
-    assert not {name for name, fate in FATES.items() if fate != TAKEN} & ours
-
-
-async def test_what_is_taken_reaches_the_model() -> None:
-    """Settings, limits and toolsets are those of each run. [ADP-31]"""
-    seen: list[Any] = []
-
-    async def model(_messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[str]:
-        seen.append((info.model_settings, [tool.name for tool in info.function_tools]))
-        yield "ok"
-
-    agent = quiet(
-        Agent(FunctionModel(stream_function=model)),
-        model_settings={"temperature": 0.5},
-        toolsets=[FunctionToolset([pay])],
+    agent = Agent(
+        script.model(),
+        tools=[note],
+        capabilities=[Reminder(), ProcessHistory(lambda messages: copy.deepcopy(messages)[-3:])],
     )
-    async with Runtime.ephemeral(agent=agent) as runtime:
-        assert (await (await runtime.submit("ada", "x")).result()).text == "ok"
-    assert seen == [({"temperature": 0.5}, ["pay"])]
+    async with bed_of(tmp_path, lambda: durable_agent(agent)) as bed:
+        await bed.live()
+        await bed.ask("go")
+        told = [content for _, content in await bed.told()]
+        assert told == ["go", "", "noted", "from a hook", "", "noted", "from a tool", "done"]
 
 
-async def test_the_frameworks_own_limit_is_obeyed() -> None:
-    """A turn that reaches it is not tried again. [ADP-31]"""
-    limits = UsageLimits(request_limit=1)
-    agent = quiet(Agent(TestModel(), tools=[pay]), usage_limits=limits)
-    async with Runtime.ephemeral(agent=agent) as runtime:
-        outcome = await (await runtime.submit("ada", "x")).wait(PATIENCE_SECONDS)
-    assert isinstance(outcome, Abandoned)
-    assert (outcome.reason, "request_limit" in (outcome.detail or "")) == ("non_retryable", True)
+class Answer(BaseModel):
+    n: int
 
 
-async def test_a_structured_answer_is_told_as_json() -> None:
-    """Its text is for people and for clients that read text. [ADP-3]"""
-
-    class City(BaseModel):
-        name: str
-
-    agent = quiet(Agent(TestModel(custom_output_args={"name": "Rome"}), output_type=City))
-    async with Runtime.ephemeral(agent=agent) as runtime:
-        result = await (await runtime.submit("ada", "x")).result()
-    assert json.loads(result.text) == {"name": "Rome"}
-    assert result.structured_output == {"name": "Rome"}
-
-
-# -- durable in one word ---------------------------------------------------------------------------
-
-
-def warned(agent: Agent[Any, Any], **settings: Any) -> str:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        durable_agent(agent, **settings)
-    assert all(str(one.filename) == __file__ for one in told)
-    return " ".join(str(one.message) for one in told)
-
-
-def look(q: str) -> str:
-    """Look."""
-    return q
-
-
-def test_undeclared_tools_are_named_when_the_agent_is_built() -> None:
-    """Functions by name, other toolsets by theirs; what is declared is not. [ADP-14]"""
-    others = FunctionToolset([look]).prefixed("p")
-    agent = Agent(TestModel(), tools=[pay, durable_tool(look)])
-    assert "twice: pay." in warned(agent)
-    assert warned(agent, idempotent=["pay"]) == ""
-    assert warned(agent, tools="durable") == ""
-    assert "those of" in warned(agent, idempotent=["pay"], toolsets=[others])
-    declared = FunctionToolset([pay]).with_metadata(**step_metadata())
-    assert warned(Agent(TestModel(), toolsets=[declared])) == ""
-
-
-def test_a_name_that_no_tool_has_is_refused() -> None:
-    """Unless a toolset tells its names at run time only. [ADP-14]"""
-    agent = Agent(TestModel(), tools=[pay])
-    with pytest.raises(ValidationFailed, match=r"'lookup'.*it has pay"):
-        durable_agent(agent, idempotent=["lookup"])
-    with pytest.raises(ValidationFailed, match="a collection"):
-        durable_agent(agent, idempotent="pay")
-    with pytest.raises(ValidationFailed, match="as_declared"):
-        durable_agent(agent, tools="all")  # type: ignore[arg-type]
-    others = FunctionToolset([look]).prefixed("p")
-    quiet(agent, idempotent=["p_look"], toolsets=[others])
-
-
-@pytest.mark.parametrize(
-    ("settings", "steps"),
-    [
-        ({}, []),
-        ({"idempotent": ["pay"]}, ["pay"]),
-        ({"tools": "durable"}, ["pay", "p_look"]),
-        ({"tools": "durable", "idempotent": ["p_look"]}, ["pay", "p_look"]),
-    ],
-)
-async def test_the_rule_holds_for_each_toolset(settings: dict[str, Any], steps: list[str]) -> None:
-    """Also for tools whose names are known at run time only. [ADP-14]"""
-    tool = Tool(pay)
-    agent = Agent(TestModel(), tools=[tool])
-    made = quiet(agent, toolsets=[FunctionToolset([look]).prefixed("p")], **settings)
-    async with Runtime.ephemeral(agent=made) as runtime:
-        handle = await runtime.submit("ada", "x")
-        assert isinstance(await handle.wait(PATIENCE_SECONDS), Completed)
-        events = [e.event async for e in aslist(runtime, "ada")]
-        begun = [e for e in events if e.code == "step.started"]
-    assert len(begun) == len(steps)
-    assert tool.metadata is None
-
-
-async def aslist(runtime: Runtime, session_id: str) -> AsyncIterator[Any]:
-    async for envelope in runtime.events(session_id):
-        yield envelope
-        if envelope.event.code == "run.completed":
-            return
-
-
-def test_responses_of_a_run_are_messages() -> None:
-    """The framework has two kinds of message; a third fails here. [ADP-30]"""
-    assert set(ModelMessage.__args__[0].__args__) == {ModelRequest, ModelResponse}  # type: ignore[attr-defined]
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_structured_answers_text_is_its_json(tmp_path: Path, *, stream: bool) -> None:
+    """Also where other calls were skipped for it, behind a trimming processor. [ADP-1] [ADP-30]"""
+    script = Script(
+        [("stock", '{"sku": "pen"}', "a")],
+        [("final_result", '{"n": "x"}', "b")],
+        [("final_result", '{"n": 7}', "c"), ("stock", '{"sku": "pencil"}', "d")],
+    )
+    trim: Any = ProcessHistory(lambda messages: messages[-2:])
+    agent: Any = Agent(script.model(), tools=[stock], output_type=Answer, capabilities=[trim])
+    async with bed_of(tmp_path, lambda: durable_agent(agent, stream=stream)) as bed:
+        await bed.live()
+        result = await bed.ask("go")
+        assert (result.text, result.structured_output) == ('{"n":7}', {"n": 7})
+        roles = [role for role, _ in await bed.told()]
+        assert roles == ["user", *["assistant", "tool"] * 2, "assistant", "tool", "tool"]

@@ -3,9 +3,11 @@
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from turnkeeper.core.approvals import is_approval
 from turnkeeper.core.ids import InputId, RunId
-from turnkeeper.core.inputs import Durability, Input
+from turnkeeper.core.inputs import Durability, Input, ToolCallbackInput
 from turnkeeper.core.lifecycle import (
     TERMINATED_REASONS,
     AbandonReason,
@@ -165,9 +167,20 @@ class InputState(Struct, frozen=True, kw_only=True):
     updated_at_ms: int
 
 
+def _told(record: InputRecord) -> Input | None:
+    """The input, as it is shown: an open approval has not expired yet. [APR-60]"""
+    item = record.input
+    if not isinstance(item, ToolCallbackInput) or not is_approval(item):
+        return item
+    untouched = record.state is InputLifecycleState.QUEUED and not record.attempt_count
+    if not untouched or (item.payload or {}).get("decision") != "expired":
+        return item
+    return replace(item, payload={**item.payload, "decision": "open"})
+
+
 def input_state(record: InputRecord, history: tuple[HistoryEntry, ...]) -> InputState:
     """The public view of one input's row."""
-    item = record.input
+    item = _told(record)
     kept = Durability.EPHEMERAL if record.ephemeral else Durability.DURABLE
     return InputState(
         input_id=record.input_id,

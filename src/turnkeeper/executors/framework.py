@@ -118,7 +118,9 @@ def refused_status(error: BaseException | None) -> int | None:
 
     Looks through task groups of one error, and through causes.
     """
-    while error is not None:
+    seen: set[int] = set()  # causes may go round in a circle
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
             (error,) = error.exceptions
             continue

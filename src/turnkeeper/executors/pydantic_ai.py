@@ -9,13 +9,14 @@ Decides how a run of the framework is driven and how its messages lie in the tra
 commit, and what may reach a model, is decided in `work` and `safety`.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
-from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.core.texts import mended
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.framework import (
@@ -26,13 +27,9 @@ from turnkeeper.executors.framework import (
     warn_of_unrecorded_tools,
 )
 from turnkeeper.executors.prompts import Prompt
-from turnkeeper.executors.pydantic_messages import (
-    PydanticCodec,
-    answered_call,
-    says_something,
-    words_of,
-)
-from turnkeeper.executors.pydantic_options import Options, ToolRules
+from turnkeeper.executors.pydantic_messages import PydanticCodec, words_of
+from turnkeeper.executors.pydantic_options import RunOptions, ToolRules, check_agent
+from turnkeeper.executors.pydantic_record import WRITTEN, First, Last, Record, copied
 from turnkeeper.executors.pydantic_tools import (
     answered_before,
     durable_tool,
@@ -56,18 +53,14 @@ try:
         RunContext,
         exceptions,
     )
-    from pydantic_ai.capabilities import (
-        AbstractCapability,
-        CapabilityOrdering,
-        ReinjectSystemPrompt,
-    )
+    from pydantic_ai.agent.abstract import AgentMetadata, AgentModelSettings
+    from pydantic_ai.capabilities import AbstractCapability, ReinjectSystemPrompt
     from pydantic_ai.messages import (
+        CustomEvent,
         FunctionToolCallEvent,
         FunctionToolResultEvent,
         ModelMessage,
         ModelRequest,
-        ModelRequestPart,
-        ModelResponse,
         PartDeltaEvent,
         PartStartEvent,
         TextPart,
@@ -77,93 +70,16 @@ try:
         ToolCallPart,
         UserPromptPart,
     )
-    from pydantic_ai.models import ModelRequestContext
     from pydantic_ai.run import AgentRun
-    from pydantic_ai.settings import ModelSettings
     from pydantic_ai.tools import ToolDefinition
     from pydantic_ai.toolsets import AbstractToolset
     from pydantic_ai.usage import UsageLimits
-    from pydantic_core import to_json, to_jsonable_python
+    from pydantic_core import to_jsonable_python
     from pydantic_graph import End
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
 
 __all__ = ["PydanticAgent", "durable_agent", "durable_tool", "step_metadata"]
-
-_WRITTEN = {"turnkeeper": "written"}
-"""Marks a request that is in the transcript already, or is not to be."""
-
-
-class _Record:
-    """Hands the messages that a run adds to the transcript, each once.
-
-    They are told by identity, and by the run that the framework stamps on them, never by their
-    place: a processor of the history may cut, copy or rewrite the framework's own list.
-    """
-
-    def __init__(self, work: Work[ModelMessage]) -> None:
-        self._work = work
-        self._known: dict[int, ModelMessage] = {}
-        """Messages that are written, or made by a processor; held, so that no ID is reused."""
-        shown = [prompt for prompt in work.prompts if prompt.written]
-        self._first = None if len(shown) == len(work.prompts) else shown
-
-    def settle(self, messages: Sequence[ModelMessage]) -> None:
-        """Note the framework's list as the processors have left it: nothing in it is new."""
-        self._known = {id(message): message for message in messages}
-
-    def take(self, messages: Sequence[ModelMessage]) -> bool:
-        """Write those messages of this run in the framework's list that are new in it."""
-        run_id = self._work.turn.run_id
-        fresh = [m for m in messages if m.run_id == run_id and id(m) not in self._known]
-        self._known.update((id(message), message) for message in fresh)
-        for message in fresh:
-            if isinstance(message, ModelResponse):
-                self._response(message)
-            elif message.metadata != _WRITTEN:
-                self._request(message)
-        return bool(fresh)
-
-    def _response(self, message: ModelResponse) -> None:
-        usage = message.usage
-        self._work.used(usage.input_tokens, usage.output_tokens)
-        if message.state == "interrupted":
-            # None of its calls has been run, and the last one may be cut off.
-            parts = [part for part in message.parts if not isinstance(part, ToolCallPart)]
-            message = replace(message, parts=parts)
-            if not says_something(message):
-                return
-        self._add("assistant", message)
-
-    def _request(self, message: ModelRequest) -> None:
-        """A request is written as one message for each answer, and one for the rest."""
-        rest: list[ModelRequestPart] = []
-        for part in message.parts:
-            answered = answered_call(part)
-            if answered is None:
-                rest.append(part)
-            elif answered not in self._work.answered:
-                self._add("tool", replace(message, parts=[part], instructions=None))
-        if self._first is not None:
-            rest = _shown_only(rest, self._first)
-            self._first = None
-        if rest:
-            prompted = any(isinstance(part, UserPromptPart) for part in rest)
-            role: Role = "user" if prompted else "system_notice"
-            self._add(role, replace(message, parts=rest, instructions=None))
-
-    def _add(self, role: Role, message: ModelMessage) -> None:
-        self._work.add(role, words_of(message), message)
-
-
-def _shown_only(parts: list[ModelRequestPart], shown: list[Prompt]) -> list[ModelRequestPart]:
-    """Leave out of the first request what is to be kept out of the transcript."""
-    others = [part for part in parts if not isinstance(part, UserPromptPart)]
-    return [*others, UserPromptPart(_joined(shown))] if shown else []
-
-
-def _joined(prompts: Sequence[Prompt]) -> str:
-    return "\n\n".join(prompt.text for prompt in prompts)
 
 
 @dataclass
@@ -171,7 +87,7 @@ class _Hooks(AbstractCapability[Any]):
     """Where the framework's loop meets the turn: before each model call, around each tool."""
 
     work: Work[ModelMessage]
-    record: _Record
+    record: Record
     rules: ToolRules
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
@@ -181,21 +97,19 @@ class _Hooks(AbstractCapability[Any]):
     held: list[Prompt] = field(default_factory=list)
     """What was taken out of that queue again, since the run is about to wait for a person."""
 
-    def get_ordering(self) -> CapabilityOrdering:
-        return CapabilityOrdering(position="outermost")
-
-    async def before_model_request(
-        self, ctx: RunContext[Any], request_context: ModelRequestContext
-    ) -> ModelRequestContext:
+    async def asking(self, ctx: RunContext[Any]) -> None:
+        """Take what is new before any other capability changes the list, and commit it."""
         steered, self.held, self.queued = self.held, [], []
         self.record.take(ctx.messages)
         if self.at_border:
             steered += await self.work.border()
-        for request in _requests(steered):
-            ctx.enqueue(request)
+        for prompt, request in zip(steered, _requests(steered), strict=True):
+            # It goes into the list behind the other capabilities, and is written here.
+            if prompt.written:
+                self.record.add_request(request)
+            ctx.enqueue(replace(request, metadata=dict(WRITTEN)))
         self.at_border = True
         self.work.asking()
-        return request_context
 
     async def handle_deferred_tool_calls(
         self,
@@ -233,26 +147,14 @@ class _Hooks(AbstractCapability[Any]):
         return recalled(answer)
 
 
-@dataclass
-class _Last(AbstractCapability[Any]):
-    """Stands behind all processors of the history."""
-
-    record: _Record
-
-    def get_ordering(self) -> CapabilityOrdering:
-        return CapabilityOrdering(position="innermost")
-
-    async def before_model_request(
-        self, ctx: RunContext[Any], request_context: ModelRequestContext
-    ) -> ModelRequestContext:
-        self.record.settle(ctx.messages)
-        return request_context
+def _joined(prompts: Sequence[Prompt]) -> str:
+    return "\n\n".join(prompt.text for prompt in prompts)
 
 
 def _requests(prompts: Sequence[Prompt]) -> Iterator[ModelRequest]:
     for prompt in prompts:
         words = notice(prompt.text) if prompt.kind == "notice" else prompt.text
-        metadata = None if prompt.written else dict(_WRITTEN)
+        metadata = None if prompt.written else dict(WRITTEN)
         yield ModelRequest(parts=[UserPromptPart(words)], metadata=metadata)
 
 
@@ -262,7 +164,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
     def __init__(
         self,
         agent: Agent[Any, Any],
-        options: Options,
+        options: RunOptions,
         rules: ToolRules,
         limits: TurnLimits | None,
         approval_seconds: float,
@@ -277,7 +179,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
 
     async def answer(self, work: Work[ModelMessage]) -> ApplyOutput:
         """Drive the framework node by node, and commit at its borders."""
-        record, options = _Record(work), self._options
+        record = Record(work)
         hooks = _Hooks(work, record, self._rules)
         token = CancellationToken()
         work.on_stop = token.cancel
@@ -286,20 +188,22 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         try:
             async with self._agent.iter(
                 _joined(work.prompts) or None,
-                message_history=unanswered(work) if work.resumes else work.history(),
+                message_history=copied(unanswered(work) if work.resumes else work.history()),
                 deferred_tool_results=results_of(work),
-                deps=None if options.deps is None else options.deps(work.turn),
-                model_settings=options.model_settings,
-                toolsets=options.toolsets or None,
                 run_id=work.turn.run_id,
                 conversation_id=work.turn.session_id,
                 cancellation_token=token,
-                usage_limits=options.limits,
-                capabilities=[hooks, ReinjectSystemPrompt(), _Last(record)],
+                **self._options.of(work.turn),
+                capabilities=[
+                    First(hooks.asking, record),
+                    hooks,
+                    ReinjectSystemPrompt(),
+                    Last(record),
+                ],
             ) as run:
                 hooks.at_border = bool(work.pending)
                 for request in work.behind():
-                    queued = run.enqueue(replace(request, metadata=dict(_WRITTEN)))
+                    queued = run.enqueue(replace(request, metadata=dict(WRITTEN)))
                     hooks.queued.append((queued, None))
                 await self._drive(run, hooks)
         except exceptions.RunCancelled as cancelled:
@@ -317,15 +221,21 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         if isinstance(output, str):
             return work.result(output)
         structured = json_form(output, to_jsonable_python)
-        return work.result(to_json(structured, fallback=str).decode(), structured)
+        text = json.dumps(structured, ensure_ascii=False, separators=(",", ":"))
+        return work.result(text, structured)
 
     async def _drive(self, run: AgentRun[Any, Any], hooks: _Hooks) -> None:
         work, record = hooks.work, hooks.record
-        node = run.next_node
+        first = run.next_node
+        assert not isinstance(first, End)
+        node = await run.next(first)  # takes the prompt, and calls nothing
+        record.begin(run.all_messages(), node)
         while not isinstance(node, End):
             if Agent.is_call_tools_node(node):
                 # Before the first tool runs, the response that calls it is committed. [ADP-5]
-                if node.model_response.tool_calls and record.take(run.all_messages()):
+                if node.model_response.tool_calls and record.take(
+                    run.all_messages(), node.model_response
+                ):
                     steered = await work.border()
                     for prompt, request in zip(steered, _requests(steered), strict=True):
                         hooks.queued.append((run.enqueue(request), prompt))
@@ -350,6 +260,8 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
             work.emit(TextDelta(text))
         case PartDeltaEvent(delta=ThinkingPartDelta(content_delta=str(text))) if text:
             work.emit(ReasoningDelta(text))
+        case CustomEvent():
+            work.turn.emit(to_jsonable_python(event, fallback=str))
         case FunctionToolCallEvent(part=call):
             work.emit(ToolCall(call.tool_call_id, call.tool_name, call.args_as_json_str()))
         case FunctionToolResultEvent(part=part):
@@ -357,7 +269,7 @@ def _tell(work: Work[ModelMessage], event: object) -> None:
             work.emit(ToolResult(part.tool_call_id, part.tool_name or "", words))
 
 
-def durable_agent(  # noqa: PLR0913 - settings, each with a default
+def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     agent: Agent[Any, Any],
     *,
     deps: Callable[[Turn], Any] | None = None,
@@ -366,28 +278,30 @@ def durable_agent(  # noqa: PLR0913 - settings, each with a default
     stream: bool = True,
     tools: ToolMode = "as_declared",
     idempotent: Collection[str] = (),
-    model_settings: ModelSettings | None = None,
+    model_settings: AgentModelSettings[Any] | None = None,
     usage_limits: UsageLimits | None = None,
-    toolsets: Sequence[AbstractToolset[Any]] = (),
+    metadata: AgentMetadata[Any] | None = None,
+    toolsets: Sequence[AbstractToolset[Any]] | None = None,
 ) -> PydanticAgent:
-    """Make an executor of an agent; it serves any number of sessions. [ADP-1] [ADP-14]
+    """Make an executor of an agent; it serves any number of sessions. [ADP-1]
 
-    `deps` makes the agent's dependencies of each run. `limits` bounds a turn; None is
+    `deps` makes the agent's dependencies of each turn. `limits` bounds a turn; None is
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
-    to approve a call. `stream=False` is for a model that cannot stream.
+    to approve a call. `stream=False` is for a model that cannot stream. `model_settings`,
+    `usage_limits`, `metadata` and `toolsets` are the framework's own, as `Agent.run` takes them,
+    for each run; a usage limit that is reached abandons the turn. [ADP-31]
 
-    `tools="durable"` makes each tool that is not declared otherwise a durable step. `idempotent`
-    names tools that only read: durable steps that a crash repeats. Tools that are neither are named
-    by an `UnrecordedToolsWarning`. The agent itself is not changed.
+    `tools="durable"` makes every tool that this process runs a durable step, also those of
+    toolsets. `idempotent` names tools that only read: they are steps that a crash repeats.
+    Otherwise, `UnrecordedToolsWarning` names the tools that a crash may run twice. [ADP-14]
 
-    `model_settings`, `usage_limits` and `toolsets` are those of the framework's own `Agent.run`,
-    for every run; `usage_limits` counts one run, without it there is no limit but `limits`.
-
-    Raises `ValidationFailed` for another time than that, or a name that no tool has.
+    Raises `ValidationFailed` for an `approval_seconds`, an agent or a tool's name that it cannot
+    take.
     """
-    options = Options(
-        deps=deps, model_settings=model_settings, usage_limits=usage_limits, toolsets=toolsets
-    )
-    rules = ToolRules(agent, toolsets, tools, idempotent)
-    warn_of_unrecorded_tools(rules.unrecorded)
-    return PydanticAgent(agent, options, rules, limits, approval_seconds, stream=stream)
+    check_agent(agent)
+    rules = ToolRules(tools, idempotent)
+    unrecorded = rules.check([*agent.toolsets, *(toolsets or ())])
+    options = RunOptions(deps, model_settings, usage_limits, metadata, toolsets)
+    made = PydanticAgent(agent, options, rules, limits, approval_seconds, stream=stream)
+    warn_of_unrecorded_tools(unrecorded)
+    return made

@@ -42,7 +42,9 @@ class PydanticCodec(Codec[ModelMessage]):
     def view(self, role: Role, items: Sequence[ModelMessage]) -> View:
         (message,) = items
         if isinstance(message, ModelResponse):
-            calls = tuple(Call(call.tool_call_id, call.tool_name) for call in message.tool_calls)
+            calls = tuple(
+                Call(call.tool_call_id, call.tool_name, call) for call in message.tool_calls
+            )
             return View("assistant", empty=not says_something(message), calls=calls)
         if role == "tool":
             return View("tool", answers=answered_call(message.parts[0]))
@@ -56,7 +58,8 @@ class PydanticCodec(Codec[ModelMessage]):
         return (ModelRequest(parts=[UserPromptPart(content)]),)
 
     def answer(self, call: Call, content: str) -> tuple[ModelMessage, ...]:
-        part = ToolReturnPart(call.name, content, call.id, outcome="interrupted")
+        kind = call.raw.tool_kind if isinstance(call.raw, ToolCallPart) else None
+        part = ToolReturnPart(call.name, content, call.id, tool_kind=kind, outcome="interrupted")
         return (ModelRequest(parts=[part]),)
 
 

@@ -1,104 +1,137 @@
-"""What an agent of Pydantic AI is configured with, and what a durable one makes of that.
+"""What a user has configured for agents of Pydantic AI: which tools are durable, what a run gets.
 
-Decides which tools are durable steps, and what becomes of each parameter of the framework's run.
+Decides which option is obeyed, and which is refused when the agent is built.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
-
-from msgspec import Struct
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from turnkeeper.errors import ValidationFailed
-from turnkeeper.executors.framework import (
-    ToolMode,
-    check_tool_names,
-    missing_extra,
-)
+from turnkeeper.executors.framework import ToolMode, check_tool_names, missing_extra
 from turnkeeper.executors.pydantic_tools import RULE
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.turn import Turn
 
 try:
     from pydantic_ai import Agent
-    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.agent import AbstractAgent
     from pydantic_ai.tools import ToolDefinition
-    from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, WrapperToolset
+    from pydantic_ai.toolsets import (
+        AbstractToolset,
+        CombinedToolset,
+        ExternalToolset,
+        FunctionToolset,
+        PrefixedToolset,
+        RenamedToolset,
+        SetMetadataToolset,
+        WrapperToolset,
+    )
     from pydantic_ai.usage import UsageLimits
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    """What `durable_agent` was given for each run of the framework."""
+@dataclass(frozen=True)
+class RunOptions:
+    """What each run of an agent is given."""
 
     deps: Callable[[Turn], Any] | None = None
-    model_settings: ModelSettings | None = None
+    model_settings: Any = None
     usage_limits: UsageLimits | None = None
-    toolsets: Sequence[AbstractToolset[Any]] = ()
+    metadata: Any = None
+    toolsets: Sequence[AbstractToolset[Any]] | None = None
 
-    @property
-    def limits(self) -> UsageLimits:
-        """The framework's limits, where its own limit of requests is not on by default."""
-        return self.usage_limits or UsageLimits(request_limit=None)
+    def of(self, turn: Turn) -> dict[str, Any]:
+        """Return the arguments for the run of a turn."""
+        return {
+            "deps": None if self.deps is None else self.deps(turn),
+            "model_settings": self.model_settings,
+            # The framework's own default would end a turn at 50 requests.
+            "usage_limits": self.usage_limits or UsageLimits(request_limit=None),
+            "metadata": self.metadata,
+            "toolsets": self.toolsets,
+        }
 
 
 class ToolRules:
-    """Which tools of an agent are durable steps. [ADP-14]"""
+    """Which of the tools are durable steps although nothing declares them so. [ADP-14]"""
 
-    def __init__(
-        self,
-        agent: Agent[Any, Any],
-        toolsets: Sequence[AbstractToolset[Any]],
-        tools: ToolMode,
-        idempotent: Collection[str],
-    ) -> None:
-        """Raises `ValidationFailed` for a name in `idempotent` that no tool has.
-
-        Tools of other toolsets than the framework's own functions are known at run time only: with
-        one of those no name is refused.
-        """
-        if tools not in ("as_declared", "durable"):
-            raise ValidationFailed(f"tools is 'as_declared' or 'durable', not {tools!r:.50}")
-        self._all = tools == "durable"
-        known, unrecorded, others = _tools_of([*agent.toolsets, *toolsets])
-        check_tool_names(idempotent, [*known, *idempotent] if others else known)
-        self._idempotent = frozenset(idempotent)
-        self.unrecorded = () if self._all else (*(unrecorded - self._idempotent), *others)
-        """What the warning names: tools, and toolsets whose tools are known at run time only."""
+    def __init__(self, mode: ToolMode, idempotent: Collection[str]) -> None:
+        if mode not in get_args(ToolMode):
+            raise ValidationFailed(f'tools is "as_declared" or "durable", not {mode!r}')
+        self._mode = mode
+        self._idempotent = idempotent
 
     def of(self, tool: ToolDefinition) -> StepRule | None:
-        """The rule of a tool that is about to be called, or None for one that is no step."""
+        """Return how a call of this tool is recorded; None if it is not."""
         declared = (tool.metadata or {}).get(RULE)
         if isinstance(declared, StepRule):
             return declared
         if tool.name in self._idempotent:
             return StepRule(idempotent=True)
-        return StepRule() if self._all and tool.kind != "output" else None
+        # The framework's own tools, such as its search for tools, do nothing outside of it.
+        durable = self._mode == "durable" and tool.tool_kind is None
+        return StepRule() if durable else None
+
+    def check(self, toolsets: Sequence[AbstractToolset[Any]]) -> list[str]:
+        """Return the names of the tools that a crash may run twice.
+
+        Raises `ValidationFailed` for names in `idempotent` that no tool has, as far as that can be
+        told: a dynamic toolset and an MCP server tell their tools at run time.
+        """
+        found = [tool for toolset in toolsets for tool in _tools(toolset)]
+        known = [tool.name for tool in found if not tool.later]
+        later = any(tool.later for tool in found)
+        check_tool_names(self._idempotent, [*known, *self._idempotent] if later else known)
+        if self._mode == "durable":
+            return []
+        return [t.name for t in found if not t.declared and t.name not in self._idempotent]
 
 
-def _is_declared(toolset: AbstractToolset[Any]) -> bool:
-    """Whether all tools of a toolset are declared durable, by `with_metadata`."""
-    while isinstance(toolset, WrapperToolset):
-        if RULE in (getattr(toolset, "metadata", None) or {}):
-            return True
-        toolset = toolset.wrapped
-    return False
+@dataclass(frozen=True)
+class _Tool:
+    name: str
+    declared: bool = False
+    later: bool = False
+    """Stands for all tools of a toolset whose names are known at run time only."""
 
 
-def _tools_of(
-    toolsets: Sequence[AbstractToolset[Any]],
-) -> tuple[set[str], set[str], list[str]]:
-    """Names of tools, of those that are not declared, and toolsets whose tools are not known."""
-    known: set[str] = set()
-    unrecorded: set[str] = set()
-    others: list[str] = []
-    for toolset in toolsets:
-        if not isinstance(toolset, FunctionToolset):
-            if not _is_declared(toolset):
-                others.append(f"those of {toolset.label}")
-            continue
-        for name, tool in toolset.tools.items():
-            known.add(name)
-            if not isinstance((tool.metadata or {}).get(RULE), StepRule):
-                unrecorded.add(name)
-    return known, unrecorded, others
+def _tools(toolset: AbstractToolset[Any]) -> Iterator[_Tool]:
+    """What is known of a toolset's tools before any run."""
+    if isinstance(toolset, FunctionToolset):
+        for name, function in toolset.tools.items():
+            metadata = {**(toolset.metadata or {}), **(function.metadata or {})}
+            yield _Tool(name, isinstance(metadata.get(RULE), StepRule))
+    elif isinstance(toolset, CombinedToolset):
+        for each in toolset.toolsets:
+            yield from _tools(each)
+    elif isinstance(toolset, WrapperToolset):
+        for tool in _tools(toolset.wrapped):
+            yield _Tool(_name(toolset, tool), tool.declared or _declares(toolset), tool.later)
+    elif not isinstance(toolset, ExternalToolset):
+        yield _Tool(f"those of {toolset.label}", later=True)
+
+
+def _name(toolset: WrapperToolset[Any], tool: _Tool) -> str:
+    if tool.later:
+        return tool.name
+    if isinstance(toolset, PrefixedToolset):
+        return f"{toolset.prefix}_{tool.name}"
+    if isinstance(toolset, RenamedToolset):
+        return {old: new for new, old in toolset.name_map.items()}.get(tool.name, tool.name)
+    return tool.name
+
+
+def _declares(toolset: WrapperToolset[Any]) -> bool:
+    if not isinstance(toolset, SetMetadataToolset):
+        return False
+    return isinstance(toolset.metadata.get(RULE), StepRule)
+
+
+def check_agent(agent: object) -> None:
+    """Raise `ValidationFailed` for an object that is no agent of the framework."""
+    if not isinstance(agent, AbstractAgent):
+        raise ValidationFailed(
+            f"durable_agent takes an {Agent.__name__} of Pydantic AI, not {type(agent).__name__}"
+        )

@@ -447,7 +447,7 @@ class Worker:
             self.actors.clear()  # gives back what a dictionary keeps of its largest size
 
     def forget(self, actor: SessionActor, reason: str) -> None:
-        """A session that is let go leaves memory; with a factory it is claimed again later."""
+        """A session that is let go leaves memory; one that is served here is claimed again."""
         self.report(f"session {actor.session_id!r} is let go: {reason}")
         self._drop(actor)
         self.served.let_go.add(actor.session_id)
@@ -462,7 +462,7 @@ class Worker:
         if releases:
             release = self._releases.release(actor.session_id)
             self.tasks.spawn(release, f"release {actor.session_id}")
-        if self.factory is not None:
+        if self.served.includes(actor.session_id):
             self.claim_again(actor.session_id)
 
     def uncharge(self, run_id: RunId) -> None:

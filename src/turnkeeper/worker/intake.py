@@ -10,7 +10,7 @@ from turnkeeper.core.dead_letters import decide_requeue, refuse_other_words, tol
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import OPERATOR, Input, PromptInput
-from turnkeeper.core.lifecycle import TERMINAL, InputLifecycleState
+from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.core.outcomes import (
     Accepted,
     AcceptOutcome,
@@ -287,9 +287,15 @@ async def _requeue(
         recorded = await _steps_of(worker, actor.session_id, old)
         refuse_other_words(old, successor, recorded, steps)
         return Accepted(successor.input_id, successor.policy, successor.state)
-    if old.state is not InputLifecycleState.ABANDONED or old.input is None:
-        state = "pruned" if old.state in TERMINAL and old.input is None else old.state.value
-        raise ValidationFailed(f"input {input_id} is {state}; only an abandoned one is requeued")
+    if old.state is not InputLifecycleState.ABANDONED:
+        raise ValidationFailed(
+            f"input {input_id} is {old.state.value}; only an abandoned one is requeued"
+        )
+    if old.input is None:
+        raise ValidationFailed(
+            f"input {input_id} was abandoned, and prune has deleted its text since; submit the "
+            "text again as a new input"
+        )
     told = await _told_steps(worker, actor.session_id, old, steps)
     accepted: Accepted = await actor.ask(
         lambda session, context: decide_requeue(session, old, told, context)

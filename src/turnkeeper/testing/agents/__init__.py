@@ -16,6 +16,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
 
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
     bringing  Bringing                            a conversation that an input brings with it
+    lists     Lists                               what a framework may do to its own list
     texting   DoubleTexting                       messages that meet a turn
     tools     ToolCalls                           what a model gets wrong, what a tool raises
               NothingIsLeft                       no tool outlives its run
@@ -34,6 +35,7 @@ from turnkeeper.testing.agents.bringing import Bringing
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.exits import Exits
+from turnkeeper.testing.agents.lists import Lists
 from turnkeeper.testing.agents.safety import Safety
 from turnkeeper.testing.agents.settling import Settled
 from turnkeeper.testing.agents.talking import Conversations, Histories, Streams
@@ -55,6 +57,7 @@ __all__ = [
     "Exits",
     "Histories",
     "Limits",
+    "Lists",
     "NothingIsLeft",
     "Reply",
     "Safety",
@@ -70,6 +73,7 @@ __all__ = [
 
 class AgentConformance(
     Histories,
+    Lists,
     Conversations,
     Streams,
     Bringing,
