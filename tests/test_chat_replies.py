@@ -103,7 +103,7 @@ KEPT = {
 
 
 async def test_a_message_goes_back_with_every_field(tmp_path: Path) -> None:
-    """[ADP-60] In the same turn, in the next one, and after a restart."""
+    """[ADP-30] In the same turn, in the next one, and after a restart."""
     async with Scripted(SIGNED, says("42")) as server:
         for _ in range(2):
             async with Runtime(tmp_path / "a.db", agent=agent_on(server)) as runtime:
@@ -116,7 +116,7 @@ async def test_a_message_goes_back_with_every_field(tmp_path: Path) -> None:
 
 
 async def test_a_continuation_sends_every_field_again(tmp_path: Path) -> None:
-    """[ADP-60] The server fails behind the call: the next attempt reads the call from the store."""
+    """[ADP-30] The server fails behind the call: the next attempt reads the call from the store."""
     broken = [delta({"content": "it "})]
     async with Scripted(SIGNED, broken, says("42")) as server:
         agent = agent_on(server, durable=True)
@@ -129,7 +129,7 @@ async def test_a_continuation_sends_every_field_again(tmp_path: Path) -> None:
 
 
 async def test_fields_that_are_withheld() -> None:
-    """[ADP-60] They are kept and not sent; a call's fields too."""
+    """[ADP-30] They are kept and not sent; a call's fields too."""
     withheld = ["reasoning_content", "reasoning_details", "extra_content"]
     _, server = await answer_of(SIGNED, says("42"), withhold=withheld)
     sent = server.assistants()[0]
@@ -138,7 +138,7 @@ async def test_fields_that_are_withheld() -> None:
 
 
 async def test_arguments_that_no_server_could_read() -> None:
-    """[ADP-60] [ADP-62] The model is told; the call goes back as an object that can be read."""
+    """[ADP-30] [ADP-32] The model is told; the call goes back as an object that can be read."""
 
     def strict(request: dict[str, Any]) -> Sequence[bytes]:
         for message in request["messages"]:
@@ -155,7 +155,7 @@ async def test_arguments_that_no_server_could_read() -> None:
 
 
 def test_the_sound_of_an_answer_goes_back_as_its_id() -> None:
-    """[ADP-60] As the protocol has it."""
+    """[ADP-30] As the protocol has it."""
     reply, _ = reply_of({"audio": {"id": "a", "data": "AA"}}, {"audio": {"id": "a", "data": "BB"}})
     message = reply.message([])
     assert message["audio"] == {"id": "a", "data": "AABB"}
@@ -184,14 +184,14 @@ def pieces_of(value: Any, cut: int) -> tuple[Any, Any]:
 
 @given(fields=JSON_FIELDS, cut=st.integers(0, 8))
 def test_fields_in_pieces_are_whole_again(fields: dict[str, Any], cut: int) -> None:
-    """[ADP-60] Wherever a server cuts a field of its own, it is put together."""
+    """[ADP-30] Wherever a server cuts a field of its own, it is put together."""
     first, second = pieces_of(fields, cut)
     reply, _ = reply_of(first, second)
     assert reply.message([]) == {"role": "assistant", "content": "", **fields}
 
 
 def test_what_is_no_piece_is_replaced() -> None:
-    """[ADP-60] Ids, types and signatures that come again are not put behind themselves."""
+    """[ADP-30] Ids, types and signatures that come again are not put behind themselves."""
     old = {"id": "a", "type": "t", "thought_signature": "s", "n": 1, "list": [1]}
     new = {"id": "a", "type": "t", "thought_signature": "s", "n": 2, "list": [2], "more": None}
     assert merged(old, new) == {**old, "n": 2, "list": [1, 2]}
@@ -211,7 +211,7 @@ def test_what_is_no_piece_is_replaced() -> None:
 
 
 def test_content_as_text_or_parts() -> None:
-    """[ADP-60] Text parts are text; other parts stay, in order; thinking is reasoning."""
+    """[ADP-30] Text parts are text; other parts stay, in order; thinking is reasoning."""
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "h"}]}
     more = {"type": "thinking", "thinking": [{"type": "text", "text": "m"}], "signature": "s"}
     image = {"type": "image_url", "image_url": {"url": "data:x"}}
@@ -240,7 +240,7 @@ def test_content_as_text_or_parts() -> None:
 
 
 async def test_an_answer_in_parts_is_read_again() -> None:
-    """[ADP-60] The next turn's model reads the parts as they were."""
+    """[ADP-30] The next turn's model reads the parts as they were."""
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     parts = [delta({"content": [thinking]}), delta({"content": "yes"}), delta({}, "stop")]
     async with Scripted(parts, says("again")) as server:
@@ -252,7 +252,7 @@ async def test_an_answer_in_parts_is_read_again() -> None:
 
 @pytest.mark.parametrize("content", [None, ""])
 def test_content_beside_calls_is_as_it_came(content: str | None) -> None:
-    """[ADP-60] No text is not an empty text: some servers refuse the one, some the other."""
+    """[ADP-30] No text is not an empty text: some servers refuse the one, some the other."""
     reply, _ = reply_of({"content": content}, piece(0, "a", "look", "{}"))
     assert reply.message([])["content"] == content
 
@@ -304,14 +304,14 @@ BOTH = [("a", "look", ROME), ("b", "look", OSLO)]
     ],
 )
 def test_calls_are_told_apart(deltas: list[Any]) -> None:
-    """[ADP-61] By index, or by id where the index is missing or repeated."""
+    """[ADP-31] By index, or by id where the index is missing or repeated."""
     seen = [(i, name, json.loads(arguments)) for i, name, arguments in called(*deltas)]
     assert seen == [(i, name, json.loads(arguments)) for i, name, arguments in BOTH]
 
 
 @pytest.mark.parametrize("index", [0, None])
 def test_calls_without_ids(index: int | None) -> None:
-    """[ADP-61] By name and whole arguments, as where all have one id; each gets its own."""
+    """[ADP-31] By name and whole arguments, as where all have one id; each gets its own."""
     made = called(piece(index, None, "look", ROME), piece(index, None, "look", OSLO))
     assert [arguments for _, _, arguments in made] == [ROME, OSLO]
     assert len({call_id for call_id, _, _ in made}) == 2
@@ -350,7 +350,7 @@ def test_calls_without_ids(index: int | None) -> None:
     ],
 )
 def test_a_call_that_comes_in_pieces_or_again(deltas: list[Any]) -> None:
-    """[ADP-61] It is one call, with its name and arguments once."""
+    """[ADP-31] It is one call, with its name and arguments once."""
     ((call_id, name, arguments),) = called(*deltas)
     assert (call_id, name, json.loads(arguments)) == ("a", "look", {"city": "Rome"})
 
@@ -367,7 +367,7 @@ def test_a_call_that_comes_in_pieces_or_again(deltas: list[Any]) -> None:
 def test_arguments_cut_anywhere(
     arguments: list[dict[str, str]], cuts: list[int], indexed: Any
 ) -> None:
-    """[ADP-61] Each call's arguments are whole again, with an index or with an id only."""
+    """[ADP-31] Each call's arguments are whole again, with an index or with an id only."""
     deltas: list[Any] = []
     for number, given_ in enumerate(arguments):
         text = json.dumps(given_)
@@ -382,7 +382,7 @@ def test_arguments_cut_anywhere(
 
 
 def test_calls_in_other_forms() -> None:
-    """[ADP-61] Without type, id or arguments, with a number as id, or in the old form."""
+    """[ADP-31] Without type, id or arguments, with a number as id, or in the old form."""
     message = reply_of(piece(0, None, "look", None))[0].message([])
     assert message["tool_calls"] == [
         {"type": "function", "id": "call-1", "function": {"name": "look", "arguments": "{}"}}
@@ -397,7 +397,7 @@ def test_calls_in_other_forms() -> None:
 
 
 async def test_two_calls_of_one_index_are_both_made() -> None:
-    """[ADP-61] And both are answered, each under its id."""
+    """[ADP-31] And both are answered, each under its id."""
     both = [delta(piece(0, "a", "look", ROME)), delta(piece(0, "b", "look", OSLO), "tool_calls")]
     _, server = await answer_of(both, says("done"))
     answers = {m["tool_call_id"]: m["content"] for m in server.sent() if m["role"] == "tool"}
@@ -405,7 +405,7 @@ async def test_two_calls_of_one_index_are_both_made() -> None:
 
 
 async def test_other_choices_are_not_the_answer() -> None:
-    """[ADP-61] A server that gives several is read for its first."""
+    """[ADP-31] A server that gives several is read for its first."""
     other = frame({"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "stop"}]})
     outcome, _ = await answer_of([other, *says("yes"), other])
     assert outcome.result.text == "yes"
@@ -428,7 +428,7 @@ async def test_other_choices_are_not_the_answer() -> None:
 async def test_the_final_figure_of_usage_counts(
     frames: list[tuple[Any, Any]], expected: tuple[int, int]
 ) -> None:
-    """[ADP-61] Cumulative, corrected or split: what a server says last; calls are summed."""
+    """[ADP-31] Cumulative, corrected or split: what a server says last; calls are summed."""
 
     def used(tokens: tuple[Any, Any]) -> dict[str, Any]:
         return {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
@@ -452,7 +452,7 @@ async def test_the_final_figure_of_usage_counts(
 
 
 async def test_a_response_is_whole() -> None:
-    """[ADP-63] By a finish reason without [DONE], by [DONE] without one, and by neither is not."""
+    """[ADP-33] By a finish reason without [DONE], by [DONE] without one, and by neither is not."""
     words = delta({"content": "yes"})
     for answer in (
         [words, delta({}, "stop")],
@@ -473,7 +473,7 @@ async def test_a_response_is_whole() -> None:
 
 
 async def test_a_server_that_stays_behind_its_answer() -> None:
-    """[ADP-63] Nothing is waited for behind [DONE]."""
+    """[ADP-33] Nothing is waited for behind [DONE]."""
     async with Scripted(says("yes")) as server:
         server.stays_open = True
         async with Runtime.ephemeral(agent=agent_on(server, timeout_seconds=120)) as runtime:
@@ -481,7 +481,7 @@ async def test_a_server_that_stays_behind_its_answer() -> None:
 
 
 async def test_a_document_in_answer_to_a_request_for_a_stream() -> None:
-    """[ADP-63] It is the whole response, with its calls, its fields and its usage."""
+    """[ADP-33] It is the whole response, with its calls, its fields and its usage."""
     call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": ROME}}
     message = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "hm"}
     first = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
@@ -516,7 +516,7 @@ async def test_a_document_in_answer_to_a_request_for_a_stream() -> None:
     ],
 )
 async def test_a_failure_in_the_middle_of_an_answer(error: bytes, tries: int) -> None:
-    """[ADP-63] It fails the attempt, and names the server; a refusal is not tried again."""
+    """[ADP-33] It fails the attempt, and names the server; a refusal is not tried again."""
     started = [] if b"length" in error or b"html" in error else [delta({"content": "I th"})]
     outcome, server = await answer_of([*started, error])
     assert isinstance(outcome, Abandoned)
@@ -527,7 +527,7 @@ async def test_a_failure_in_the_middle_of_an_answer(error: bytes, tries: int) ->
 
 
 async def test_an_answer_that_is_cut_off_at_its_length() -> None:
-    """[ADP-63] Words stay as they are; a call without its arguments is not made."""
+    """[ADP-33] Words stay as they are; a call without its arguments is not made."""
     outcome, _ = await answer_of([delta({"content": "Once upon"}), delta({}, "length")])
     assert outcome.result.text == "Once upon"
     made: list[str] = []
@@ -545,7 +545,7 @@ async def test_an_answer_that_is_cut_off_at_its_length() -> None:
 
 
 async def test_a_refusal() -> None:
-    """[ADP-63] It is the answer, and goes back as a refusal; JSON that was asked for it is not."""
+    """[ADP-33] It is the answer, and goes back as a refusal; JSON that was asked for it is not."""
     refusal = [
         delta({"content": None}),
         delta({"refusal": "I "}),
@@ -571,7 +571,7 @@ async def test_a_refusal() -> None:
 
 
 def test_an_answer_must_have_something_in_it() -> None:
-    """[ADP-63] The length limit before the first word, or calls that are not there, is an error."""
+    """[ADP-33] The length limit before the first word, or calls that are not there, is an error."""
     with pytest.raises(ChatRefused, match="raise max_tokens"):
         reply_of({"reasoning_content": "hm"}, finish="length")
     with pytest.raises(ChatError, match="names none"):
@@ -581,7 +581,7 @@ def test_an_answer_must_have_something_in_it() -> None:
 
 @pytest.mark.parametrize("half", ["\\ud83d", "\\ude00x", "a\\ud83db"])
 async def test_half_a_surrogate_pair_in_a_chunk(half: str) -> None:
-    """[ADP-63] It becomes U+FFFD; the rest of the answer stays."""
+    """[ADP-33] It becomes U+FFFD; the rest of the answer stays."""
     raw = b'data: {"choices": [{"delta": {"content": "' + half.encode() + b'"}}]}\n\n'
     outcome, _ = await answer_of([raw, *says("end")])
     expected = half.replace("\\ud83d", "\ufffd").replace("\\ude00", "\ufffd") + "end"
@@ -589,7 +589,7 @@ async def test_half_a_surrogate_pair_in_a_chunk(half: str) -> None:
 
 
 async def test_separators_in_the_words_of_a_model() -> None:
-    """[SRV-60] They are streamed and kept as they are."""
+    """[SRV-25] They are streamed and kept as they are."""
     words = "first\u2028second\u0085third\u2029\x0b\x0cend"
     chunk = json.dumps({"choices": [{"delta": {"content": words}}]}, ensure_ascii=False)
     raw = f"data: {chunk}\n\n".encode()

@@ -65,7 +65,7 @@ def test_events_are_split_at_line_ends_only(
     places: list[int],
     space: str,
 ) -> None:
-    """[SRV-60] Whatever is in the data, wherever the bytes are split, whichever the line end."""
+    """[SRV-25] Whatever is in the data, wherever the bytes are split, whichever the line end."""
     lines: list[str] = []
     expected: list[Seen] = []
     last_id = ""
@@ -90,7 +90,7 @@ def test_events_are_split_at_line_ends_only(
 
 
 def test_every_place_to_split_a_stream() -> None:
-    """[SRV-60] Also inside a character, a CRLF and the byte order mark."""
+    """[SRV-25] Also inside a character, a CRLF and the byte order mark."""
     stream = "\ufeff: hi\r\ndata: a\u2028\U0001f600\u0085\r\ndata: b\r\rid: 4\ndata:c\n\n".encode()
     expected = [("message", "a\u2028\U0001f600\u0085\nb", ""), ("message", "c", "4")]
     for first in range(len(stream) + 1):
@@ -100,7 +100,7 @@ def test_every_place_to_split_a_stream() -> None:
 
 
 def test_an_event_without_its_blank_line() -> None:
-    """[SRV-60] It is dropped, as the standard says, except where its reader asks for it."""
+    """[SRV-25] It is dropped, as the standard says, except where its reader asks for it."""
     assert read([b"data: a\n\ndata: b"]) == [("message", "a", "")]
     assert read([b"data: a\n\ndata: b"], unfinished=True)[1:] == [("message", "b", "")]
     assert read([b"data: a\n\n"], unfinished=True) == [("message", "a", "")]
@@ -108,7 +108,7 @@ def test_an_event_without_its_blank_line() -> None:
 
 @pytest.mark.parametrize("stream", [b"data: " + b"x" * 200, b"data: x\n" * 40 + b"\n"])
 def test_an_event_past_the_bound(stream: bytes) -> None:
-    """[SRV-60] One long line, or many, is an error that names the bound; what fits is read."""
+    """[SRV-25] One long line, or many, is an error that names the bound; what fits is read."""
     with pytest.raises(EventTooLarge, match=r"http://server/events .* more than 100 bytes"):
         read([stream[n : n + 7] for n in range(0, len(stream), 7)], max_bytes=100)
     fitting = b"data: x\n\n" * 40
@@ -116,7 +116,7 @@ def test_an_event_past_the_bound(stream: bytes) -> None:
 
 
 def test_bytes_that_are_no_text() -> None:
-    """[SRV-60] They become U+FFFD, and the stream goes on."""
+    """[SRV-25] They become U+FFFD, and the stream goes on."""
     assert read([b"data: a\xff\n\n", b"data: b\n\n"]) == [
         ("message", "a\ufffd", ""),
         ("message", "b", ""),

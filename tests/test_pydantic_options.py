@@ -55,7 +55,7 @@ OF_ITER = {
 
 
 def test_each_parameter_of_a_run_is_accounted_for() -> None:
-    """A new one fails this test; one that is passed on is an option of durable_agent. [ADP-32]"""
+    """A new one fails this test; one that is passed on is an option of durable_agent. [ADP-17]"""
     assert set(inspect.signature(Agent.iter).parameters) - {"self"} == set(OF_ITER)
     options = inspect.signature(durable_agent).parameters
     for name, how in OF_ITER.items():
@@ -76,7 +76,7 @@ def pay(cents: int) -> str:
 
 
 async def test_what_is_passed_on(tmp_path: Path) -> None:
-    """Settings, metadata and toolsets reach the run; a limit abandons its turn. [ADP-32]"""
+    """Settings, metadata and toolsets reach the run; a limit abandons its turn. [ADP-17]"""
     seen: list[Any] = []
 
     def look(ctx: RunContext[str]) -> str:
@@ -110,7 +110,7 @@ async def test_what_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_what_is_no_agent_is_refused() -> None:
-    """By its type, when it is built. [ADP-32]"""
+    """By its type, when it is built. [ADP-17]"""
     wrong: Any = Script("x").model()
     with pytest.raises(ValidationFailed, match="FunctionModel"):
         durable_agent(wrong)
@@ -122,7 +122,7 @@ class Progress(CustomEvent):
 
 
 async def test_custom_events_are_deltas(tmp_path: Path) -> None:
-    """What a tool emits reaches a follower. [ADP-32]"""
+    """What a tool emits reaches a follower. [ADP-17]"""
 
     async def work(ctx: RunContext[Any]) -> str:
         """Work."""
@@ -261,7 +261,7 @@ NAMES = {"ToolSearchCallPart": "search_tools", "LoadCapabilityCallPart": "load_c
 
 
 def test_made_up_answers_have_the_kind_of_their_call() -> None:
-    """Of each kind of call that the framework has; one that it adds is found here. [ADP-33]"""
+    """Of each kind of call that the framework has; one that it adds is found here. [ADP-18]"""
     codec = PydanticCodec()
     answered = 0
     for kind in CALLS:

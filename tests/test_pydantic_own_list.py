@@ -91,7 +91,7 @@ TOOLS = [
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("call_id", ["call_0", ""])
 async def test_one_id_for_all_calls(tmp_path: Path, tool: Any, call_id: str) -> None:
-    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-31]"""
+    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-16]"""
     script = Script(
         [("stock", '{"sku": "pen"}', call_id), ("stock", '{"sku": "pencil"}', call_id)],
         [("stock", '{"sku": "pen"}', call_id)],
@@ -211,7 +211,7 @@ def turn_of(chance: random.Random) -> list[Step]:
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> None:
-    """Random processors, random turns: each message once, in order. [ADP-3] [ADP-30]"""
+    """Random processors, random turns: each message once, in order. [ADP-3] [ADP-15]"""
     chance = random.Random(seed)
     turns = [turn_of(chance) for _ in range(3)]
     script = Script(*(step for steps in turns for step in steps))
@@ -249,7 +249,7 @@ async def test_the_transcript_has_what_happened(tmp_path: Path, seed: int) -> No
 
 
 async def test_what_other_code_enqueues_is_written_once(tmp_path: Path) -> None:
-    """From a tool, and from a hook before a request, while a processor trims. [ADP-30]"""
+    """From a tool, and from a hook before a request, while a processor trims. [ADP-15]"""
     script = Script([("note", "{}", "a")], [("note", "{}", "b")], "done", "again")
 
     class Reminder(AbstractCapability[Any]):
@@ -282,7 +282,7 @@ class Answer(BaseModel):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_structured_answers_text_is_its_json(tmp_path: Path, *, stream: bool) -> None:
-    """Also where other calls were skipped for it, behind a trimming processor. [ADP-1] [ADP-30]"""
+    """Also where other calls were skipped for it, behind a trimming processor. [ADP-1] [ADP-15]"""
     script = Script(
         [("stock", '{"sku": "pen"}', "a")],
         [("final_result", '{"n": "x"}', "b")],

@@ -41,7 +41,7 @@ async def asking(turn: Turn) -> str:
 
 
 async def test_an_open_approval_is_shown_as_open(store: Store) -> None:
-    """Among the session's inputs; its answer is shown with what was decided. [APR-60]"""
+    """Among the session's inputs; its answer is shown with what was decided. [APR-9]"""
     async with Runtime(store, agent=asking) as runtime:
         session = runtime.session("s")
         await (await session.submit("go")).wait(timeout=PATIENCE_SECONDS)

@@ -99,7 +99,7 @@ WAYS = [
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("error", RAISED, ids=ids)
 async def test_an_agent_that_exits_fails_its_attempt(way: Any, error: BaseException) -> None:
-    """However its code raises it; another session is served meanwhile. [RUN-60]"""
+    """However its code raises it; another session is served meanwhile. [RUN-19]"""
 
     @agent
     async def answer(turn: Turn) -> str:
@@ -119,7 +119,7 @@ async def test_an_agent_that_exits_fails_its_attempt(way: Any, error: BaseExcept
 
 @pytest.mark.parametrize("error", RAISED, ids=ids)
 async def test_a_step_that_exits_is_of_unknown_end(error: BaseException) -> None:
-    """As with any other exception of it. [RUN-60] [STEP-4]"""
+    """As with any other exception of it. [RUN-19] [STEP-4]"""
 
     @agent
     async def answer(turn: Turn) -> str:
@@ -133,7 +133,7 @@ async def test_a_step_that_exits_is_of_unknown_end(error: BaseException) -> None
 
 
 async def test_a_reconcile_function_that_exits_fails_its_attempt() -> None:
-    """The step stays as it was, and is asked about by the next attempt. [RUN-60]"""
+    """The step stays as it was, and is asked about by the next attempt. [RUN-19]"""
     asked: list[int] = []
 
     def reconcile() -> str:
@@ -156,7 +156,7 @@ async def test_a_reconcile_function_that_exits_fails_its_attempt() -> None:
 
 
 async def test_a_factory_that_exits_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    """A session has no executor until its factory gives one. [RUN-60] [FAIL-3]"""
+    """A session has no executor until its factory gives one. [RUN-19] [FAIL-3]"""
     asked: list[str] = []
 
     @agent
@@ -176,7 +176,7 @@ async def test_a_factory_that_exits_is_asked_again(caplog: pytest.LogCaptureFixt
 
 
 async def test_a_control_that_exits_ends_there(caplog: pytest.LogCaptureFixture) -> None:
-    """The run is ended as if `control` had said nothing. [RUN-60]"""
+    """The run is ended as if `control` had said nothing. [RUN-19]"""
     begun = asyncio.Event()
 
     class Stubborn:
@@ -200,7 +200,7 @@ async def test_a_control_that_exits_ends_there(caplog: pytest.LogCaptureFixture)
 
 
 async def test_an_operation_that_exits_tells_its_caller() -> None:
-    """`accept_input_and_run` raises the `AgentExit` that its operation came to. [RUN-60]"""
+    """`accept_input_and_run` raises the `AgentExit` that its operation came to. [RUN-19]"""
 
     async def op(run_id: str, primitive: Any) -> tuple[None, ApplyOutput]:
         del run_id, primitive
@@ -214,7 +214,7 @@ async def test_an_operation_that_exits_tells_its_caller() -> None:
 
 
 async def test_tasks_of_the_program_keep_their_exits() -> None:
-    """Outside of runs the loop's tasks are not wrapped, and its factory comes back. [RUN-60]"""
+    """Outside of runs the loop's tasks are not wrapped, and its factory comes back. [RUN-19]"""
     loop = asyncio.get_running_loop()
     made: list[Any] = []
 
@@ -247,7 +247,7 @@ async def test_tasks_of_the_program_keep_their_exits() -> None:
 
 
 async def test_a_factory_on_top_of_ours_stays() -> None:
-    """What the program has set meanwhile is not undone. [RUN-60]"""
+    """What the program has set meanwhile is not undone. [RUN-19]"""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
     contain(loop)
@@ -264,7 +264,7 @@ async def test_a_factory_on_top_of_ours_stays() -> None:
 
 
 def test_a_loop_that_is_closed_leaves_no_complaint() -> None:
-    """A run that is cut off with its event loop is closed as any coroutine is. [RUN-60]"""
+    """A run that is cut off with its event loop is closed as any coroutine is. [RUN-19]"""
     closed: list[type[BaseException]] = []
 
     @agent
@@ -289,7 +289,7 @@ def test_a_loop_that_is_closed_leaves_no_complaint() -> None:
 
 
 def test_a_coroutine_is_closed_through() -> None:
-    """Closing reaches the inner coroutine as `GeneratorExit`, and raises nothing. [RUN-60]"""
+    """Closing reaches the inner coroutine as `GeneratorExit`, and raises nothing. [RUN-19]"""
     seen: list[type[BaseException]] = []
 
     async def inner() -> None:
@@ -312,7 +312,7 @@ def test_a_coroutine_is_closed_through() -> None:
 
 
 def test_a_thrown_generator_exit_is_replaced() -> None:
-    """A thread's `GeneratorExit` would close the coroutines that it is thrown into. [RUN-60]"""
+    """A thread's `GeneratorExit` would close the coroutines that it is thrown into. [RUN-19]"""
 
     async def inner() -> str:
         try:
@@ -333,7 +333,7 @@ def test_a_thrown_generator_exit_is_replaced() -> None:
 
 
 def test_ctrl_c_is_told_from_a_tools_own() -> None:
-    """What a signal's handler raised stays; what code raised itself is contained. [RUN-60]"""
+    """What a signal's handler raised stays; what code raised itself is contained. [RUN-19]"""
 
     def handler(signum: int, frame: object) -> None:
         del signum, frame
@@ -378,7 +378,7 @@ asyncio.run(main())
 
 
 def test_a_keyboard_interrupt_of_a_tools_own_fails_its_attempt() -> None:
-    """Under `asyncio.run`, whose handler tells the main task of a person's Ctrl-C. [RUN-60]"""
+    """Under `asyncio.run`, whose handler tells the main task of a person's Ctrl-C. [RUN-19]"""
     child = subprocess.run(
         [sys.executable, "-c", CHILD],
         capture_output=True,

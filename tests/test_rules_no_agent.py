@@ -80,20 +80,20 @@ WRONG: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize("right", [clerk, make, Maker(), functools.partial(make), Own, lambda _: 5])
 def test_what_is_taken(right: Any) -> None:
-    """An agent, or whatever may be a factory of them. [API-60]"""
+    """An agent, or whatever may be a factory of them. [API-11]"""
     Runtime.ephemeral(agent=right)
 
 
 @pytest.mark.parametrize(("wrong", "words"), WRONG, ids=range(len(WRONG)))
 def test_what_is_no_agent(wrong: Any, words: str) -> None:
-    """It is refused at once. [API-60]"""
+    """It is refused at once. [API-11]"""
     with pytest.raises(ValidationFailed, match=words):
         Runtime.ephemeral(agent=wrong)
 
 
 @pytest.mark.parametrize(("wrong", "words"), WRONG[:1] + WRONG[2:4], ids=range(3))
 async def test_a_bare_framework_agent_is_not_attached(wrong: Any, words: str) -> None:
-    """[API-60]"""
+    """[API-11]"""
     async with Runtime.ephemeral() as runtime:
         with pytest.raises(ValidationFailed, match=words):
             await runtime.attach("s", wrong)

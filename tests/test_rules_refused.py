@@ -56,7 +56,7 @@ FAILING: list[tuple[Any, Callable[[int], Exception]]] = [
 async def test_a_refused_request_is_made_once(
     make: Any, error: Callable[[int], Exception], status: int, tmp_path: Path
 ) -> None:
-    """[ADP-71]"""
+    """[ADP-36]"""
 
     def refuse(_: Sequence[Said]) -> Reply:
         raise error(status)
@@ -77,7 +77,7 @@ async def test_a_refused_request_is_made_once(
 async def test_a_request_that_may_pass_is_made_again(
     make: Any, error: Callable[[int], Exception], status: int, tmp_path: Path
 ) -> None:
-    """[ADP-71]"""
+    """[ADP-36]"""
     failures = [error(status)]
 
     def refuse_once(_: Sequence[Said]) -> Reply:
@@ -92,7 +92,7 @@ async def test_a_request_that_may_pass_is_made_again(
 
 
 def test_a_tools_own_http_error_is_no_refusal() -> None:
-    """A tool that calls some service may meet its 404; a wrapped refusal is found. [ADP-71]"""
+    """A tool that calls some service may meet its 404; a wrapped refusal is found. [ADP-36]"""
     request = httpx2.Request("GET", "http://127.0.0.1/x")
     own = httpx2.HTTPStatusError(
         "x", request=request, response=httpx2.Response(404, request=request)
@@ -110,7 +110,7 @@ def test_a_tools_own_http_error_is_no_refusal() -> None:
 
 @pytest.mark.parametrize("over", [0, 1])
 async def test_the_edge_of_a_result(store: Store, over: int) -> None:
-    """At the limit it is stored and read; one byte past it is refused, once. [LIM-60] [FIN-60]"""
+    """At the limit it is stored and read; one byte past it is refused, once. [LIM-24] [FIN-9]"""
     fixed = 67  # what MessagePack puts around it
     attempts: list[int] = []
 
@@ -141,7 +141,7 @@ async def test_the_edge_of_a_result(store: Store, over: int) -> None:
 
 
 async def test_what_was_made_is_kept_when_the_output_is_refused(tmp_path: Path) -> None:
-    """In the transcript, once; the store is sound, and the next turn goes on. [FIN-60]"""
+    """In the transcript, once; the store is sound, and the next turn goes on. [FIN-9]"""
     path = tmp_path / "x.db"
 
     @agent

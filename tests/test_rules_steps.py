@@ -1,7 +1,11 @@
 """Rules about durable steps: begun before they are called, and called once."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,12 +20,14 @@ from turnkeeper import (
     PeerInput,
     ProgressPhase,
     ResponseProgress,
+    ResultNotKept,
     RunResult,
     StepMismatch,
     Store,
     Turn,
     ValidationFailed,
 )
+from turnkeeper.config import SNAPSHOT_MAX_BYTES
 from turnkeeper.core.steps import CALL_MAX, call_in_words
 from turnkeeper.testing import FakeExecutor, ManualEnvironment
 from turnkeeper.testing.executors import Hang
@@ -68,7 +74,7 @@ async def test_a_step_begins_in_the_store_before_it_is_called(
     fake = FakeExecutor(paying)
     async with serving(store, fake, environment) as runtime:
         outcome = await ended(await runtime.session("s").submit("hello"))
-        assert outcome == Completed(RunResult("tickets [1, 2]"))
+        assert outcome == Completed(RunResult("tickets (1, 2)"))
         happened = [code for code in await codes(runtime) if code.startswith("step")]
     assert seen == [("pay", False, None), ("pay", True, True)]
     assert happened == ["step.started", "step.finished"]
@@ -102,6 +108,124 @@ async def test_a_later_run_gets_the_recorded_result(
         assert (calls, values) == (1, [result, result])
         await ended(await runtime.session("s").submit("another turn"))
     assert (calls, values) == (2, [result] * 3)
+
+
+@dataclass
+class Ticket:
+    """What a program's own function may return."""
+
+    seats: tuple[int, ...]
+    sold: datetime
+    price: Decimal
+
+
+TICKET = Ticket((1, 2), datetime(2026, 1, 2, tzinfo=UTC), Decimal("19.50"))
+
+
+@pytest.mark.parametrize("result", [TICKET, [TICKET], {"a": (1,), 2: {3}}, {TICKET.sold}])
+async def test_a_result_has_its_type_in_each_run(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil, result: Any
+) -> None:
+    """[STEP-7] The run that called it gets no other value than a later one."""
+    calls: list[Any] = []
+    given: list[Any] = []
+
+    def act(argument: Any) -> Any:
+        calls.append(argument)
+        return result
+
+    async def once(turn: Turn) -> str:
+        given.append(await turn.once("act", act, result))
+        if len(given) == 1:
+            raise RuntimeError("after the step")
+        return "done"
+
+    async with serving(store, FakeExecutor(then=once), environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        await ended(handle)
+    assert (calls, given) == ([result], [result, result])
+    assert [type(one) for one in given] == [type(result)] * 2
+
+
+async def test_a_result_without_a_form_is_text(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """[STEP-7] A lock is what it is called; the step is done all the same."""
+
+    async def once(turn: Turn) -> str:
+        return str(await turn.once("act", threading.Lock))
+
+    async with serving(store, FakeExecutor(then=once), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+    assert isinstance(outcome, Completed)
+    assert "_thread.lock" in outcome.result.text
+
+
+async def test_an_argument_that_is_no_value(store: Store, environment: ManualEnvironment) -> None:
+    """[STEP-3] Nothing is called: another process could not tell it from another argument."""
+    ledger = Ledger()
+
+    async def once(turn: Turn) -> str:
+        with pytest.raises(TypeError, match="the arguments of step 'act' cannot be recorded"):
+            await turn.once("act", ledger.charge, threading.Lock())
+        return "refused"
+
+    async with serving(store, FakeExecutor(then=once), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+    assert outcome == Completed(RunResult("refused"))
+    assert ledger.calls == []
+
+
+async def test_a_result_of_more_than_1_mb_is_kept(
+    store: Store, environment: ManualEnvironment
+) -> None:
+    """[STEP-7] Up to 16 MB."""
+
+    async def once(turn: Turn) -> str:
+        return str(len(await turn.once("act", lambda: "x" * (SNAPSHOT_MAX_BYTES - 5))))
+
+    async with serving(store, FakeExecutor(once), environment) as runtime:
+        outcome = await ended(await runtime.session("s").submit("hello"))
+    assert outcome == Completed(RunResult(str(SNAPSHOT_MAX_BYTES - 5)))
+
+
+async def test_a_result_past_the_limit_is_done_and_not_kept(
+    store: Store, environment: ManualEnvironment, wait_until: WaitUntil
+) -> None:
+    """[STEP-8] A later run is told so again, and the function is not called again."""
+    calls: list[int] = []
+    errors: list[ResultNotKept] = []
+
+    def act() -> str:
+        calls.append(1)
+        return "x" * SNAPSHOT_MAX_BYTES
+
+    async def once(turn: Turn) -> str:
+        try:
+            await turn.once("act", act)
+        except ResultNotKept as error:
+            errors.append(error)
+            if len(errors) == 1:
+                raise RuntimeError("a program that does not give up here") from error
+            raise
+        return "done"
+
+    async with serving(store, FakeExecutor(then=once), environment) as runtime:
+        handle = await runtime.session("s").submit("hello")
+        await wait_until(lambda: failed(runtime))
+        await pass_seconds(runtime, environment, 1)
+        outcome = await handle.wait(timeout=10)
+    assert isinstance(outcome, Abandoned)
+    assert calls == [1]
+    size = SNAPSHOT_MAX_BYTES + 5
+    for error in errors:
+        assert (error.session_id, error.key) == ("s", "act")
+        assert (error.size, error.limit) == (size, SNAPSHOT_MAX_BYTES)
+        for words in ("step 'act'", str(size), str(SNAPSHOT_MAX_BYTES), "return less", "reference"):
+            assert words in str(error)
+    assert len(errors) == 2
 
 
 async def test_a_recorded_result_outlives_a_crash(

@@ -121,12 +121,12 @@ ODD: list[Any] = [
     ],
 )
 def test_text_is_made_encodable(text: str, made: str) -> None:
-    """Halves become U+FFFD, a whole pair its character, all else stays. [RUN-61]"""
+    """Halves become U+FFFD, a whole pair its character, all else stays. [RUN-20]"""
     assert encodable(text) == made
 
 
 def test_text_in_objects_is_mended_in_place() -> None:
-    """A framework's own objects, frozen or not, and the names in a dict. [RUN-61]"""
+    """A framework's own objects, frozen or not, and the names in a dict. [RUN-20]"""
     inner = [HALF, ("x", HALF)]
     value = {
         HALF: inner,
@@ -148,14 +148,14 @@ def test_text_in_objects_is_mended_in_place() -> None:
 
 @pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
 def test_what_is_emitted_can_be_encoded(value: Any) -> None:
-    """Whatever it is, in JSON and in MessagePack, and it shares nothing with the agent. [EVT-60]"""
+    """Whatever it is, in JSON and in MessagePack, and it shares nothing with the agent. [EVT-8]"""
     made = streamable(value)
     msgspec.json.encode(made)
     msgspec.msgpack.encode(made)
 
 
 def test_a_pair_that_is_split_over_two_deltas() -> None:
-    """Its halves are streamed together. [RUN-61]"""
+    """Its halves are streamed together. [RUN-20]"""
     half, first = joined("", TextDelta(f"ok {HALF}"))
     assert (half, first) == (HALF, TextDelta("ok "))
     assert joined(half, TextDelta(f"{OTHER_HALF}!")) == ("", TextDelta(f"{HALF}{OTHER_HALF}!"))
@@ -181,7 +181,7 @@ def test_a_pair_that_is_split_over_two_deltas() -> None:
     ],
 )
 async def test_a_structured_output_has_one_form(tmp_path: Path, value: Any, made: Any) -> None:
-    """Live, after a restart and over HTTP. [RUN-62]"""
+    """Live, after a restart and over HTTP. [RUN-21]"""
 
     @agent
     async def clerk(turn: Turn) -> RunResult:
@@ -204,13 +204,13 @@ async def test_a_structured_output_has_one_form(tmp_path: Path, value: Any, made
     "value", [object(), {(1, 2): 3}, _cyclic(), _deep(DEPTH_MAX + 1)], ids=range(4)
 )
 def test_a_value_without_a_json_form_is_refused(value: Any) -> None:
-    """By name. [RUN-62]"""
+    """By name. [RUN-21]"""
     with pytest.raises((TypeError, ValueError), match=r"JSON|deeper"):
         as_json(value)
 
 
 async def test_an_agents_text_is_stored_everywhere() -> None:
-    """Messages, checkpoints, results, steps, questions. [RUN-61]"""
+    """Messages, checkpoints, results, steps, questions. [RUN-20]"""
 
     @agent
     async def clerk(turn: Turn) -> ApplyOutput:
@@ -235,7 +235,7 @@ async def test_an_agents_text_is_stored_everywhere() -> None:
 
 
 async def test_an_errors_text_is_stored() -> None:
-    """In the detail of the failed input. [RUN-61]"""
+    """In the detail of the failed input. [RUN-20]"""
 
     @agent
     async def clerk(turn: Turn) -> str:
@@ -248,7 +248,7 @@ async def test_an_errors_text_is_stored() -> None:
 
 
 async def test_a_local_follower_gets_every_delta() -> None:
-    """In order, whatever they are; what the agent changes later does not reach it. [EVT-60]"""
+    """In order, whatever they are; what the agent changes later does not reach it. [EVT-8]"""
     changing: dict[str, Any] = {"n": 1}
 
     @agent
@@ -283,7 +283,7 @@ async def test_a_local_follower_gets_every_delta() -> None:
 
 
 async def test_every_stream_has_its_terminal_event() -> None:
-    """Of a chat completion, of a response, and of the events. [EVT-60]"""
+    """Of a chat completion, of a response, and of the events. [EVT-8]"""
 
     @agent
     async def clerk(turn: Turn) -> str:
@@ -304,7 +304,7 @@ async def test_every_stream_has_its_terminal_event() -> None:
 
 
 async def test_a_failed_chat_stream_ends_with_done() -> None:
-    """The error comes first. [EVT-60]"""
+    """The error comes first. [EVT-8]"""
 
     @agent
     async def clerk(turn: Turn) -> str:
@@ -319,7 +319,7 @@ async def test_a_failed_chat_stream_ends_with_done() -> None:
 
 
 async def test_a_stream_that_breaks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A defect of the server's own ends it with its terminal event. [EVT-60]"""
+    """A defect of the server's own ends it with its terminal event. [EVT-8]"""
 
     @agent
     async def clerk(turn: Turn) -> str:

@@ -59,7 +59,7 @@ def kinds_of_the_sdk() -> dict[str, Any]:
 
 
 def test_every_kind_is_known() -> None:
-    """A kind that the SDK learns is decided about here first. [ADP-43]"""
+    """A kind that the SDK learns is decided about here first. [ADP-22]"""
     known = {*ANSWERS, *ANSWERS.values(), *UNANSWERED_KINDS}
     assert set(kinds_of_the_sdk()) == known
     assert not {*ANSWERS, *ANSWERS.values()} & UNANSWERED_KINDS
@@ -67,7 +67,7 @@ def test_every_kind_is_known() -> None:
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_made_up_answer_has_the_kind_of_its_call(kind: str) -> None:
-    """It is an item that the SDK's types allow, of that call. [ADP-43]"""
+    """It is an item that the SDK's types allow, of that call. [ADP-22]"""
     asked = {"type": kind, "id": "i", "call_id": "c", "name": "run", "caller": {"type": "direct"}}
     (made,) = ItemCodec().answer(Call("c", "run", asked), UNANSWERED)
     assert made["type"] == ANSWERS[kind]
@@ -218,7 +218,7 @@ def answer_of(items: Items) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", CALLS)
 async def test_a_call_is_interrupted(tmp_path: Path, kind: str) -> None:
-    """The next request answers it with an item of its own kind. [ADP-43]"""
+    """The next request answers it with an item of its own kind. [ADP-22]"""
     hands = Hands()
     tool, made = CALLS[kind]
     model = Script([made], [words("two")])
@@ -237,7 +237,7 @@ async def test_a_call_is_interrupted(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", CALLS)
 async def test_a_crash_cuts_a_call_off(tmp_path: Path, kind: str) -> None:
-    """The tool is called by the next attempt, and its answer is of its kind. [ADP-5] [ADP-43]"""
+    """The tool is called by the next attempt, and its answer is of its kind. [ADP-5] [ADP-22]"""
     hands = Hands()
     tool, made = CALLS[kind]
     model = Script([made], [words("done")])
@@ -261,7 +261,7 @@ async def test_a_crash_cuts_a_call_off(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("approved", [True, False])
 @pytest.mark.parametrize("kind", ASKED)
 async def test_a_call_is_approved_or_denied(tmp_path: Path, kind: str, *, approved: bool) -> None:
-    """It is made once if approved, and answered in its kind either way. [ADP-12] [ADP-43]"""
+    """It is made once if approved, and answered in its kind either way. [ADP-12] [ADP-22]"""
     hands = Hands()
     hands.free = True
     tool, made = CALLS[kind]
@@ -283,7 +283,7 @@ async def test_a_call_is_approved_or_denied(tmp_path: Path, kind: str, *, approv
 
 @pytest.mark.parametrize("approved", [True, False])
 async def test_a_servers_tool_is_approved_or_denied(tmp_path: Path, *, approved: bool) -> None:
-    """The server's question is answered with an approval of its own kind. [ADP-12] [ADP-43]"""
+    """The server's question is answered with an approval of its own kind. [ADP-12] [ADP-22]"""
     request = McpApprovalRequest(
         id="c1", arguments="{}", name="pay", server_label="bank", type="mcp_approval_request"
     )
@@ -310,7 +310,7 @@ async def test_a_servers_tool_is_approved_or_denied(tmp_path: Path, *, approved:
 
 
 async def test_what_the_provider_runs_needs_no_answer(tmp_path: Path) -> None:
-    """A call with its output in one response is left as it is. [ADP-43]"""
+    """A call with its output in one response is left as it is. [ADP-22]"""
     ran = ResponseFunctionShellToolCall.model_validate(
         {
             "type": "shell_call",
@@ -343,7 +343,7 @@ async def test_what_the_provider_runs_needs_no_answer(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_a_tool_gave() -> None:
-    """It does not look like a failure. [ADP-43]"""
+    """It does not look like a failure. [ADP-22]"""
     made = answer_to({"type": "shell_call", "call_id": "c"}, "a", done=True)
     assert made["output"][0]["stdout"] == "a"
     assert made["output"][0]["outcome"]["exit_code"] == 0

@@ -101,7 +101,7 @@ UNUSABLE: dict[str, Any] = {
 
 
 def test_every_field_of_the_configuration_is_decided_about() -> None:
-    """A field that the SDK learns fails this test. [ADP-42]"""
+    """A field that the SDK learns fails this test. [ADP-21]"""
     names = {field.name for field in fields(RunConfig)}
     assert names == {*PASSED_ON, *COMPOSED, *REFUSED}
     assert set(REFUSED) == set(UNUSABLE)
@@ -109,7 +109,7 @@ def test_every_field_of_the_configuration_is_decided_about() -> None:
 
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_what_cannot_be_obeyed_is_refused(name: str) -> None:
-    """When the agent is built, by its name, with a way out. [ADP-42]"""
+    """When the agent is built, by its name, with a way out. [ADP-21]"""
     given: dict[str, Any] = {name: UNUSABLE[name]}
     with pytest.raises(ValidationFailed, match=rf"run_config\.{name} .*call_model_input_filter"):
         durable_agent(Agent(name="ada"), run_config=RunConfig(**given))
@@ -138,7 +138,7 @@ async def configured(
 async def test_the_configuration_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each field reaches the SDK's runner, and the user's object is not changed. [ADP-42]"""
+    """Each field reaches the SDK's runner, and the user's object is not changed. [ADP-21]"""
     given = {name: value for name, value in PASSED_ON.items() if name != "sandbox"}
     config = RunConfig(**given)
     before = {field.name: getattr(config, field.name) for field in fields(config)}
@@ -150,7 +150,7 @@ async def test_the_configuration_is_passed_on(
 
 @pytest.mark.parametrize("how", ["model", "name", "agent's name", "agent's model"])
 async def test_the_model_is_the_one_that_was_configured(tmp_path: Path, how: str) -> None:
-    """By name from the provider, or as it is, of the agent or of the run. [ADP-42]"""
+    """By name from the provider, or as it is, of the agent or of the run. [ADP-21]"""
     model = Script([call("stock", "c", sku="a"), call("stock", "c", sku="b")], [words("done")])
     provider = Provider(model)
     agent = Agent(name="ada", tools=[function_tool(stock)])
@@ -171,7 +171,7 @@ async def test_the_model_is_the_one_that_was_configured(tmp_path: Path, how: str
 
 
 async def test_reasoning_of_earlier_turns_has_no_id(tmp_path: Path) -> None:
-    """As the SDK's own sessions have it with `reasoning_item_id_policy`. [ADP-42]"""
+    """As the SDK's own sessions have it with `reasoning_item_id_policy`. [ADP-21]"""
     thought = ResponseReasoningItem(id="rs_1", summary=[], type="reasoning")
     model = Script([thought, call("stock", "c", sku="a")], [words("one")], [words("two")])
     agent = Agent(name="ada", model=model, tools=[function_tool(stock)])
@@ -186,7 +186,7 @@ async def test_reasoning_of_earlier_turns_has_no_id(tmp_path: Path) -> None:
 
 
 async def test_a_denial_in_the_users_words(tmp_path: Path) -> None:
-    """The SDK's formatter of tool errors is asked about it. [ADP-12] [ADP-42]"""
+    """The SDK's formatter of tool errors is asked about it. [ADP-12] [ADP-21]"""
     model = Script([call("stock", "c", sku="a")], [words("one")])
     agent = Agent(name="ada", model=model, tools=[function_tool(stock, needs_approval=True)])
     config = RunConfig(tool_error_formatter=lambda asked: f"{asked.kind} {asked.tool_name}")
@@ -214,13 +214,13 @@ ABSENT = {
 
 
 def test_every_parameter_of_the_runner_is_decided_about() -> None:
-    """A parameter that the SDK learns fails this test. [ADP-42]"""
+    """A parameter that the SDK learns fails this test. [ADP-21]"""
     assert set(inspect.signature(Runner.run_streamed).parameters) == GIVEN | set(ABSENT)
 
 
 @pytest.mark.parametrize("name", ABSENT)
 def test_a_parameter_that_has_no_place_is_refused(name: str) -> None:
-    """By its name, when the agent is built. [ADP-42]"""
+    """By its name, when the agent is built. [ADP-21]"""
     given: dict[str, Any] = {name: None}
     with pytest.raises(TypeError, match=name):
         durable_agent(Agent(name="ada"), **given)
@@ -229,7 +229,7 @@ def test_a_parameter_that_has_no_place_is_refused(name: str) -> None:
 async def test_the_runner_is_given_what_was_configured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The context and the error handlers reach it; no limit and no session does. [ADP-42]"""
+    """The context and the error handlers reach it; no limit and no session does. [ADP-21]"""
     handlers: Any = {"model_refusal": lambda _: None}
     seen = await configured(
         tmp_path, monkeypatch, context=lambda _: "context", error_handlers=handlers
@@ -241,7 +241,7 @@ async def test_the_runner_is_given_what_was_configured(
 
 
 def test_options_of_the_wrong_kind_are_refused() -> None:
-    """Each by its name, when the agent is built. [ADP-42]"""
+    """Each by its name, when the agent is built. [ADP-21]"""
     agent = Agent(name="ada")
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("hooks", {"hooks": AgentHooks()}),
@@ -256,7 +256,7 @@ def test_options_of_the_wrong_kind_are_refused() -> None:
 
 
 async def test_an_error_handlers_words_are_kept(tmp_path: Path) -> None:
-    """The answer that it gives in the model's place is in the transcript, once. [ADP-40]"""
+    """The answer that it gives in the model's place is in the transcript, once. [ADP-19]"""
     agent = Agent(
         name="ada",
         model=Script(
@@ -349,7 +349,7 @@ def recorder(base: type[Any], told: list[tuple[str, Any]]) -> Any:
 
 
 async def test_every_hook_is_called(tmp_path: Path) -> None:
-    """The user's own, with the user's own agents; a hook that the SDK learns fails. [ADP-42]"""
+    """The user's own, with the user's own agents; a hook that the SDK learns fails. [ADP-21]"""
     told: list[tuple[str, Any]] = []
     own: list[tuple[str, Any]] = []
     hooks = recorder(RunHooksBase, told)
@@ -371,7 +371,7 @@ async def test_every_hook_is_called(tmp_path: Path) -> None:
 
 
 async def test_a_call_that_was_approved_is_made_as_the_sdk_makes_it(tmp_path: Path) -> None:
-    """Between the tool's guardrails and the hooks, although the run is another. [ADP-42]"""
+    """Between the tool's guardrails and the hooks, although the run is another. [ADP-21]"""
     told: list[tuple[str, Any]] = []
     checked: list[str] = []
 
@@ -409,7 +409,7 @@ async def test_a_call_that_was_approved_is_made_as_the_sdk_makes_it(tmp_path: Pa
 
 
 async def test_a_filter_that_gives_something_else(tmp_path: Path) -> None:
-    """The SDK's own error says so, after one call and no more. [ADP-42] [FIN-2]"""
+    """The SDK's own error says so, after one call and no more. [ADP-21] [FIN-2]"""
     agent = Agent(name="ada", model=Script([words("done")]))
     bad: Any = RunConfig(call_model_input_filter=lambda data: data.model_data.input)
     async with bed_of(tmp_path, lambda: durable_agent(agent, run_config=bad)) as bed:
@@ -421,7 +421,7 @@ async def test_a_filter_that_gives_something_else(tmp_path: Path) -> None:
 
 
 async def test_what_is_steered_in_goes_through_the_filter(tmp_path: Path) -> None:
-    """The user's filter sees all that the model would read, notices too. [ADP-9] [ADP-42]"""
+    """The user's filter sees all that the model would read, notices too. [ADP-9] [ADP-21]"""
 
     async def aside(_: Any) -> list[Any]:
         await session().submit("my card is 4111", when_busy="steer")
@@ -447,7 +447,7 @@ async def test_what_is_steered_in_goes_through_the_filter(tmp_path: Path) -> Non
 
 
 async def test_an_inner_agent_has_the_filter_too(tmp_path: Path) -> None:
-    """As the SDK's own runner has it: an agent inside of a tool inherits it. [ADP-42]"""
+    """As the SDK's own runner has it: an agent inside of a tool inherits it. [ADP-21]"""
     asked: list[str] = []
 
     def note(data: Any) -> Any:
@@ -468,7 +468,7 @@ async def test_an_inner_agent_has_the_filter_too(tmp_path: Path) -> None:
 
 
 def test_a_model_is_whole_inside_of_the_adapters_own() -> None:
-    """What the SDK asks a model or a provider is passed on; what it learns fails. [ADP-41]"""
+    """What the SDK asks a model or a provider is passed on; what it learns fails. [ADP-20]"""
     for base, made in ((Model, DistinctCalls), (ModelProvider, Models)):
         asked = {n for n in vars(base) if callable(getattr(base, n)) and not n.startswith("__")}
         assert asked <= set(vars(made)), made

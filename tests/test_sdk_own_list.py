@@ -55,7 +55,7 @@ TOOLS = [
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("call_id", ["call_0", ""])
 async def test_one_id_for_all_calls(tmp_path: Path, tool: Any, call_id: str) -> None:
-    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-41]"""
+    """In one response, in one turn and over turns, each call keeps its own answer. [ADP-20]"""
     model = Script(
         [call("stock", call_id, sku="pen"), call("stock", call_id, sku="pencil")],
         [call("stock", call_id, sku="pen")],
@@ -81,7 +81,7 @@ async def test_one_id_for_all_calls(tmp_path: Path, tool: Any, call_id: str) -> 
 
 
 def test_a_history_with_one_id_for_all_calls() -> None:
-    """The SDK would keep the newest only; the same history gives the same IDs. [ADP-41]"""
+    """The SDK would keep the newest only; the same history gives the same IDs. [ADP-20]"""
     history = [
         item
         for sku in ("pen", "pencil", "paper")
@@ -99,7 +99,7 @@ def test_a_history_with_one_id_for_all_calls() -> None:
 
 
 async def test_a_transcript_from_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls that share an ID in it are told apart, for the model and for new calls. [ADP-41]"""
+    """Calls that share an ID in it are told apart, for the model and for new calls. [ADP-20]"""
     model = Script(
         [call("stock", "c", sku="pen")],
         [words("one")],
@@ -128,7 +128,7 @@ async def test_a_transcript_from_before(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_what_a_filter_makes_of_the_list(tmp_path: Path) -> None:
-    """The model reads what the filter gives; the transcript has what was said. [ADP-42]"""
+    """The model reads what the filter gives; the transcript has what was said. [ADP-21]"""
     read: list[Any] = []
 
     async def trim(data: CallModelData[Any]) -> ModelInputData:
@@ -169,7 +169,7 @@ async def test_what_a_filter_makes_of_the_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["remove tools", "drop all", "nest", "run config"])
 async def test_what_a_handoff_makes_of_the_list(tmp_path: Path, how: str) -> None:
-    """A handoff beside tools, its input rewritten: each message is written once. [ADP-40]"""
+    """A handoff beside tools, its input rewritten: each message is written once. [ADP-19]"""
     config = RunConfig(nest_handoff_history=how == "nest")
     if how == "run config":
         config.handoff_input_filter = handoff_filters.remove_all_tools
@@ -248,7 +248,7 @@ async def test_what_was_steered_in_survives_a_handoff(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["stop_on_first_tool", "names", "function"])
 async def test_a_tool_that_ends_the_turn(tmp_path: Path, how: str) -> None:
-    """The model is not asked again, and the answers are written all the same. [ADP-40]"""
+    """The model is not asked again, and the answers are written all the same. [ADP-19]"""
 
     def stop(
         context: RunContextWrapper[Any], results: list[FunctionToolResult]
@@ -274,7 +274,7 @@ async def test_a_tool_that_ends_the_turn(tmp_path: Path, how: str) -> None:
 
 
 async def test_an_output_guardrail_is_interrupted(tmp_path: Path) -> None:
-    """A response that is whole already is written once. [ADP-6] [ADP-40]"""
+    """A response that is whole already is written once. [ADP-6] [ADP-19]"""
     reached = asyncio.Event()
 
     @output_guardrail
@@ -297,7 +297,7 @@ async def test_an_output_guardrail_is_interrupted(tmp_path: Path) -> None:
 
 
 async def test_an_output_guardrail_that_trips(tmp_path: Path) -> None:
-    """The turn ends as non_retryable, and the next one goes on. [ADP-40]"""
+    """The turn ends as non_retryable, and the next one goes on. [ADP-19]"""
 
     @output_guardrail
     async def strict(context: Any, agent: Any, output: Any) -> GuardrailFunctionOutput:
@@ -323,7 +323,7 @@ async def test_an_output_guardrail_that_trips(tmp_path: Path) -> None:
 
 
 async def test_an_agent_inside_of_a_tool_takes_no_part(tmp_path: Path) -> None:
-    """What is steered in meanwhile is the outer agent's, and nothing is written twice. [ADP-40]"""
+    """What is steered in meanwhile is the outer agent's, and nothing is written twice. [ADP-19]"""
     reached = asyncio.Event()
     steered = asyncio.Event()
 
@@ -397,7 +397,7 @@ async def test_an_inner_call_with_the_id_of_an_outer_one(tmp_path: Path) -> None
 
 
 async def test_a_handoff_is_streamed_as_the_call_that_it_is(tmp_path: Path) -> None:
-    """Of several of one response the first is made; each is answered. [STR-1] [ADP-40]"""
+    """Of several of one response the first is made; each is answered. [STR-1] [ADP-19]"""
     support = Agent(name="support", model=Script([words("here")]))
     billing = Agent(name="billing", model=Script([words("no")]))
     model = Script([call("transfer_to_support", "a"), call("transfer_to_billing", "b")])

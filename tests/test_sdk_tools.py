@@ -239,7 +239,7 @@ async def test_the_users_objects_are_not_changed(tmp_path: Path, mode: Any) -> N
 
 
 def test_a_copy_has_all_that_its_agent_has() -> None:
-    """Whatever the SDK gives agents and handoffs: instructions, guardrails, hooks, … [ADP-42]"""
+    """Whatever the SDK gives agents and handoffs: instructions, guardrails, hooks, … [ADP-21]"""
     agent = team([function_tool(read)], Script(), [Server(Hands())]).handoffs[0]
     assert isinstance(agent, Agent)
     (to_last,) = agent.handoffs

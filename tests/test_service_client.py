@@ -387,7 +387,7 @@ async def deltas(items: AsyncIterator[Any], count: int) -> list[Any]:
 
 
 async def test_live_deltas_are_typed() -> None:
-    """[SRV-60] [SRV-61] As `Session.live` gives them; other JSON, and any line separator, stays."""
+    """[SRV-25] [SRV-26] As `Session.live` gives them; other JSON, and any line separator, stays."""
     emitted: list[Any] = [
         TextDelta("one\u2028two\u0085three"),
         ReasoningDelta("hm"),
@@ -420,7 +420,7 @@ async def test_live_deltas_are_typed() -> None:
 
 
 async def test_an_event_that_is_too_large_for_a_client() -> None:
-    """[SRV-60] It ends the stream with an error that names the bound, and is not tried again."""
+    """[SRV-25] It ends the stream with an error that names the bound, and is not tried again."""
     asked = 0
 
     def answer(_: httpx2.Request) -> httpx2.Response:

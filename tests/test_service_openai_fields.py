@@ -62,7 +62,7 @@ PLAIN: dict[str, Any] = {
     ],
 )
 def test_each_field_of_the_official_client_has_a_fate(typed: Any, rules: dict[str, Rule]) -> None:
-    """[SRV-70] A field that a later package adds fails here until it is decided."""
+    """[SRV-27] A field that a later package adds fails here until it is decided."""
     assert set(typed.__annotations__) | STREAM == set(rules)
     for name, rule in rules.items():
         needs_reason = rule.fate in (Fate.IGNORED, Fate.REFUSED)
@@ -83,7 +83,7 @@ def routes() -> list[tuple[str, dict[str, Any], str]]:
 async def test_a_refused_field_is_named_and_nothing_is_admitted(
     path: str, body: dict[str, Any], name: str
 ) -> None:
-    """[SRV-70] Null and what asks for nothing pass; also where a stream is asked for."""
+    """[SRV-27] Null and what asks for nothing pass; also where a stream is asked for."""
     desk = Desk()
     async with serving(desk.agent) as served:
         for stream in (False, True):
@@ -99,7 +99,7 @@ async def test_a_refused_field_is_named_and_nothing_is_admitted(
 
 
 async def test_what_is_handed_on_reaches_the_agent() -> None:
-    """[SRV-70] Also a field that OpenAI does not have: another server's clients send it."""
+    """[SRV-27] Also a field that OpenAI does not have: another server's clients send it."""
     told: list[Any] = []
 
     @agent
@@ -115,7 +115,7 @@ async def test_what_is_handed_on_reaches_the_agent() -> None:
 
 
 async def test_a_structured_answer_is_json() -> None:
-    """[SRV-70] In both APIs; parsing by a schema that the agent does not know is refused."""
+    """[SRV-27] In both APIs; parsing by a schema that the agent does not know is refused."""
 
     class City(BaseModel):
         name: str
@@ -156,7 +156,7 @@ READ = [
 
 
 async def test_history_is_read_and_never_refused() -> None:
-    """[SRV-71] Without a session's name the messages are the conversation of the one turn."""
+    """[SRV-28] Without a session's name the messages are the conversation of the one turn."""
     told: list[Any] = []
 
     @agent
@@ -209,7 +209,7 @@ async def test_what_is_no_conversation_is_left_out() -> None:
 
 
 async def test_an_older_response_is_not_continued_silently() -> None:
-    """[SRV-72] The newest is; of two that follow one response at once, one is refused."""
+    """[SRV-29] The newest is; of two that follow one response at once, one is refused."""
     desk = Desk()
     async with serving(desk.agent) as served, official(served) as client:
         first = await client.responses.create(model="m", input="one")
@@ -242,7 +242,7 @@ async def post(served: Served, body: dict[str, Any], count: int) -> Any:
 
 
 async def test_a_retry_of_the_sdk_is_one_turn() -> None:
-    """[SRV-72] Where it is certain: the same bytes, numbered as a retry, of one earlier request."""
+    """[SRV-29] Where it is certain: the same bytes, numbered as a retry, of one earlier request."""
     desk = Desk()
     async with serving(desk.agent) as served:
         body = {"messages": U}
@@ -263,7 +263,7 @@ async def test_a_retry_of_the_sdk_is_one_turn() -> None:
     ("path", "body"), [("/chat/completions", {"messages": U}), ("/responses", {"input": "hi"})]
 )
 async def test_a_stream_past_the_bound_admits_nothing(path: str, body: dict[str, Any]) -> None:
-    """[SRV-73] Its place is taken before the input, and given back where that is refused."""
+    """[SRV-30] Its place is taken before the input, and given back where that is refused."""
     desk = Desk()
     async with serving(desk.agent, limits=Limits(streams=1)) as served:
         await served.submit("ada", "wait")
@@ -281,7 +281,7 @@ async def test_a_stream_past_the_bound_admits_nothing(path: str, body: dict[str,
 
 
 def test_the_page_lists_every_field() -> None:
-    """[SRV-70] With its fate and the reason, as the tables have them."""
+    """[SRV-27] With its fate and the reason, as the tables have them."""
     page = (Path(__file__).parents[1] / "docs/how-to/service.md").read_text("utf-8")
     for rules in (CHAT, RESPONSES):
         for name, rule in rules.items():

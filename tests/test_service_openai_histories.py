@@ -37,7 +37,7 @@ U: list[Any] = [{"role": "user", "content": "hi"}]
     ],
 )
 async def test_each_kind_of_history_is_readable(item: dict[str, Any], read: str | None) -> None:
-    """[SRV-71] Calls and results of all kinds, their old forms, and what no client should send."""
+    """[SRV-28] Calls and results of all kinds, their old forms, and what no client should send."""
     told: list[Any] = []
 
     @agent
@@ -55,7 +55,7 @@ async def test_each_kind_of_history_is_readable(item: dict[str, Any], read: str 
 
 
 async def test_what_a_first_request_brought_stays_with_its_session() -> None:
-    """[SRV-71] Whoever goes on with it by its response or by its id; without its instructions."""
+    """[SRV-28] Whoever goes on with it by its response or by its id; without its instructions."""
     told: list[Any] = []
 
     @agent
@@ -121,7 +121,7 @@ async def test_a_chat_stream_ends_with_the_whole_answer() -> None:
 
 
 async def test_one_of_many_follows_a_response_over_two_servers(tmp_path: Path) -> None:
-    """[SRV-72] Whichever server is asked: one goes on, the others are refused."""
+    """[SRV-29] Whichever server is asked: one goes on, the others are refused."""
     store, desk = tmp_path / "store.db", Desk()
     config = Config(poll_seconds=0.01)
     async with (
@@ -150,7 +150,7 @@ async def test_one_of_many_follows_a_response_over_two_servers(tmp_path: Path) -
 
 
 async def test_a_history_over_the_limit_is_refused_by_its_field() -> None:
-    """[SRV-71] With both sizes, before anything is admitted; what fits is taken."""
+    """[SRV-28] With both sizes, before anything is admitted; what fits is taken."""
     desk = Desk()
 
     def asked(size: int) -> list[Any]:

@@ -116,6 +116,7 @@ if TYPE_CHECKING:
         OutcomeUnknown,
         Overloaded,
         RequestExpired,
+        ResultNotKept,
         RunEnded,
         RuntimeClosed,
         SchemaMismatch,
@@ -218,6 +219,7 @@ __all__ = [
     "RespawnReport",
     "ResponseProgress",
     "ResponseTerminal",
+    "ResultNotKept",
     "RetireReport",
     "RunBoundaryReceipt",
     "RunEnded",
@@ -300,9 +302,9 @@ _NAMES = {
     "environment": "Environment",
     "errors": (
         "CommitFailed DuplicateKey EventsPruned Fenced InvalidTransition NonRetryable "
-        "NotCompleted NotPermitted NotReady OutcomeUnknown Overloaded RequestExpired RunEnded "
-        "RuntimeClosed SchemaMismatch ServiceError SessionNotFound Stale StepMismatch StoreError "
-        "TurnkeeperError TurnLimitExceeded ValidationFailed WouldDeadlock"
+        "NotCompleted NotPermitted NotReady OutcomeUnknown Overloaded RequestExpired "
+        "ResultNotKept RunEnded RuntimeClosed SchemaMismatch ServiceError SessionNotFound Stale "
+        "StepMismatch StoreError TurnkeeperError TurnLimitExceeded ValidationFailed WouldDeadlock"
     ),
     "executor": "Capabilities Executor TurnExecutor agent",
     "runtime": "Runtime",

@@ -14,7 +14,8 @@
     ├── OutcomeUnknown          a durable step began and nobody knows whether it ended
     ├── StepMismatch            a durable step's key came back with other arguments
     ├── NonRetryable            raised by an agent: do not try this turn again
-    │   └── TurnLimitExceeded   a turn has used up what its `TurnLimits` allow
+    │   ├── TurnLimitExceeded   a turn has used up what its `TurnLimits` allow
+    │   └── ResultNotKept       a durable step is done, and its result was too long to be kept
     ├── AgentExit               an agent's code raised SystemExit; its attempt fails
     ├── ServiceError            a server cannot be reached, or has a problem; `.code` says which
     └── StoreError              the store's side
@@ -175,6 +176,21 @@ class AgentExit(TurnkeeperError):
             "not the process; raise an Exception instead"
         )
         self.raised = raised
+
+
+class ResultNotKept(NonRetryable):
+    """A durable step was done, and its result was too long to be recorded: no run has it again."""
+
+    def __init__(self, session_id: str, key: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"step {key!r} of session {session_id!r} was done, but its result of {size} bytes was "
+            f"not kept: the limit is {limit} bytes; return less, or store it elsewhere and return "
+            "a reference to it"
+        )
+        self.session_id = session_id
+        self.key = key
+        self.size = size
+        self.limit = limit
 
 
 class ServiceError(TurnkeeperError):

@@ -20,7 +20,7 @@ _BLANK = b"\n\n"
 
 
 class EventTooLarge(TurnkeeperError):
-    """A server-sent event, or one of its lines, is larger than the reader's bound. [SRV-60]"""
+    """A server-sent event, or one of its lines, is larger than the reader's bound. [SRV-25]"""
 
 
 async def server_sent_events(
@@ -30,7 +30,7 @@ async def server_sent_events(
     max_bytes: int = EVENT_MAX_BYTES,
     unfinished: bool = False,
 ) -> AsyncGenerator[httpx2.ServerSentEvent, None]:
-    """Yield the events of a stream, each as soon as its blank line has arrived. [SRV-60]
+    """Yield the events of a stream, each as soon as its blank line has arrived. [SRV-25]
 
     `chunks`: the body, split anywhere, also inside a character or a CRLF. A byte order mark at its
     beginning is skipped, and bytes that are no UTF-8 become U+FFFD. `request`: the request that the

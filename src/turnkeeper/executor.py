@@ -184,7 +184,7 @@ ExecutorFactory = Callable[[SessionId], object]
 def as_factory(agent: object) -> ExecutorFactory:
     """What `Runtime(agent=...)` takes: an executor for all, or a factory of them. [API-3]
 
-    Raises `ValidationFailed` for anything else, with what to write. [API-60]
+    Raises `ValidationFailed` for anything else, with what to write. [API-11]
     """
     if isinstance(agent, SharedExecutor):
         return lambda _session_id: agent
@@ -204,7 +204,7 @@ _FRAMEWORKS = {
 
 
 def agent_refusal(agent: object) -> str | None:
-    """Why this is neither an agent nor a factory of agents, or None. [API-60]"""
+    """Why this is neither an agent nor a factory of agents, or None. [API-11]"""
     bare = _framework_refusal(agent)
     if bare is not None:
         return bare

@@ -14,7 +14,7 @@ _EXITS = (SystemExit, GeneratorExit, KeyboardInterrupt)
 
 
 def contained(error: BaseException) -> BaseException:
-    """Return an `AgentExit` for an exception that would end the event loop, else `error`. [RUN-60]
+    """Return an `AgentExit` for an exception that would end the event loop, else `error`. [RUN-19]
 
     A `KeyboardInterrupt` of a person's Ctrl-C is returned as it is.
     """
@@ -28,7 +28,7 @@ def contained(error: BaseException) -> BaseException:
 
 
 def called(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of the agent's; its `SystemExit` leaves as an `AgentExit`. [RUN-60]"""
+    """Call a function of the agent's; its `SystemExit` leaves as an `AgentExit`. [RUN-19]"""
     try:
         return function(*arguments)
     except _EXITS as error:
@@ -52,7 +52,7 @@ def _is_signal(error: KeyboardInterrupt) -> bool:
 
 
 class Contained(Coroutine[Any, Any, Any]):
-    """A coroutine whose `SystemExit` and `GeneratorExit` leave it as an `AgentExit`. [RUN-60]
+    """A coroutine whose `SystemExit` and `GeneratorExit` leave it as an `AgentExit`. [RUN-19]
 
     Closing it, as the event loop does at its end, closes the inner coroutine as usual.
     """

@@ -203,8 +203,8 @@ class Turn:
         """Call `fn(*args)` once in the life of this turn, over all its attempts. [STEP-1]
 
         That it begins is committed before `fn` is called, then its result; a later run of the turn
-        gets the recorded result. `key`: 1 to 200 characters, unique in the turn. Arguments and
-        result have a form in MessagePack.
+        gets the recorded result, with its type. [STEP-7] `key`: 1 to 200 characters, unique in
+        the turn. Arguments are values, not objects such as a lock.
 
         Where an earlier run began the step and nobody knows whether it ended: `reconcile(*args)`
         is asked for the result (or `NOT_DONE`), or `fn` is called again if `idempotent`, else
@@ -212,9 +212,9 @@ class Turn:
         `shown_as`: the call as that person reads it, cut to 300 characters; None is the function's
         name and its arguments. [DEAD-6]
 
-        Raises `StepMismatch` if the key was recorded with other arguments, `ValidationFailed` for
-        another `key` or `shown_as` than that, `RunEnded` after the run was given up,
-        `CommitFailed` if the store does not take it.
+        Raises `ResultNotKept` for a result of more than 16 MB [STEP-8], `StepMismatch` if the key
+        was recorded with other arguments, `ValidationFailed` for another `key` or `shown_as` than
+        that, `RunEnded` after the run was given up, `CommitFailed` if the store does not take it.
         """
         return await self._host.once(
             key, fn, args, idempotent=idempotent, reconcile=reconcile, shown_as=shown_as

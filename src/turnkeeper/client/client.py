@@ -259,7 +259,7 @@ class RemoteSession:
     def live(self) -> AsyncIterator[StreamItem]:
         """Yield what the run in progress streams: deltas, notices, and by how much this lags.
 
-        The deltas are those of `Session.live`, typed. [SRV-61]
+        The deltas are those of `Session.live`, typed. [SRV-26]
         """
         return self._client.streams.follow(live_of(self._items(0, {"durable": "false"})))
 

@@ -66,7 +66,7 @@ async def stream_of(
 
 
 async def _items(answer: httpx2.Response) -> AsyncGenerator[StreamItem, None]:
-    """The items of a stream, typed deltas as `Session` gives them. [SRV-60] [SRV-61]"""
+    """The items of a stream, typed deltas as `Session` gives them. [SRV-25] [SRV-26]"""
     events = server_sent_events(answer.aiter_bytes(), answer.request)
     try:
         async with aclosing(events):
@@ -80,7 +80,7 @@ async def _items(answer: httpx2.Response) -> AsyncGenerator[StreamItem, None]:
 
 
 def typed_delta(data: Any) -> Any:
-    """Return the typed delta that JSON stands for, or the JSON itself if it is none. [SRV-61]"""
+    """Return the typed delta that JSON stands for, or the JSON itself if it is none. [SRV-26]"""
     if not isinstance(data, dict) or "delta" not in data:
         return data
     try:

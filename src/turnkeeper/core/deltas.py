@@ -46,7 +46,7 @@ _TYPED = (TextDelta, ReasoningDelta, ToolCall, ToolResult)
 
 
 def streamable(delta: Any) -> Any:
-    """Return `delta` in a form that every stream can encode. Never raises. [EVT-60]
+    """Return `delta` in a form that every stream can encode. Never raises. [EVT-8]
 
     Text is made encodable; a typed delta keeps its type; another value becomes its JSON form, or
     its repr where it has none.
@@ -65,7 +65,7 @@ def streamable(delta: Any) -> Any:
 def joined(half: str, delta: TextDelta) -> tuple[str, TextDelta]:
     """Put `half` a surrogate pair before a piece of text; return the half at its end, and the rest.
 
-    [RUN-61]
+    [RUN-20]
     """
     if not half and is_unicode(delta.text):
         return "", delta

@@ -168,7 +168,7 @@ class InputState(Struct, frozen=True, kw_only=True):
 
 
 def _told(record: InputRecord) -> Input | None:
-    """The input, as it is shown: an open approval has not expired yet. [APR-60]"""
+    """The input, as it is shown: an open approval has not expired yet. [APR-9]"""
     item = record.input
     if not isinstance(item, ToolCallbackInput) or not is_approval(item):
         return item

@@ -20,7 +20,7 @@ from turnkeeper.core.validity import UNFIT, payload_refusal
 
 
 def storable(output: Any) -> Any:
-    """Return an executor's output with encodable text and JSON values. [RUN-61] [RUN-62]
+    """Return an executor's output with encodable text and JSON values. [RUN-20] [RUN-21]
 
     The same object where nothing changes. What has no such form stays, for `output_refusal`.
     """
@@ -37,7 +37,7 @@ def storable(output: Any) -> Any:
 
 
 def storable_appends(appends: Any) -> Any:
-    """Return messages with encodable text; the same object where nothing changes. [RUN-61]"""
+    """Return messages with encodable text; the same object where nothing changes. [RUN-20]"""
     if type(appends) not in (tuple, list) or all(map(_is_clean, appends)):
         return appends
     return [

@@ -21,7 +21,7 @@ _DECIMAL_BITS = 10_000
 
 
 def encodable(text: str) -> str:
-    """Return `text` with U+FFFD for each half of a surrogate pair. [RUN-61]
+    """Return `text` with U+FFFD for each half of a surrogate pair. [RUN-20]
 
     Two halves that belong together become their character.
     """
@@ -31,7 +31,7 @@ def encodable(text: str) -> str:
 
 
 def mended(value: Any, levels: int = DEPTH_MAX) -> Any:
-    """Return `value` with all text in it made encodable. [RUN-61]
+    """Return `value` with all text in it made encodable. [RUN-20]
 
     Dicts, lists, dataclasses, Structs and Pydantic models are changed in place, and only where
     they hold such text: a framework holds on to its own objects. Past `levels`, values stay.
@@ -106,7 +106,7 @@ _UNFIT = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def as_json(value: Any) -> Any:
-    """Return the JSON form of an agent's value, as builtins that share nothing with it. [RUN-62]
+    """Return the JSON form of an agent's value, as builtins that share nothing with it. [RUN-21]
 
     Bytes become base64 text; dates, decimals and UUIDs text; sets and tuples lists; names of
     objects text; NaN and the infinities null; an integer past 64 bits text.
@@ -122,7 +122,7 @@ def as_json(value: Any) -> Any:
 
 
 def as_json_or_words(value: Any) -> Any:
-    """Return the JSON form of an agent's value, or else its repr. Never raises. [RUN-62]"""
+    """Return the JSON form of an agent's value, or else its repr. Never raises. [RUN-21]"""
     try:
         return _as_json(value, _form_or_words)
     except _UNFIT:

@@ -114,7 +114,7 @@ _CLIENTS = frozenset(
 
 
 def refused_status(error: BaseException | None) -> int | None:
-    """Return the final status that a model's server answered with, or None. [ADP-71]
+    """Return the final status that a model's server answered with, or None. [ADP-36]
 
     Looks through task groups of one error, and through causes.
     """
@@ -133,7 +133,7 @@ def refused_status(error: BaseException | None) -> int | None:
 
 
 def json_form(value: Any, dump: Callable[[Any], Any]) -> Any:
-    """Return an agent's output as JSON builtins: by its framework's `dump`, or by ours. [RUN-62]
+    """Return an agent's output as JSON builtins: by its framework's `dump`, or by ours. [RUN-21]
 
     What has no such form is returned as it is, for the worker to refuse by name.
     """

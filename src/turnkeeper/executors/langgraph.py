@@ -11,7 +11,7 @@ graph's own is not used: each run gets one in memory, and the state beside the m
 the session's snapshot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -19,29 +19,43 @@ import msgspec
 
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
-from turnkeeper.core.runs import ApplyOutput, Role
+from turnkeeper.core.runs import ApplyOutput
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.approvals import Decided, Question
-from turnkeeper.executors.framework import FrameworkExecutor, missing_extra
-from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, tool_message
-from turnkeeper.executors.langgraph_tools import Denied, durable_tool, resume_value
+from turnkeeper.executors.framework import (
+    FrameworkExecutor,
+    ToolMode,
+    missing_extra,
+    warn_of_unrecorded_tools,
+)
+from turnkeeper.executors.langgraph_callbacks import Joining, Meter
+from turnkeeper.executors.langgraph_messages import AsIs, GraphCodec, as_json, messages_in, recalled
+from turnkeeper.executors.langgraph_options import (
+    check_context,
+    check_graph,
+    context_of,
+    with_durable_tools,
+)
+from turnkeeper.executors.langgraph_questions import Denied, resume_value, text_of
+from turnkeeper.executors.langgraph_state import Conversation
+from turnkeeper.executors.langgraph_tools import durable_tool
 from turnkeeper.executors.prompts import Prompt
-from turnkeeper.executors.work import Stop, Work, current_work
+from turnkeeper.executors.work import Stop, Work
+from turnkeeper.turn import Turn
 
 try:
-    from langchain_core.callbacks import AsyncCallbackHandler
     from langchain_core.messages import (
         AIMessage,
         BaseMessage,
-        SystemMessage,
         ToolMessage,
     )
-    from langchain_core.outputs import LLMResult
     from langchain_core.runnables import RunnableConfig
+    from langchain_core.runnables.config import merge_configs
     from langgraph.checkpoint.memory import InMemorySaver
     from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
     from langgraph.graph import START
     from langgraph.graph.state import CompiledStateGraph
+    from langgraph.runtime import Runtime
     from langgraph.types import Command, StateSnapshot
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
@@ -69,51 +83,6 @@ class _Place(msgspec.Struct, array_like=True):
     """What the step that waits has asked before, and what was decided."""
 
 
-class _Meter(AsyncCallbackHandler):
-    """Counts and bounds the calls of the model, wherever in the graph they are made."""
-
-    raise_error = True
-
-    def __init__(self, work: Work[BaseMessage]) -> None:
-        self.work = work
-        self.finished: list[ToolMessage] = []
-        """Answers of tools in the step that is under way."""
-
-    async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
-        self.work.asking()
-
-    async def on_llm_end(self, response: LLMResult, **_: Any) -> None:
-        for generation in (g for several in response.generations for g in several):
-            usage = getattr(getattr(generation, "message", None), "usage_metadata", None)
-            if usage:
-                self.work.used(usage["input_tokens"], usage["output_tokens"])
-
-    async def on_tool_end(self, output: Any, **_: Any) -> None:
-        if isinstance(output, ToolMessage):
-            self.finished.append(output)
-
-
-class _Joining(AsyncCallbackHandler):
-    """Hears of each call of a tool, in the task that makes it."""
-
-    raise_error = True
-    run_inline = True
-    ignore_chain = ignore_chat_model = ignore_llm = True
-
-    def __init__(self, work: Work[BaseMessage]) -> None:
-        self.work = work
-
-    async def on_tool_start(self, *_: Any, **__: Any) -> None:
-        if current_work() is self.work:  # what a durable tool calls is a part of its step
-            self.work.under_way.enter()
-
-
-def _text_of(asked: Any) -> str | None:
-    """What a person can read of what `interrupt()` asks."""
-    words = asked.get("question") if isinstance(asked, dict) else asked
-    return words if isinstance(words, str) else None
-
-
 class GraphAgent(FrameworkExecutor[BaseMessage]):
     """What `durable_agent` makes of a graph."""
 
@@ -123,14 +92,17 @@ class GraphAgent(FrameworkExecutor[BaseMessage]):
         limits: TurnLimits | None,
         approval_seconds: float,
         key: str,
+        context: Any,
     ) -> None:
         super().__init__(GraphCodec(), limits, approval_seconds)
         self._graph = graph
         self._key = key
+        self._context = context
 
     async def answer(self, work: Work[BaseMessage]) -> ApplyOutput:
         """Run the graph step by step, and commit between the steps."""
-        run = _GraphRun(work, self._graph, self._key)
+        context = context_of(self._graph, self._context, work.turn)
+        run = _GraphRun(work, self._graph, self._key, context)
         try:
             async with work.stoppable(), work.under_way.joined():
                 return await run.to_its_end()
@@ -147,17 +119,25 @@ class _GraphRun:
         work: Work[BaseMessage],
         graph: CompiledStateGraph[Any, Any, Any, Any],
         key: str,
+        context: Any,
     ) -> None:
         self.work = work
-        self.graph = graph.copy(update={"checkpointer": InMemorySaver(serde=AsIs())})
+        # Its configuration is merged here: LangGraph would drop one's callbacks for the other's.
+        update = {"checkpointer": InMemorySaver(serde=AsIs()), "config": None}
+        self.graph = graph.copy(update=update)
         self.key = key
-        self.meter = _Meter(work)
-        self.config: RunnableConfig = {
+        self.context = context
+        self.meter = Meter(work)
+        own: RunnableConfig = {
             "configurable": {"thread_id": work.turn.session_id},
-            "callbacks": [self.meter, _Joining(work)],
+            "callbacks": [self.meter, Joining(work)],
             "recursion_limit": 1_000_000,
         }
-        self.known: set[str | None] = set()
+        self.config = merge_configs(graph.config, own)
+        self.update_config = merge_configs(self.config, _seeded(context, graph.store))
+        self.steps_left = (graph.config or {}).get("recursion_limit")
+        """Steps that the run may still take; None if the graph sets no limit of its own."""
+        self.conversation = Conversation(work)
         self.node: str | None = START
         """The node that ran last; None where several ran side by side."""
         self.answers: list[tuple[str, Decided]] = []
@@ -177,7 +157,7 @@ class _GraphRun:
                 self.work.check()
             state = await self._step(inputs)
             inputs = None
-            self._take(state.values[self.key])
+            self.conversation.take(self._messages(state))
             if state.interrupts:
                 await self.work.under_way.end()
                 inputs = self._answer(state)
@@ -189,13 +169,11 @@ class _GraphRun:
             if not state.next:
                 return self._result(state)
             steered += await self.work.border()
-            self._tell_calls(state.values[self.key])
+            self._tell_calls(self._messages(state))
             if steered and not self.open:
-                said = self.work.say(steered)
+                said = self.conversation.steer(steered)
                 steered = []
-                await self.graph.aupdate_state(self.config, {self.key: said}, as_node=self.node)
-                state = await self.graph.aget_state(self.config)
-                self.known |= {message.id for message in state.values[self.key]}
+                await self._update({self.key: said})
 
     async def _begin(self) -> Any:
         """Put the conversation in; gives what the graph is started with, None to go on."""
@@ -206,33 +184,36 @@ class _GraphRun:
         values = _serde.loads_typed((kept.kind, kept.values)) if kept.kind else {}
         if work.questions.group:
             values[self.key] = self._asked_again()
-            return await self._go_on(values)
+            return await self._update(values)
         if work.resumes:
             values[self.key] = self._without_answers()
             self.node = work.spent.place or None
             if self.node is None:
                 what = "the dead letter's graph waits behind nodes that ran side by side"
                 raise NonRetryable(f"{what}: its tool calls cannot be answered")
-            return await self._go_on(values)
+            return await self._update(values)
         if work.continuation and kept.node is not None:
-            values[self.key] = [*work.history(), *work.behind()]
+            self.conversation.history()
+            self.conversation.behind()
+            values[self.key] = self.conversation.messages
             self.node = kept.node
-            return await self._go_on(values)
+            return await self._update(values)
         if work.continuation:
             work.give_up_pending()
-        prompts = [m for p in work.prompts for m in work.codec.plain("user", p.text)]
-        messages = [*work.history(), *([] if work.continuation else prompts)]
-        for number, message in enumerate(messages):
-            message.id = message.id or f"{work.turn.run_id}-{number}"
-        self.known = {message.id for message in messages}
-        return {**values, self.key: messages}
+        self.conversation.history()
+        if not work.continuation:
+            self.conversation.prompts()
+        return {**values, self.key: self.conversation.messages}
 
-    async def _go_on(self, values: dict[str, Any]) -> None:
-        """Take the graph to behind the node that ran last."""
-        await self.graph.aupdate_state(self.config, values, as_node=self.node)
+    async def _update(self, values: dict[str, Any]) -> None:
+        """Put values into the state, and take the graph to behind the node that ran last."""
+        await self.graph.aupdate_state(self.update_config, values, as_node=self.node)
         state = await self.graph.aget_state(self.config)
-        self.known = {message.id for message in state.values[self.key]}
-        self._tell_calls(state.values[self.key])
+        self.conversation.take(self._messages(state))
+        self._tell_calls(self._messages(state))
+
+    def _messages(self, state: StateSnapshot) -> Any:
+        return state.values.get(self.key, [])
 
     # -- approvals ----------------------------------------------------------------------------
 
@@ -247,7 +228,9 @@ class _GraphRun:
         for call_id in [*calls]:
             if call_id in made:
                 calls.pop(call_id)
-                self._write(tool_message(made[call_id]))
+                for message in messages_in(recalled(made[call_id])):
+                    if isinstance(message, ToolMessage) and message.tool_call_id == call_id:
+                        self.conversation.write(message)
         for message in self.meter.finished:
             calls.pop(message.tool_call_id, None)  # it has been made, and will be made again
         place = msgspec.to_builtins(_Place(self.node, self.used))
@@ -255,7 +238,7 @@ class _GraphRun:
         questions = [
             Question(
                 key=f"{work.turn.run_id} {index}",
-                text=_text_of(asked.value) or value,
+                text=text_of(asked.value) or value,
                 details={"value": msgspec.json.decode(value), "graph": place},
                 calls=tuple(calls),
                 kind=value,
@@ -275,12 +258,9 @@ class _GraphRun:
 
     def _without_answers(self) -> list[BaseMessage]:
         """The conversation up to the response whose tools run again, and not their answers."""
-        messages = self.work.history()
-        while messages and isinstance(last := messages[-1], ToolMessage):
-            # The step gives it once more: what the transcript has, if it is a durable tool's.
-            self.work.answered[last.tool_call_id] = (last,)
-            messages.pop()
-        return messages
+        self.conversation.history()
+        self.conversation.answered_before()
+        return self.conversation.messages
 
     def _answer(self, state: StateSnapshot) -> Command[Any] | None:
         """Answer what was asked and decided before, word for word; None if there is nothing."""
@@ -291,7 +271,7 @@ class _GraphRun:
             if known is not None:
                 self.answers.remove(known)
                 self.used.append(known)
-                resume[interrupt.id] = resume_value(known[1])
+                resume[interrupt.id] = resume_value(interrupt.value, known[1])
         return Command(resume=resume) if resume else None
 
     def _settle(self) -> None:
@@ -300,13 +280,18 @@ class _GraphRun:
         self.answers, self.used = [], []
 
     async def _step(self, inputs: Any) -> StateSnapshot:
+        if self.steps_left is not None:
+            if self.steps_left < 1:
+                raise NonRetryable("the graph has taken as many steps as its recursion_limit says")
+            self.steps_left -= 1
         self.said.clear()
         self.meter.finished.clear()
         nodes: set[str] = set()
         stream: Any = self.graph.astream(
             inputs,
             self.config,
-            stream_mode=["messages", "updates"],
+            context=self.context,
+            stream_mode=["messages", "updates", "custom"],
             interrupt_after="*",
             durability="exit",
         )
@@ -314,32 +299,13 @@ class _GraphRun:
             async for mode, event in events:
                 if mode == "messages":
                     self._tell(event[0])
+                elif mode == "custom":
+                    self._tell_custom(event)
                 elif isinstance(event, dict):
                     nodes |= {name for name in event if not name.startswith("__")}
         if nodes:
             self.node = nodes.pop() if len(nodes) == 1 else None
         return await self.graph.aget_state(self.config)
-
-    def _take(self, messages: Sequence[BaseMessage]) -> None:
-        """Have written what the step has added."""
-        for message in messages:
-            if message.id not in self.known:
-                self.known.add(message.id)
-                again = (
-                    isinstance(message, ToolMessage) and message.tool_call_id in self.work.answered
-                )
-                if not again:
-                    self._write(message)
-
-    def _write(self, message: BaseMessage) -> None:
-        role: Role = "user"
-        if isinstance(message, AIMessage):
-            role = "assistant"
-        elif isinstance(message, ToolMessage):
-            role = "tool"
-        elif isinstance(message, SystemMessage):
-            role = "system_notice"
-        self.work.add(role, str(message.text), message)
 
     def _remember(self, state: StateSnapshot) -> None:
         values = {name: value for name, value in state.values.items() if name != self.key}
@@ -348,16 +314,17 @@ class _GraphRun:
         self.work.spent.place = self.node or ""
 
     def _result(self, state: StateSnapshot) -> ApplyOutput:
-        answers = [m for m in state.values[self.key] if isinstance(m, AIMessage)]
+        answers = [m for m in self._messages(state) if isinstance(m, AIMessage)]
+        text = str(answers[-1].text) if answers else self.conversation.answer
         structured = state.values.get("structured_response")
-        return self.work.result(str(answers[-1].text) if answers else "", structured)
+        return self.work.result(text, structured)
 
     def keep(self) -> None:
         """Keep what was said and done until the run was stopped. [ADP-6]"""
         for message in self.meter.finished:
-            self._write(message)
+            self.conversation.write(message)
         if self.said:
-            self._write(AIMessage("".join(self.said)))
+            self.conversation.write(AIMessage("".join(self.said)))
 
     def _tell(self, message: BaseMessage) -> None:
         """Stream a message, or a piece of one. [STR-1]"""
@@ -372,6 +339,11 @@ class _GraphRun:
                 elif block["type"] == "reasoning" and block.get("reasoning"):
                     self.work.emit(ReasoningDelta(block["reasoning"]))
 
+    def _tell_custom(self, event: Any) -> None:
+        """Stream what a node gives to its stream writer. Text is no part of the answer. [ADP-28]"""
+        value = msgspec.to_builtins(event, str_keys=True, enc_hook=str)
+        self.work.turn.emit({"custom": value} if isinstance(value, str) else value)
+
     def _tell_calls(self, messages: Sequence[BaseMessage]) -> None:
         last = messages[-1] if messages else None
         self.open = list(last.tool_calls) if isinstance(last, AIMessage) else []
@@ -379,18 +351,38 @@ class _GraphRun:
             self.work.emit(ToolCall(call["id"] or "", call["name"], as_json(call["args"])))
 
 
+def _seeded(context: Any, store: Any) -> RunnableConfig:
+    """What edges read as their `Runtime` where the state is put in: LangGraph gives them none."""
+    return {"configurable": {"__pregel_runtime": Runtime(context=context, store=store)}}
+
+
 def durable_agent(
     graph: CompiledStateGraph[Any, Any, Any, Any],
     *,
+    context: Callable[[Turn], Any] | Any = None,
     limits: TurnLimits | None = None,
     approval_seconds: float = APPROVAL_EXPIRES_SECONDS,
     messages_key: str = "messages",
+    tools: ToolMode = "as_declared",
+    idempotent: Collection[str] = (),
 ) -> GraphAgent:
     """Make an executor of a compiled graph; it serves any number of sessions. [ADP-1]
 
     The graph's state holds the conversation under `messages_key`, with `add_messages` as its
-    reducer. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`, more than 0 and at
-    most a year, is how long there is time to answer an `interrupt()`; `ValidationFailed` is raised
-    for another.
+    reducer. `context` is what nodes read as `runtime.context`: a value, or a function that makes it
+    of each turn. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`, more than 0
+    and at most a year, is how long there is time to answer an `interrupt()`. `tools="durable"`
+    makes every tool of the graph's `ToolNode`s a durable step that `durable_tool` has not declared;
+    `idempotent` names tools that only read, which become durable steps that a crash repeats. The
+    caller's graph is not changed. [ADP-14]
+
+    Raises `ValidationFailed` for what no durable run can obey: `interrupt_before` and
+    `interrupt_after`, a checkpointer of a subgraph, a context that lacks what `context_schema`
+    requires, a name in `idempotent` that is no tool's, `approval_seconds` out of bounds. [ADP-26]
+    Warns with `UnrecordedToolsWarning` of tools that a crash can run twice.
     """
-    return GraphAgent(graph, limits, approval_seconds, messages_key)
+    check_graph(graph)
+    check_context(graph, context)
+    prepared, unrecorded = with_durable_tools(graph, tools, idempotent)
+    warn_of_unrecorded_tools(unrecorded)
+    return GraphAgent(prepared, limits, approval_seconds, messages_key, context)

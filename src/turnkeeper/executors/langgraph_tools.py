@@ -1,4 +1,4 @@
-"""Durable tools of a graph, and what its `interrupt()` is answered with.
+"""Durable tools of a graph.
 
 Decides what a call is answered with where it was made before, or where a person has to decide.
 """
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from turnkeeper.errors import NonRetryable
-from turnkeeper.executors.approvals import NO_ARGUMENTS, Decided, about_call
+from turnkeeper.executors.approvals import NO_ARGUMENTS, about_call
 from turnkeeper.executors.framework import missing_extra
-from turnkeeper.executors.langgraph_messages import as_json, recorded, told, tool_message
+from turnkeeper.executors.langgraph_messages import as_json, recalled, recorded, told
+from turnkeeper.executors.langgraph_questions import Denied
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import current_work
 
@@ -22,29 +22,15 @@ try:
     from langchain_core.tools import BaseTool
     from langchain_core.tools import tool as make_tool
     from langgraph.errors import GraphBubbleUp
+    from langgraph.prebuilt import ToolRuntime
+    from langgraph.store.base import BaseStore
     from langgraph.types import interrupt
     from pydantic import BaseModel, ValidationError
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "langgraph") from missing
 
 
-class Denied(Struct, frozen=True):
-    """What `interrupt()` gives where a person said no, or nothing in time; it is false."""
-
-    words: str
-
-    def __bool__(self) -> bool:
-        return False
-
-
-def resume_value(decided: Decided) -> Any:
-    """What `interrupt()` gives for a decision."""
-    if not decided.approved:
-        return Denied(decided.words)
-    return True if decided.value is None else decided.value
-
-
-class _DurableTool(BaseTool):
+class DurableTool(BaseTool):
     """A tool whose calls are durable steps of the turn."""
 
     inner: BaseTool
@@ -54,6 +40,20 @@ class _DurableTool(BaseTool):
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         return self.inner._run(*args, **kwargs)  # noqa: SLF001 - as a tool that wraps another does
 
+    def invoke(
+        self,
+        input: Any,  # noqa: A002 - the framework's signature
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Refuse a call that no step could record, since it is synchronous. [ADP-7]"""
+        if current_work() is not None and _is_call(input):
+            raise NonRetryable(
+                f"durable tool {self.name!r} was called synchronously, so that no step could "
+                "record it: call its ToolNode with ainvoke, and wrap calls with awrap_tool_call"
+            )
+        return self.inner.invoke(input, config, **kwargs)
+
     async def ainvoke(
         self,
         input: Any,  # noqa: A002 - the framework's signature
@@ -62,8 +62,7 @@ class _DurableTool(BaseTool):
     ) -> Any:
         """Answer a call from the turn's recorded step, or make it."""
         work = current_work()
-        called = isinstance(input, dict) and input.get("type") == "tool_call"
-        if work is None or not called or not self._valid(input["args"]):
+        if work is None or not _is_call(input) or not self._valid(input["args"]):
             return await self.inner.ainvoke(input, config, **kwargs)
 
         work.under_way.enter()
@@ -71,7 +70,7 @@ class _DurableTool(BaseTool):
         if call_id in work.answered:
             return work.answered[call_id][0]
         if self.needs_approval:
-            asked = about_call(call_id, self.name, as_json(input["args"]))
+            asked = about_call(call_id, self.name, as_json(self._given(input["args"])))
             given = interrupt({"question": asked.text, **asked.details})
             if isinstance(given, Denied) or not (given is True or isinstance(given, dict)):
                 words = given.words if isinstance(given, Denied) else NO_ARGUMENTS
@@ -86,9 +85,9 @@ class _DurableTool(BaseTool):
                     f"durable tool {self.name!r} calls interrupt() itself: nobody could tell what "
                     "it had done by then; durable_tool(..., needs_approval=True) asks before it"
                 ) from asked
-            return recorded([answer])
+            return recorded(answer)
 
-        arguments = msgspec.to_builtins(input["args"])
+        arguments = msgspec.to_builtins(self._given(input["args"]))
         answer = await work.step(
             call_id,
             self.name,
@@ -97,7 +96,19 @@ class _DurableTool(BaseTool):
             self.rule,
             lambda answer: told(answer, call_id, self.name),
         )
-        return tool_message(answer)
+        return recalled(answer)
+
+    def _given(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that the model gave, without what the framework adds of its own."""
+        shown, every = self.inner.tool_call_schema, self.inner.get_input_schema()
+        names: set[str] = set()
+        if not isinstance(shown, dict) and issubclass(shown, BaseModel):
+            names = {*getattr(every, "model_fields", ())} - {*shown.model_fields}
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name not in names and not isinstance(value, ToolRuntime | BaseStore)
+        }
 
     def _valid(self, arguments: Any) -> bool:
         schema = self.inner.tool_call_schema
@@ -108,6 +119,10 @@ class _DurableTool(BaseTool):
         except ValidationError:
             return False  # the tool is not called at all: the framework tells the model
         return True
+
+
+def _is_call(given: Any) -> bool:
+    return isinstance(given, dict) and given.get("type") == "tool_call"
 
 
 def durable_tool(
@@ -121,13 +136,13 @@ def durable_tool(
 
     Where a crash leaves it unknown whether it was called: `reconcile`, given the tool's arguments
     by name, says what it came to (or `NOT_DONE`); with `idempotent=True` it is called again; else
-    the turn is parked as `outcome_unknown`. The tool answers with content, not with a `Command`.
+    the turn is parked as `outcome_unknown`.
 
     `needs_approval`: it calls `interrupt()` before each call of the tool, and a person decides.
     [ADP-12]
     """
     made = tool if isinstance(tool, BaseTool) else make_tool(tool)
-    return _DurableTool(
+    return DurableTool(
         name=made.name,
         description=made.description,
         args_schema=made.args_schema,

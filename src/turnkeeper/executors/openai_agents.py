@@ -235,7 +235,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     `context` makes the context object of each turn. `limits` bounds a turn; None is
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
     to approve a call. `run_config`, `hooks` and `error_handlers` are the SDK's own, as its
-    `Runner` takes them; what of them cannot be obeyed is refused. [ADP-42]
+    `Runner` takes them; what of them cannot be obeyed is refused. [ADP-21]
 
     `tools="durable"` makes every tool that this process runs a durable step, also those of agents
     that are handed off to and of MCP servers. `idempotent` names tools that only read: they are

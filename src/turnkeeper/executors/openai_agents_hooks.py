@@ -142,7 +142,7 @@ class TurnHooks(RunHooks[Any]):
     async def _filtered(
         self, data: CallModelData[Any], model_data: ModelInputData
     ) -> ModelInputData:
-        """Give the user's own filter the last word on what the model reads. [ADP-42]"""
+        """Give the user's own filter the last word on what the model reads. [ADP-21]"""
         if self._user_filter is not None:
             agent = self._copies.original(data.agent)
             told = self._user_filter(CallModelData(model_data, agent, data.context))

@@ -176,7 +176,7 @@ def answer_to(call: Json, content: str, *, done: bool = False) -> Json:
 
 
 def distinct(items: Iterable[Json]) -> list[Json]:
-    """Give the calls of a history IDs that differ, and their answers with them. [ADP-41]
+    """Give the calls of a history IDs that differ, and their answers with them. [ADP-20]
 
     The SDK keeps the newest of all items that have one ID. A call whose ID was used before it gets
     one of its own; it is the same each time, so that a provider's cache still finds the history.
@@ -236,7 +236,7 @@ def as_words(output: Any) -> str:
 
 
 def make_encodable(items: list[Any]) -> None:
-    """Make the text of a request's items encodable, where it is not. [RUN-61]"""
+    """Make the text of a request's items encodable, where it is not. [RUN-20]"""
     try:
         to_json(items)
     except ValueError:

@@ -20,7 +20,7 @@ except ModuleNotFoundError as missing:
 
 
 class DistinctCalls(Model):
-    """A model as one run sees it: no call of its responses has an ID in `taken`. [ADP-41]"""
+    """A model as one run sees it: no call of its responses has an ID in `taken`. [ADP-20]"""
 
     def __init__(self, inner: Model, taken: set[str]) -> None:
         self._inner = inner

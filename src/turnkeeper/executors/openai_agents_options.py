@@ -42,7 +42,7 @@ def check_options(
     *,
     all_durable: bool,
 ) -> None:
-    """Raise `ValidationFailed` for an option that no run could obey. [ADP-42]
+    """Raise `ValidationFailed` for an option that no run could obey. [ADP-21]
 
     `all_durable`: every tool is to be a durable step.
     """

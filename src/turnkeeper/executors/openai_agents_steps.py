@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai-agents") from missing
 
-_SHELL_RESULT: TypeAdapter[str | ShellResult] = TypeAdapter(str | ShellResult)
+_SHELL_RESULT: TypeAdapter[ShellResult] = TypeAdapter(ShellResult)
 
 
 def runs_here(tool: Tool) -> bool:
@@ -76,15 +76,15 @@ def _custom(tool: CustomTool, rule: StepRule) -> CustomTool:
 
 
 def _shell(tool: ShellTool, inner: Callable[[Any], Any], rule: StepRule) -> Callable[[Any], Any]:
-    async def execute(request: Any) -> str | ShellResult:
+    async def execute(request: Any) -> Any:
         async def called() -> Any:
-            return to_jsonable_python(await _awaited(inner(request)))
+            return await _awaited(inner(request))
 
         data = request.data
         given = {"action": asdict(data.action)}
-        return _SHELL_RESULT.validate_python(
-            await _step(data.call_id, tool.name, given, called, rule)
-        )
+        output = await _step(data.call_id, tool.name, given, called, rule)
+        # An older record, or an operator's answer, is a dict.
+        return _SHELL_RESULT.validate_python(output) if isinstance(output, dict) else output
 
     return execute
 

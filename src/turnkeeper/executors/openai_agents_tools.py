@@ -74,7 +74,7 @@ def durable_tool(
             return f"The arguments of {inner.name} are wrong: {error}"
 
         async def called() -> Any:
-            return to_jsonable_python(await inner.on_invoke_tool(ctx, arguments), fallback=str)
+            return await inner.on_invoke_tool(ctx, arguments)
 
         # A call of an agent inside of a tool is none of this turn's, even if it has the ID of one.
         is_own = ctx.agent is None or hasattr(ctx.agent, COPY)

@@ -32,7 +32,7 @@ from turnkeeper.executors.framework import (
 )
 from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused, Reply, sendable
 from turnkeeper.executors.openai_chat_server import ChatLost, ChatServer
-from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, schema_of
+from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, in_words, schema_of
 from turnkeeper.executors.safety import Call, View, joined_users
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
@@ -210,12 +210,12 @@ class ChatAgent(FrameworkExecutor[Json]):
         except Exception as error:  # noqa: BLE001 - a type's own check may raise anything
             return f"The arguments of {name} are wrong: {error}"
         if tool.rule is None:
-            return await tool.call(given)
-        content = await work.step(call_id, name, plain, lambda: tool.call(given), tool.rule)
-        return content if isinstance(content, str) else msgspec.json.encode(content).decode()
+            return in_words(await tool.call(given))
+        value = await work.step(call_id, name, plain, lambda: tool.call(given), tool.rule)
+        return in_words(value)
 
     def _structured(self, reply: Reply) -> Any:
-        """The answer as JSON, where JSON was asked for. [ADP-63]"""
+        """The answer as JSON, where JSON was asked for. [ADP-33]"""
         wanted = self._request.get("response_format") or {}
         if wanted.get("type") not in ("json_object", "json_schema"):
             return None
@@ -265,11 +265,11 @@ def chat_agent(  # noqa: PLR0913 - settings, each with a default
     becomes `structured_output`. `limits` bounds a turn; None is `TurnLimits()`. `approval_seconds`,
     more than 0 and at most a year, is how long there is time to approve a call. `options` are
     further fields of the request, such as `temperature`. `withhold`: names of fields of the model's
-    messages that are not sent back, for a server that refuses what another one gave. [ADP-60] The
+    messages that are not sent back, for a server that refuses what another one gave. [ADP-30] The
     key is read from the environment variable `key_variable`; where that is not set, none is sent.
     `timeout_seconds`, more than 0, bounds the wait for each piece.
 
-    Raises `ValidationFailed` for a setting that could not be obeyed, by its name. [ADP-64]
+    Raises `ValidationFailed` for a setting that could not be obeyed, by its name. [ADP-34]
     """
     if not isinstance(model, str) or not model.strip():
         raise ValidationFailed(f"model is the name of a model, not {model!r}")

@@ -38,7 +38,7 @@ _LEGACY = "function_call"
 
 
 def merged(old: Any, new: Any, key: str = "") -> Any:
-    """Return a field's value with the next piece put to it. [ADP-60]
+    """Return a field's value with the next piece put to it. [ADP-30]
 
     Strings are joined (names, ids and repeated signatures are not), objects merged, lists extended,
     except that an item goes to the one with its index. Anything else is replaced. None adds
@@ -150,7 +150,7 @@ class Reply:
         self._extra: Json = {}
 
     def take(self, chunk: Json) -> None:
-        """Put a chunk to it. Raises `ChatError` for one without the protocol's form. [ADP-60]"""
+        """Put a chunk to it. Raises `ChatError` for one without the protocol's form. [ADP-30]"""
         try:
             self._usage(chunk.get("usage"))
             for choice in chunk.get("choices") or ():
@@ -262,7 +262,7 @@ class Reply:
                 call.function[key] = merged(call.function.get(key), value, key)
 
     def _call_of(self, index: Any, call_id: str, name: str) -> _Call | None:
-        """The call that a piece seems to go on with: by its index, else by its id. [ADP-61]"""
+        """The call that a piece seems to go on with: by its index, else by its id. [ADP-31]"""
         newest = self._calls[::-1]
         if index is not None:
             there = [call for call in newest if call.index == index]
@@ -279,7 +279,7 @@ class Reply:
     # -- the end ------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise `ChatError` unless this is a whole response. [ADP-63]
+        """Raise `ChatError` unless this is a whole response. [ADP-33]
 
         `ChatRefused` if a filter withheld it, or if it came to its length limit before a word.
         """
@@ -303,7 +303,7 @@ class Reply:
             raise ChatError(f"{self._server} says that its answer calls tools, and names none")
 
     def message(self, said: Sequence[Json]) -> Json:
-        """The response, each call with an id that none has in what was `said` before. [ADP-60]"""
+        """The response, each call with an id that none has in what was `said` before. [ADP-30]"""
         content: Any = self._words
         if self._parts is not None:
             content = self._parts
@@ -343,7 +343,7 @@ class Reply:
 
 
 def sendable(message: Json, withhold: Collection[str]) -> Json:
-    """Return a message of the history as it is sent to the server. [ADP-60]
+    """Return a message of the history as it is sent to the server. [ADP-30]
 
     Every field goes back as it came, except those that `withhold` names, the sound of an answer,
     of which the protocol takes the id, and arguments that are no JSON object.

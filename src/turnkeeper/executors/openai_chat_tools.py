@@ -5,6 +5,7 @@ functions are called with the types that they declare.
 """
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
@@ -17,6 +18,7 @@ from typing import Annotated, Any, NotRequired, Required, Self
 
 import msgspec
 
+from turnkeeper.core import values
 from turnkeeper.errors import ValidationFailed
 from turnkeeper.executors.framework import missing_extra
 from turnkeeper.executors.steps import StepRule
@@ -27,7 +29,7 @@ try:
     from pydantic.errors import PydanticUserError
     from pydantic.fields import FieldInfo
     from pydantic.json_schema import GenerateJsonSchema
-    from pydantic_core import PydanticSerializationError, ValidationError
+    from pydantic_core import PydanticSerializationError, ValidationError, to_json
     from typing_extensions import TypedDict
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "openai") from missing
@@ -59,7 +61,7 @@ class ChatTool:
     `A-Z a-z 0-9 _ -`; None takes the function's, or the class's name of an object.
 
     Raises `ValidationFailed` for a parameter without a type that has a JSON schema, an annotation
-    that cannot be resolved, or a name that the protocol does not allow. [ADP-62]
+    that cannot be resolved, or a name that the protocol does not allow. [ADP-32]
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class ChatTool:
         return made
 
     def read(self, arguments: str) -> Json:
-        """Return the arguments by name, in the types that the function declares. [ADP-62]
+        """Return the arguments by name, in the types that the function declares. [ADP-32]
 
         `arguments`: a JSON object, or an array of the positional ones; nothing is `{}`. Raises
         `ValueError`, with a text for the model, if the model got them wrong.
@@ -208,8 +210,8 @@ class ChatTool:
                 kwargs[p.name] = rest.pop(p.name)
         return args, {**rest, **kwargs}
 
-    async def call(self, arguments: Json) -> str:
-        """Call the function: an ordinary one in a thread. Gives what the model is told."""
+    async def call(self, arguments: Json) -> Any:
+        """Call the function: an ordinary one in a thread. Gives what it returns."""
         args, kwargs = self._bound(arguments)
         if _is_async(self.function):
             value = await self.function(*args, **kwargs)
@@ -217,7 +219,33 @@ class ChatTool:
             value = await asyncio.to_thread(self.function, *args, **kwargs)
             if inspect.isawaitable(value):
                 value = await value
-        return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        return value
+
+
+def in_words(value: Any) -> str:
+    """Return what the model is told of a tool's value: a text as it is, all else as JSON.
+
+    It raises nothing: what has no form in JSON is text. [ADP-32]
+    """
+    if isinstance(value, str):
+        return values.whole_text(str.__str__(value))
+    kept = values.unpack(values.pack(value))
+    if isinstance(kept, str):  # as of a durable tool, whose record has nothing else of it
+        return kept
+    for one in (value, kept):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            return to_json(
+                one, bytes_mode="base64", inf_nan_mode="null", fallback=_in_json
+            ).decode()
+    return msgspec.json.encode(kept, enc_hook=str).decode()
+
+
+def _in_json(value: Any) -> Any:
+    """Return a value that Pydantic does not know in parts that it may know."""
+    if isinstance(value, msgspec.Struct):
+        return {name: getattr(value, name) for name in value.__struct_fields__}
+    known = values.unpack(values.pack(value))
+    return str(known) if type(known) is type(value) else known
 
 
 def durable_tool(

@@ -289,7 +289,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     `TurnLimits()`. `approval_seconds`, more than 0 and at most a year, is how long there is time
     to approve a call. `stream=False` is for a model that cannot stream. `model_settings`,
     `usage_limits`, `metadata` and `toolsets` are the framework's own, as `Agent.run` takes them,
-    for each run; a usage limit that is reached abandons the turn. [ADP-31]
+    for each run; a usage limit that is reached abandons the turn. [ADP-16]
 
     `tools="durable"` makes every tool that this process runs a durable step, also those of
     toolsets. `idempotent` names tools that only read: they are steps that a crash repeats.

@@ -33,7 +33,6 @@ try:
         ToolReturnPart,
     )
     from pydantic_ai.tools import ToolDefinition
-    from pydantic_core import to_jsonable_python
 except ModuleNotFoundError as missing:
     raise missing_extra(missing, "pydantic-ai") from missing
 
@@ -65,7 +64,7 @@ _tool_returns = TypeAdapter(ToolReturn[Any])
 async def recorded(call: Awaitable[Any]) -> dict[str, Any]:
     """Make the call; gives what its step records of it."""
     try:
-        return _value(await call)
+        return {"value": await call}
     # The tool's own answers to the model: it says that it has done nothing.
     except (
         exceptions.ModelRetry,
@@ -76,15 +75,9 @@ async def recorded(call: Awaitable[Any]) -> dict[str, Any]:
     except (exceptions.ToolFailed, exceptions.ToolFailedError) as failure:
         return {"failed": str(failure)}
     except exceptions.ApprovalRequired as asked:
-        return {"approval": to_jsonable_python(asked.metadata)}
+        return {"approval": asked.metadata}
     except exceptions.CallDeferred as asked:
-        return {"deferred": [to_jsonable_python(asked.metadata), asked.kind]}
-
-
-def _value(value: Any) -> dict[str, Any]:
-    if isinstance(value, ToolReturn):
-        return {"return": _tool_returns.dump_python(value, mode="json")}
-    return {"value": to_jsonable_python(value)}
+        return {"deferred": [asked.metadata, asked.kind]}
 
 
 def recalled(answer: Any) -> Any:
@@ -99,7 +92,7 @@ def recalled(answer: Any) -> Any:
         if "deferred" in answer:
             metadata, kind = answer["deferred"]
             raise exceptions.CallDeferred(metadata, kind=kind)
-        if "return" in answer:
+        if "return" in answer:  # an older record, without types
             return _tool_returns.validate_python(answer["return"])
         if "value" in answer:
             return answer["value"]

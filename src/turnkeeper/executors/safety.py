@@ -17,13 +17,13 @@ UNANSWERED = "This call was interrupted. Whether it had any effect is unknown."
 def notice(words: str) -> str:
     """Return a notice as a user's words: strict servers take no system message but the first.
 
-    [ADP-70]
+    [ADP-35]
     """
     return f"System notice: {words}"
 
 
 def joined_users(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return chat messages with plain texts of a user that follow each other joined. [ADP-70]
+    """Return chat messages with plain texts of a user that follow each other joined. [ADP-35]
 
     Templates of some models demand that users and assistants take turns. No message is changed.
     """
@@ -61,6 +61,8 @@ class View(Struct, frozen=True, gc=False):
     """Of an assistant's message: the tools that it calls."""
     answers: str | None = None
     """Of a tool's message: the id of the call that it answers."""
+    refused: tuple[str, ...] = ()
+    """IDs of the calls that no tool can answer, since they are malformed."""
 
 
 class Order(Struct, frozen=True):
@@ -85,19 +87,28 @@ class Again(Struct, frozen=True):
     """The response's index, where it is known; else the newest response with one of the calls."""
 
 
-def settle(views: Sequence[View], *, resume: bool = False, again: Again | None = None) -> Order:
+def settle(
+    views: Sequence[View],
+    *,
+    resume: bool = False,
+    again: Again | None = None,
+    reading: Sequence[int] | None = None,
+) -> Order:
     """Put a history in order: every call answered once and at once, nothing empty. [ADP-4]
 
     An answer goes behind its call, however late it came; what lay between comes behind both.
     `resume`: the last calls belong to a turn that goes on; those without an answer are left
     pending, for their tools to be run. `again`: that response goes behind everything that was said
     before this turn, as if it had just been made, and so do its calls. [ADP-12]
+    `reading`: all indexes, in the order that edits have left.
     """
-    answers = _answers(views)
-    places = list(range(len(views)))
+    places = [*range(len(views))] if reading is None else [*reading]
+    answers = _answers(views, places)
     at = None if again is None else _newest(views, again) if again.at is None else again.at
     if again is not None and at is not None:
-        places = [*places[:at], *places[at + 1 : again.start], at, *places[again.start :]]
+        begin = turn_begins(places, again.start)
+        early = [place for place in places[:begin] if place != at]
+        places = [*early, at, *places[begin:]]
         resume = True
     last = max((n for n, place in enumerate(places) if views[place].calls), default=-1)
     before: list[int | Call] = []
@@ -113,7 +124,8 @@ def settle(views: Sequence[View], *, resume: bool = False, again: Again | None =
             before.append(index)
         for call in {call.id: call for call in view.calls}.values():
             answer = answers.get((index, call.id))
-            if answer is None and resume and number == last:
+            open_ = resume and number == last and call.id not in view.refused
+            if answer is None and open_:
                 pending.append(call)
             else:
                 before.append(call if answer is None else answer)
@@ -128,30 +140,40 @@ def _newest(views: Sequence[View], again: Again) -> int | None:
     return None
 
 
-def unanswered(views: Sequence[View], parts: Sequence[tuple[int, int]], end: int) -> int | None:
+def turn_begins(reading: Sequence[int], start: int) -> int:
+    """Where a turn's messages begin in the order of reading; `start`: its first index."""
+    older = (place for place in range(len(reading), 0, -1) if reading[place - 1] < start)
+    return next(older, 0)
+
+
+def unanswered(
+    views: Sequence[View],
+    parts: Sequence[tuple[int, int]],
+    end: int,
+    reading: Sequence[int] | None = None,
+) -> int | None:
     """Find the last response of a turn, if one of its calls has no answer before `end`. [DEAD-7]
 
     `parts`: where the turn's messages lie, each part from its first index up to but not including
-    its last. Returns the response's index, or None.
+    its last. `reading`: as for `settle`. Returns the response's index, or None.
     """
-    indexes = (
-        index
-        for first, last in reversed(parts)
-        for index in range(min(last, end) - 1, first - 1, -1)
-    )
-    newest = next((index for index in indexes if views[index].calls), None)
+    places = [n for n in (range(len(views)) if reading is None else reading) if n < end]
+    own = {index for first, last in parts for index in range(first, last)}
+    newest = next((p for p in reversed(places) if p in own and views[p].calls), None)
     if newest is None:
         return None
-    answers = _answers(views[:end])
-    calls = views[newest].calls
-    return newest if any((newest, call.id) not in answers for call in calls) else None
+    answers = _answers(views, places)
+    view = views[newest]
+    open_ = (call.id for call in view.calls if call.id not in view.refused)
+    return newest if any((newest, call) not in answers for call in open_) else None
 
 
-def _answers(views: Sequence[View]) -> dict[tuple[int, str], int]:
+def _answers(views: Sequence[View], reading: Sequence[int]) -> dict[tuple[int, str], int]:
     """Of each call, by its message and id, the message that answers it."""
     newest: dict[str, int] = {}
     found: dict[tuple[int, str], int] = {}
-    for index, view in enumerate(views):
+    for index in reading:
+        view = views[index]
         for call in view.calls:
             newest[call.id] = index
         if view.answers is not None and view.answers in newest:

@@ -1,7 +1,8 @@
 """What a turn has used up over all its runs, and what outlives it: an adapter's snapshot."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +12,7 @@ from turnkeeper.core.ids import RunId
 from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import Asked
 from turnkeeper.executors.safety import View, unanswered
+from turnkeeper.executors.transcripts import Entry
 from turnkeeper.turn import Turn
 
 LEFT_KEPT = 100
@@ -51,10 +53,11 @@ class Spent(Struct, array_like=True):
     """Where an adapter's loop is within the turn, as far as going on with a response needs it."""
 
 
-def spent_before(turn: Turn, views: Sequence[View]) -> Spent:
+def spent_before(turn: Turn, views: Sequence[View], reading: Sequence[int] | None = None) -> Spent:
     """What the turn has used up in earlier runs, and what outlived the turns before it.
 
-    `views`: the transcript up to the turn's head.
+    `views`: the transcript up to the turn's head. `reading`: all indexes, in the order that edits
+    have left.
     """
     known = Spent()
     if turn.snapshot is not None:
@@ -67,7 +70,7 @@ def spent_before(turn: Turn, views: Sequence[View]) -> Spent:
     if turn.primitive.continuation and known.turn in (turn.turn_id, first):
         known.turn = turn.turn_id
         return known
-    _leave(known, turn.head.count, views)
+    _leave(known, turn.head.count, views, reading)
     left = known.left.get(turn.turn_id)
     return Spent(
         turn.turn_id,
@@ -79,14 +82,16 @@ def spent_before(turn: Turn, views: Sequence[View]) -> Spent:
     )
 
 
-def _leave(known: Spent, end: int, views: Sequence[View]) -> None:
+def _leave(
+    known: Spent, end: int, views: Sequence[View], reading: Sequence[int] | None = None
+) -> None:
     """Remember the turn before, if it has no result and a call of its is unanswered."""
     if not known.turn:
         return
     left = known.left.pop(known.turn, Left([]))
     left.parts.append((known.start, end))
     left.place = known.place
-    if unanswered(views, left.parts, end) is not None:
+    if unanswered(views, left.parts, end, reading) is not None:
         known.left[known.turn] = left
         # What is settled goes first: it is only needed for further dead letters of its turn.
         oldest = sorted(known.left, key=lambda turn: known.left[turn].settled_at is None)
@@ -102,12 +107,14 @@ def end(spent: Spent) -> None:
     spent.turn = ""
 
 
-def resumed(spent: Spent, views: Sequence[View]) -> int | None:
+def resumed(
+    spent: Spent, views: Sequence[View], reading: Sequence[int] | None = None
+) -> int | None:
     """Find the response that a requeued turn goes on with: its index, or None. [DEAD-7]"""
     left = spent.left.get(spent.turn)
     if left is None or left.settled_at is not None:
         return None
-    return unanswered(views, left.parts, spent.start)
+    return unanswered(views, left.parts, spent.start, reading)
 
 
 def settled_answer(spent: Spent, views: Sequence[View]) -> int | None:
@@ -123,14 +130,19 @@ def settled_answer(spent: Spent, views: Sequence[View]) -> int | None:
     return next(final, None)
 
 
-def uses_before(spent: Spent, views: Sequence[View]) -> Counter[str]:
-    """Count how often the turn has used each call id, its dead letters included."""
+def uses_before(spent: Spent, entries: Iterable[Entry[Any]]) -> Counter[str]:
+    """Count how often the turn has used each call id, its dead letters included.
+
+    A call counts also where its message was removed since. [ADP-23]
+    """
     left = spent.left.get(spent.turn)
     parts = [] if left is None else left.parts
-    used: Counter[str] = Counter()
-    for first, last in (*parts, (spent.start, len(views))):
-        used.update(call.id for view in views[first:last] for call in view.calls)
-    return used
+
+    def is_own(number: int) -> bool:
+        return number > spent.start or any(first < number <= last for first, last in parts)
+
+    own = (entry.calls for entry in entries if is_own(entry.number))
+    return Counter(call for calls in own for call in calls)
 
 
 def check_limits(spent: Spent, limits: TurnLimits) -> None:

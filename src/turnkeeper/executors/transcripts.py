@@ -5,16 +5,18 @@ never a guess. What a message's bytes mean is the business of a framework's `Cod
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from turnkeeper.core.ids import SessionId
 from turnkeeper.core.runs import EMPTY_DIGEST, Message, Role, next_digest
 from turnkeeper.core.texts import encodable, mended
 from turnkeeper.errors import NonRetryable, StoreError
-from turnkeeper.executors.safety import Call, View, notice
+from turnkeeper.executors.edits import EDIT_FORMAT, Arrangement, Edit, arrange, decode_edit
+from turnkeeper.executors.safety import Call, View, notice, turn_begins
 from turnkeeper.turn import Turn
 
 WARM_BYTES = 32_000_000
@@ -29,6 +31,14 @@ class Entry(Struct, Generic[Item], frozen=True):
     view: View
     items: tuple[Item, ...]
     size: int = 0
+    number: int = 0
+    """Its number in the transcript; 0 of what stands in none."""
+    name: int = 0
+    """What edits call it."""
+    calls: tuple[str, ...] = ()
+    """IDs of the calls that were made by it; a message that replaces another repeats none."""
+    edit: Edit | None = None
+    """Of an edit: the change to the messages before it."""
 
 
 class Codec(ABC, Generic[Item]):
@@ -56,7 +66,7 @@ class Codec(ABC, Generic[Item]):
         """A user's or an assistant's words that are not in this format."""
 
     def spoken(self, role: Role, content: str) -> tuple[Item, ...]:
-        """Plain words as a model reads them: a notice is a user's message. [ADP-70]"""
+        """Plain words as a model reads them: a notice is a user's message. [ADP-35]"""
         if role == "system_notice":
             return self.plain("user", notice(content))
         return self.plain(role, content)
@@ -66,7 +76,7 @@ class Codec(ABC, Generic[Item]):
         """A made-up answer of a tool."""
 
     def message(self, role: Role, content: str, items: Sequence[Item]) -> Message:
-        """A message for the transcript. Text in `items` is made encodable in place. [RUN-61]"""
+        """A message for the transcript. Text in `items` is made encodable in place. [RUN-20]"""
         try:
             data = self.encode(items)
         except ValueError:
@@ -77,6 +87,8 @@ class Codec(ABC, Generic[Item]):
     def entry(self, message: Message) -> Entry[Item]:
         """The message, decoded; of another format only its words are taken."""
         size = len(message.content) + len(message.data or b"")
+        if message.format == EDIT_FORMAT and message.data is not None:
+            return Entry(View("notice", empty=True), (), size, edit=_edit(message.data))
         if message.format == self.format and message.data is not None:
             try:
                 items = self.decode(message.data)
@@ -92,11 +104,20 @@ class Codec(ABC, Generic[Item]):
         return Entry(view, self.spoken(message.role, message.content), size)
 
 
+def _edit(data: bytes) -> Edit:
+    try:
+        return decode_edit(data)
+    except ValueError as error:
+        raise NonRetryable(f"a message is not in {EDIT_FORMAT}: {error}") from error
+
+
 class _Warm(Struct, Generic[Item]):
     count: int
     digest: bytes
     entries: list[Entry[Item]]
     size: int
+    notices: int = 0
+    """How many of the messages are notices of the core's."""
 
 
 class Histories(Generic[Item]):
@@ -136,9 +157,14 @@ class Histories(Generic[Item]):
         digest = _digest(warm.digest, tail)
         if digest != turn.head.digest or warm.count + len(tail) != turn.head.count:
             return False
-        for message in tail:
+        for number, message in enumerate(tail, warm.count + 1):
             entry = self._codec.entry(message)
-            warm.entries.append(entry)
+            notice = is_core_notice(message)
+            warm.notices += notice
+            name = -warm.notices if notice else number - warm.notices
+            refused = entry.view.refused
+            calls = tuple(call.id for call in entry.view.calls if call.id not in refused)
+            warm.entries.append(replace(entry, number=number, name=name, calls=calls))
             warm.size += entry.size
         warm.count, warm.digest = turn.head.count, digest
         return True
@@ -160,3 +186,60 @@ def _digest(head: bytes, messages: Iterable[Message]) -> bytes:
     for message in messages:
         head = next_digest(head, message)
     return head
+
+
+def is_core_notice(message: Message) -> bool:
+    """Whether the core has written a message, and no agent or caller."""
+    return message.role == "system_notice" and message.format is None
+
+
+class Reading(Generic[Item]):
+    """A transcript whose edits are applied: what a model reads, and in which order. [ADP-23]"""
+
+    def __init__(self, entries: Sequence[Entry[Item]]) -> None:
+        self.entries = [*entries]
+        """In the transcript's order; those that are not read any more are empty."""
+        self.order = [*range(len(entries))]
+        """All indexes, in the order in which the entries are read."""
+        names = [entry.name for entry in entries]
+        self.newest = max((0, *names))
+        """What edits call the newest message; for a run to count on as it writes."""
+        self.newest_notice = min((0, *names))
+        """What edits call the newest notice of the core's, or 0."""
+        edits = [entry.edit for entry in entries if entry.edit is not None]
+        if edits:
+            self._apply(arrange(names, edits), {name: n for n, name in enumerate(names)})
+
+    def _apply(self, found: Arrangement, index: dict[int, int]) -> None:
+        self.order = [index[name] for name in found.order]
+        for old, new in found.swaps:
+            made = {call.id for call in self.entries[index[old]].view.calls}
+            entry = self.entries[index[new]]
+            calls = tuple(call for call in entry.calls if call not in made)
+            self.entries[index[new]] = replace(entry, calls=calls)
+        for name in found.hidden:
+            entry = self.entries[index[name]]
+            self.entries[index[name]] = replace(entry, view=View("notice", empty=True), items=())
+
+    @property
+    def views(self) -> list[View]:
+        """What there is to know of each entry, in the transcript's order."""
+        return [entry.view for entry in self.entries]
+
+    def read(
+        self, places: Iterable[int | Call], answer: Callable[[Call], tuple[Item, ...]]
+    ) -> list[tuple[Entry[Item] | Call, tuple[Item, ...]]]:
+        """The messages at some places, and the answers that are made up for calls."""
+        return [
+            (place, answer(place))
+            if isinstance(place, Call)
+            else (self.entries[place], self.entries[place].items)
+            for place in places
+        ]
+
+    def insert(self, start: int, entries: Sequence[Entry[Item]]) -> None:
+        """Have entries read where a turn begins that stand in no transcript."""
+        self.entries[start:start] = entries
+        begin, more = turn_begins(self.order, start), len(entries)
+        self.order = [index + more if index >= start else index for index in self.order]
+        self.order[begin:begin] = range(start, start + more)

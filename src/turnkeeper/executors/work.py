@@ -6,7 +6,8 @@ framework is driven, and what its messages look like, is each adapter's own busi
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, Literal, TypeVar
@@ -19,11 +20,12 @@ from turnkeeper.core.runs import ApplyOutput, Message, Role, RunResult
 from turnkeeper.core.steps import call_in_words
 from turnkeeper.errors import TurnLimitExceeded
 from turnkeeper.executors.approvals import WAITING, Question, Questions
+from turnkeeper.executors.edits import EDIT_FORMAT, Edit, encode_edit
 from turnkeeper.executors.prompts import Prompt, prompts_of, steered_prompts
 from turnkeeper.executors.safety import UNANSWERED, Again, Call, Order, View, settle
 from turnkeeper.executors.spent import check_limits, end, resumed, spent_before, uses_before
 from turnkeeper.executors.steps import StepRule, Steps, inner_call, made, result_of, step_key
-from turnkeeper.executors.transcripts import Codec, Entry
+from turnkeeper.executors.transcripts import Codec, Entry, Reading
 from turnkeeper.executors.under_way import UnderWay
 from turnkeeper.turn import Turn
 
@@ -61,28 +63,31 @@ class Work(Generic[Item]):
         self.codec = codec
         self.limits = limits
         self._approval_seconds = approval_seconds
-        views = [entry.view for entry in entries]
-        self.spent = spent_before(turn, views)
-        self._resumed = resumed(self.spent, views)
+        self.reading = Reading(entries)
+        self.spent = spent_before(turn, self.reading.views, self.reading.order)
+        self._resumed = resumed(self.spent, self.reading.views, self.reading.order)
         self.resumes = self._resumed is not None and not turn.primitive.continuation
         """A requeued turn goes on with the last response of its dead letter. [DEAD-7]"""
         self.continuation = turn.primitive.continuation or self.resumes
         self.questions = Questions(self.spent.asked, turn.approval, continuation=self.continuation)
-        is_answer = self.questions.is_answer
         self.prompts = prompts_of(
-            turn.primitive, continuation=self.continuation, is_answer=is_answer
+            turn.primitive,
+            continuation=self.continuation,
+            is_answer=self.questions.is_answer,
         )
         self.early: list[Prompt] = []
         """What was steered in before the framework was called."""
-        self._entries = entries
-        self._order = self._settle(views)
+        self._uses = uses_before(self.spent, self.reading.entries)
+        self._order = self._settle()
         self._unwritten: list[Message] = []
         # The turn's own prompts are written by the core, as plain text, unless the framework has
         # a form of its own for them; what is steered in later has its place among the answers.
-        self._includes_input = self.continuation or is_answer or not codec.plain_prompts
-        self._uses = uses_before(self.spent, views)
-        for call in self.pending:
-            self._uses[call.id] = max(self._uses[call.id], 1)
+        self._includes_input = (
+            self.continuation or self.questions.is_answer or not codec.plain_prompts
+        )
+        if not self._includes_input:
+            self.reading.newest += len(turn.primitive.appends)
+        self._uses |= Counter({call.id for call in self.pending})
         self.answered: dict[str, tuple[Item, ...]] = {}
         """Of calls whose tools a framework runs again, the answers that the transcript has."""
         self.steps, self.under_way = Steps(), UnderWay()
@@ -104,30 +109,22 @@ class Work(Generic[Item]):
 
     # -- what the model may read --------------------------------------------------------------
 
-    def _settle(self, views: list[View]) -> Order:
+    def _settle(self) -> Order:
         hidden = [p for p in self.prompts if not p.written] if self.continuation else []
         start = self.spent.start
         if hidden:
             # They stand in no transcript, so that a continuation has to put them where they were.
             words = [Entry(View("user"), self.codec.plain("user", p.text)) for p in hidden]
-            self._entries[start:start] = words
+            self.reading.insert(start, words)
             start += len(words) if self._resumed is not None else 0
             self.prompts = [prompt for prompt in self.prompts if prompt.written]
-            views = [entry.view for entry in self._entries]
         again = Again(self.questions.calls, start, self._resumed)
-        return settle(views, resume=self.continuation, again=again)
+        reading = self.reading
+        return settle(reading.views, resume=self.continuation, again=again, reading=reading.order)
 
     def history(self) -> list[Item]:
         """The conversation up to here, without what is still to be answered. [ADP-4]"""
-        brought = self.turn.conversation
-        items = [item for m in brought for item in self.codec.entry(m).items]
-        for place in self._order.before:
-            if isinstance(place, Call):
-                words = WAITING if self.questions.waits(place.id) else UNANSWERED
-                items += self.codec.answer(place, words)
-            else:
-                items += self._entries[place].items
-        return items
+        return [item for _, items in self.read() for item in items]
 
     @property
     def pending(self) -> tuple[Call, ...]:
@@ -136,11 +133,24 @@ class Work(Generic[Item]):
 
     def give_up_pending(self) -> None:
         """Have the pending calls answered as interrupted: their tools cannot be run any more."""
-        self._order = settle([entry.view for entry in self._entries])
+        self._order = settle(self.reading.views, reading=self.reading.order)
 
     def behind(self) -> list[Item]:
         """What comes behind the answers of the pending calls."""
-        return [item for index in self._order.after for item in self._entries[index].items]
+        return [item for _, items in self.read(behind=True) for item in items]
+
+    def read(self, *, behind: bool = False) -> list[tuple[Entry[Item] | Call, tuple[Item, ...]]]:
+        """`history()` or `behind()`, message by message; a `Call` has a made-up answer."""
+
+        def answer(call: Call) -> tuple[Item, ...]:
+            words = WAITING if self.questions.waits(call.id) else UNANSWERED
+            return self.codec.answer(call, words)
+
+        if behind:
+            return self.reading.read(self._order.after, answer)
+        brought = [self.codec.spoken(m.role, m.content) for m in self.turn.conversation]
+        told = [(Entry(View("user"), items), items) for items in brought]
+        return [*told, *self.reading.read(self._order.before, answer)]
 
     # -- what is committed --------------------------------------------------------------------
 
@@ -149,22 +159,32 @@ class Work(Generic[Item]):
         said: list[Item] = []
         for prompt in prompts:
             if prompt.written:
-                self._unwritten.append(Message("user", prompt.text))
+                self._write(Message("user", prompt.text))
             role: Role = "user" if prompt.kind == "user" else "system_notice"
             said += self.codec.spoken(role, prompt.text)
         return said
 
-    def add(self, role: Role, content: str, *items: Item) -> None:
-        """Have a message written by the next border; `items` are the framework's own objects."""
-        calls = self.codec.view(role, items).calls
+    def _write(self, message: Message) -> None:
+        self._unwritten.append(message)
+        self.reading.newest += 1
+
+    def add(self, role: Role, content: str, *items: Item, made: Collection[str] = ()) -> None:
+        """Have a message written by the next border; `items` are the framework's own objects.
+
+        `made`: IDs of calls that are no new ones, since a message with them is replaced by this.
+        """
+        view = self.codec.view(role, items)
+        calls = [c for c in view.calls if c.id not in made and c.id not in view.refused]
         self.questions.check_calls(call.id for call in calls)
-        self._unwritten.append(self.codec.message(role, content, items))
-        for call in calls:
-            self._uses[call.id] += 1
-            self.spent.tool_calls += 1
-        answered = self.codec.view(role, items).answers
-        if answered is not None:
-            self.questions.settle(answered)
+        self._write(self.codec.message(role, content, items))
+        self._uses.update(call.id for call in calls)
+        self.spent.tool_calls += len(calls)
+        if view.answers is not None:
+            self.questions.settle(view.answers)
+
+    def edit(self, edit: Edit) -> None:
+        """Have a change to the list of messages written by the next border. [ADP-23]"""
+        self._write(Message("system_notice", "", format=EDIT_FORMAT, data=encode_edit(edit)))
 
     async def border(self) -> list[Prompt]:
         """Commit what there is, and take what was said meanwhile. [ADP-5]"""
@@ -239,7 +259,7 @@ class Work(Generic[Item]):
 
     def answer_to(self, call_id: str) -> tuple[Item, ...] | None:
         """What the transcript has as the newest answer of a call, if it has any."""
-        answers = (e.items for e in reversed(self._entries) if e.view.answers == call_id)
+        answers = (e.items for e in reversed(self.reading.entries) if e.view.answers == call_id)
         return next(answers, None)
 
     def _snapshot(self) -> bytes:

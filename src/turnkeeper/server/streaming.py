@@ -75,7 +75,7 @@ def _last_event_id(call: Call) -> int | None:
 
 @contextlib.contextmanager
 def place_of(call: Call, *, streamed: bool) -> Iterator[None]:
-    """Hold a stream's place while its input is admitted; given back if that fails. [SRV-73]
+    """Hold a stream's place while its input is admitted; given back if that fails. [SRV-30]
 
     Raises `Refused` past the bound, before anything was admitted.
     """
@@ -100,7 +100,7 @@ def stream(
     """A stream of `items`, each a server-sent event. Its place is taken: see `place_of`.
 
     `closing_seconds`: what it gets to end by itself when the server stops. `last_words` makes the
-    terminal event of a stream that breaks off, of the reason. [EVT-60]
+    terminal event of a stream that breaks off, of the reason. [EVT-8]
     """
     feeds = call.service.feeds
 

@@ -99,7 +99,7 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
 
 
 def _decide_refused(run: Run, refusal: str, session: ActiveSession, context: Context) -> Decision:
-    """The output can never be committed: there is no next attempt. [FIN-60]
+    """The output can never be committed: there is no next attempt. [FIN-9]
 
     Its messages are kept where they alone could be committed.
     """

@@ -13,10 +13,10 @@ import msgspec
 
 from turnkeeper import config
 from turnkeeper.core import steps as shown
+from turnkeeper.core import values
 from turnkeeper.core.ids import is_unicode
 from turnkeeper.core.records import DIGEST_BYTES, StepRecord
-from turnkeeper.core.texts import mended
-from turnkeeper.errors import OutcomeUnknown, StepMismatch, ValidationFailed
+from turnkeeper.errors import OutcomeUnknown, ResultNotKept, StepMismatch, ValidationFailed
 from turnkeeper.turn import NOT_DONE
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class StepBook:
         elif record.arguments[:DIGEST_BYTES] != arguments:
             raise StepMismatch(self._run.actor.session_id, key)
         elif record.done:
-            return decode_result(await self._result(record))
+            return self._told(key, decode_result(await self._result(record)))
         else:
             value = await self._settle(record, args, idempotent=idempotent, reconcile=reconcile)
             if value is not NOT_DONE:
@@ -142,17 +142,10 @@ class StepBook:
             self._beginning -= 1
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
-        try:
-            result = _encoded(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise TypeError(
-                f"the result of step {key!r} has no form in MessagePack: {error}"
-            ) from None
-        if len(result) > config.PAYLOAD_MAX_BYTES:
-            raise ValidationFailed(
-                f"the result of step {key!r} is {len(result)} bytes; "
-                f"the limit is {config.PAYLOAD_MAX_BYTES}"
-            )
+        result = values.pack(value)
+        if len(result) > config.SNAPSHOT_MAX_BYTES:
+            # It was done, and is not done again: that it was is recorded all the same.
+            result = values.not_kept(len(result), config.SNAPSHOT_MAX_BYTES)
         await self._record(
             StepRecord(
                 turn_id=self._run.start.turn_id,
@@ -162,7 +155,13 @@ class StepBook:
                 result=result,
             )
         )
-        return decode_result(result)
+        return self._told(key, decode_result(result))
+
+    def _told(self, key: str, result: Any) -> Any:
+        """Return a recorded result. Raises `ResultNotKept` for one that was too long. [STEP-8]"""
+        if type(result) is values.NotKept:
+            raise ResultNotKept(self._run.actor.session_id, key, result.size, result.limit)
+        return result
 
     async def _record(self, record: StepRecord) -> None:
         self._run.require_alive()
@@ -180,11 +179,13 @@ def _arguments_digest(key: str, args: tuple[Any, ...]) -> bytes:
     if not is_unicode(key):
         raise ValidationFailed(f"a step's key is valid text, not {key!r:.50}")
     try:
-        return hashlib.sha256(msgspec.msgpack.encode(args)).digest()
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise TypeError(
-            f"the arguments of step {key!r} have no form in MessagePack: {error}"
-        ) from None
+        packed = msgspec.msgpack.encode(args)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        try:
+            packed = values.pack_exact(args)
+        except TypeError as error:
+            raise TypeError(f"the arguments of step {key!r} cannot be recorded: {error}") from None
+    return hashlib.sha256(packed).digest()
 
 
 def _words(fn: Callable[..., Any], args: tuple[Any, ...], shown_as: str | None) -> str:
@@ -195,29 +196,22 @@ def _words(fn: Callable[..., Any], args: tuple[Any, ...], shown_as: str | None) 
     return shown.cut(shown_as, shown.CALL_MAX)
 
 
-def _encoded(value: Any) -> bytes:
-    try:
-        return msgspec.msgpack.encode(value)
-    except UnicodeEncodeError:
-        return msgspec.msgpack.encode(mended(value))
-
-
 def encode_result(value: Any) -> bytes:
     """A step's result as an operator tells it. Raises `ValidationFailed` if it cannot be stored."""
     try:
-        result = msgspec.msgpack.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValidationFailed(f"a step's result has no form in MessagePack: {error}") from None
-    if len(result) > config.PAYLOAD_MAX_BYTES:
+        result = values.pack_exact(value)
+    except TypeError as error:
+        raise ValidationFailed(f"a step's result cannot be recorded: {error}") from None
+    if len(result) > config.SNAPSHOT_MAX_BYTES:
         raise ValidationFailed(
-            f"a step's result is {len(result)} bytes; the limit is {config.PAYLOAD_MAX_BYTES}"
+            f"a step's result is {len(result)} bytes; the limit is {config.SNAPSHOT_MAX_BYTES}"
         )
     return result
 
 
 def decode_result(result: bytes | None) -> Any:
     """A step's result as every run gets it, the first one included."""
-    return None if result is None else msgspec.msgpack.decode(result)
+    return None if result is None else values.unpack(result)
 
 
 async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

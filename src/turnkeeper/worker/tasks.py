@@ -101,7 +101,7 @@ _containments: WeakKeyDictionary[asyncio.AbstractEventLoop, _Containment] = Weak
 
 
 def contain(loop: asyncio.AbstractEventLoop) -> None:
-    """Keep `SystemExit` in the tasks that agents start, until `uncontain`. [RUN-60]
+    """Keep `SystemExit` in the tasks that agents start, until `uncontain`. [RUN-19]
 
     asyncio ends its loop for one that leaves a task. Tasks of the program's own may still do that.
     """

@@ -134,7 +134,7 @@ _members = msgspec.json.Decoder(dict[str, Any])
 def options_of(raw: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
     """Return what of a request is handed to the agent, fields that OpenAI does not have included.
 
-    Raises `Refused` for a field that is refused and asks for something, and names it. [SRV-70]
+    Raises `Refused` for a field that is refused and asks for something, and names it. [SRV-27]
     """
     handed: dict[str, Any] = {}
     for name, value in _members.decode(raw).items():

@@ -164,7 +164,7 @@ async def told_of(
     messages: list[dict[str, str]],
     instructions: str | None = None,
 ) -> dict[str, Any]:
-    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-71]
+    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-28]
 
     `named`: the session that the request names. Such a session has the conversation, but for the
     messages that its first request brought; of the request's own, only those of the system are
@@ -242,7 +242,7 @@ async def admitted(
     *,
     previous: InputId | None = None,
 ) -> Completion:
-    """Admit the input of a request, once however often its client sends it. [SRV-72]
+    """Admit the input of a request, once however often its client sends it. [SRV-29]
 
     `told`: as `prompt` takes it. `previous`: the input that it follows in its session. Raises
     `Refused` where that session went on since.

@@ -58,7 +58,7 @@ class Brain:
         spoken = [message for message in said if message.role != "system"]
         request = [part for message in spoken for part in _paragraphs(message)]
         self.requests.append(request)
-        # A strict server takes a system message at the beginning, and no further one. [ADP-70]
+        # A strict server takes a system message at the beginning, and no further one. [ADP-35]
         late = [m.text for place, m in enumerate(said) if place and m.role == "system"]
         self.faults += [f"request {len(self.requests)}: system message {t!r}" for t in late]
         found = faults([view(message) for message in request])

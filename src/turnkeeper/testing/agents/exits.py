@@ -17,7 +17,7 @@ class Exits(Chapter):
     """An exception that is no `Exception` fails its attempt, and nothing else."""
 
     async def test_a_tool_that_exits_fails_its_attempt(self, bed: Bed) -> None:
-        """The turn fails with the exception's name; the process serves other sessions. [RUN-60]"""
+        """The turn fails with the exception's name; the process serves other sessions. [RUN-19]"""
         raised: list[BaseException] = []
 
         async def hook(_: str) -> None:
@@ -37,7 +37,7 @@ class Exits(Chapter):
             assert isinstance(await within(other.wait()), Completed)
 
     async def test_a_durable_tool_that_exits_is_a_step_of_unknown_end(self, bed: Bed) -> None:
-        """It fails as with any other exception: nobody knows what it has done. [RUN-60] [STEP-4]"""
+        """It fails as with any other exception: nobody knows what it has done. [RUN-19] [STEP-4]"""
         raised: list[BaseException] = []
 
         async def hook(_: str) -> None:

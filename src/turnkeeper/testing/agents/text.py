@@ -21,7 +21,7 @@ class Text(Chapter):
     """Half a surrogate pair becomes U+FFFD, and the turn goes on."""
 
     async def test_a_tool_may_answer_with_half_a_surrogate_pair(self, bed: Bed) -> None:
-        """In text and in values, durable or not; the model's server can be told it. [RUN-61]"""
+        """In text and in values, durable or not; the model's server can be told it. [RUN-20]"""
         await bed.live()
         for dirty in _DIRTY:
             for command in ("lookup:a", "charge:5", "lookup:a | charge:5 | lookup:b"):
@@ -39,7 +39,7 @@ class Text(Chapter):
         assert bed.brain.faults == []
 
     async def test_a_follower_gets_text_that_can_be_encoded(self, bed: Bed) -> None:
-        """What a tool gave is streamed with U+FFFD. [EVT-60]"""
+        """What a tool gave is streamed with U+FFFD. [EVT-8]"""
         bed.tools.returns = "price \udc97 12"
         await bed.live()
         following = Following(bed)
@@ -48,7 +48,7 @@ class Text(Chapter):
         assert told == ["price \ufffd 12"]
 
     async def test_a_model_may_answer_with_half_a_surrogate_pair(self, bed: Bed) -> None:
-        """In its words: the answer has U+FFFD, and the next turn can be made. [RUN-61]"""
+        """In its words: the answer has U+FFFD, and the next turn can be made. [RUN-20]"""
         await bed.live()
         bed.brain.mind = lambda _: Reply("well \ud83d done")
         assert (await bed.ask("hello")).text == "well \ufffd done"

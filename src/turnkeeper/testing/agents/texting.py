@@ -112,7 +112,7 @@ class DoubleTexting(Chapter):
         assert outcome.result.text == "done hello ->"
 
     async def test_a_notice_in_a_conversation_breaks_nothing(self, bed: Bed) -> None:
-        """It is a user's message, before a turn and within one; no system message. [ADP-70]"""
+        """It is a user's message, before a turn and within one; no system message. [ADP-35]"""
 
         async def hook(_: str) -> None:
             if len(bed.tools.lookups) == 1:
