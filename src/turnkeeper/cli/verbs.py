@@ -52,7 +52,7 @@ VERBS = (
         _SERVE,
         "serve:serve",
         "Serve an agent of yours over HTTP, until you stop it.",
-        "It is a worker as `work` is, with an HTTP API, event streams, an OpenAI-compatible face "
+        "It is a worker as `work` is, with an HTTP API, event streams, an OpenAI-compatible API "
         "and a description of all that at /v1/docs. Without keys it listens to this machine alone. "
         "Ctrl-C or SIGTERM stops it gracefully: streams are told, nothing new is taken, turns in "
         "progress get their drain and are else left for the next owner. A second one stops it at "

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible face: responses and chat completions, made durable by a session underneath.
+"""The OpenAI-compatible API: responses and chat completions, made durable by a session underneath.
 
 shapes.py       what goes over the wire, as far as this face means it
 prompts.py      which part of a request becomes the input, and which session it goes to
