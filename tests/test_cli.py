@@ -611,7 +611,7 @@ def test_pruned_events_are_left_out_and_said(store: Path) -> None:
     assert (ended.code, ended.out) == (0, "")
     assert "were pruned" in ended.err
     fails(call("events", "ada", "--after", "1"), Exit.NOT_READY, "pruned")
-    fails(call("requeue", "ada", "k"), Exit.FAILED, "pruned")
+    fails(call("requeue", "ada", "k"), Exit.FAILED, "prune has deleted its text")
     assert "(pruned)" in call("inputs", "ada").out
     assert call("submit", "ada", "one", "--key", "k").out.startswith("duplicate of")
     assert store.exists()

@@ -332,10 +332,10 @@ async def test_a_notice_during_a_run_shifts_no_edit(tmp_path: Path) -> None:
     (first, *_), second = heard
     assert first == "one 4111"
     assert [words for words in second if not words.startswith("heard")] == [
-        "news",
+        "System notice: news",
         "one ****",
         "two",
-        "news",
+        "System notice: news",
     ]
 
 

@@ -26,6 +26,7 @@ from turnkeeper import (
     ProjectedInput,
     PromptInput,
     Rejected,
+    ResultNotKept,
     RunResult,
     Runtime,
     RuntimeTerminated,
@@ -124,20 +125,21 @@ async def test_a_payload_is_at_most_a_megabyte_of_json_64_deep(
             assert await takes(runtime, make(value)), value
 
 
-async def test_a_steps_result_is_at_most_a_megabyte(store: Store) -> None:
-    """Of its stored form. [LIM-2]"""
-    header = len(msgspec.msgpack.encode("x" * MB)) - MB
+async def test_a_steps_result_is_at_most_16_megabytes(store: Store) -> None:
+    """Of its stored form; past that it is done and not kept. [LIM-2] [STEP-8]"""
+    most = 16 * MB
+    header = len(msgspec.msgpack.encode("x" * most)) - most
 
     async def steps(turn: Turn) -> str:
-        fits = await turn.once("fits", lambda: "x" * (MB - header))
-        with pytest.raises(ValidationFailed, match="limit"):
-            await turn.once("is over", lambda: "x" * (MB - header + 1))
+        fits = await turn.once("fits", lambda: "x" * (most - header))
+        with pytest.raises(ResultNotKept, match="limit"):
+            await turn.once("is over", lambda: "x" * (most - header + 1))
         return str(len(fits))
 
     async with Runtime(store) as runtime:
         await runtime.ensure_session_with_executor(ADA, FakeExecutor(steps))
         handle = await runtime.submit(ADA, "hello")
-        assert (await handle.result()).text == str(MB - header)
+        assert (await handle.result()).text == str(most - header)
 
 
 @pytest.mark.parametrize("length", [1, 200])

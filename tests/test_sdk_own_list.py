@@ -237,9 +237,8 @@ async def test_what_was_steered_in_survives_a_handoff(tmp_path: Path) -> None:
         steered.set()
         assert isinstance(await bed.outcome(first), Completed)
     for items in (desk_model.inputs[-1], *support_model.inputs):
-        assert [i.get("content") for i in items].count("and hurry") == 1
+        assert sum("and hurry" in str(i.get("content")) for i in items) == 1
     assert kinds(support_model.inputs[-1]) == [
-        "user",
         "user",
         "function_call",
         "function_call_output",

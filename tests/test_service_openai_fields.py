@@ -34,6 +34,7 @@ ASKS: dict[str, Any] = {
     "top_logprobs": 3,
     "modalities": ["text", "audio"],
     "store": False,
+    "include": ["message.output_text.logprobs"],
 }
 """What a refused field may ask for; any other is asked for by a text."""
 PLAIN: dict[str, Any] = {
@@ -48,6 +49,7 @@ PLAIN: dict[str, Any] = {
     "top_logprobs": 0,
     "modalities": ["text"],
     "store": True,
+    "include": ["reasoning.encrypted_content"],
 }
 """Values of refused fields that ask for nothing."""
 
@@ -177,11 +179,14 @@ async def test_history_is_read_and_never_refused() -> None:
         assert told.pop() == ([("assistant", "[called f({})]\n[result: 42]")], "so?")
         named = {"Turnkeeper-Session": "ada"}
         await client.chat.completions.create(model="m", messages=HISTORY, extra_headers=named)
-        assert told.pop() == ([], "again")
+        system = [one for one in READ if one[0] == "system_notice"]
+        assert told.pop() == (system, "again")
         await client.responses.create(
             model="m", input=HISTORY, instructions="be brief", conversation="ada"
         )
-        assert told.pop() == ([("system_notice", "be brief")], "again")
+        assert told.pop() == ([("system_notice", "be brief"), *system], "again")
+        await client.responses.create(model="m", input="alone", conversation="ada")
+        assert told.pop() == ([], "alone")
 
 
 async def test_what_is_no_conversation_is_left_out() -> None:

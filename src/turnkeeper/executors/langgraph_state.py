@@ -113,7 +113,7 @@ class Conversation:
 
     def _prompt(self, prompt: Prompt, name: int | None) -> None:
         role: Role = "user" if prompt.kind == "user" else "system_notice"
-        for item in self._work.codec.plain(role, prompt.text):
+        for item in self._work.codec.spoken(role, prompt.text):
             own = f"{self._work.turn.run_id}-{len(self._known)}"
             self._give(name, item, own, hidden=name is None)
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from turnkeeper.config import APPROVAL_EXPIRES_SECONDS, TurnLimits
 from turnkeeper.core.deltas import ReasoningDelta, TextDelta, ToolCall, ToolResult
 from turnkeeper.core.runs import ApplyOutput
@@ -33,7 +35,6 @@ from turnkeeper.executors.openai_agents_items import (
     answered,
     arguments_of,
     as_structured,
-    as_words,
     call_id_of,
     distinct,
     name_of,
@@ -152,7 +153,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         if isinstance(result.final_output, str):
             return work.result(result.final_output)
         structured = as_structured(result.final_output)
-        return work.result(as_words(structured), structured)
+        return work.result(msgspec.json.encode(structured).decode(), structured)
 
     async def _follow(self, work: Work[Json], hooks: TurnHooks, result: RunResultStreaming) -> None:
         """Stream what happens until the SDK's own task has ended."""

@@ -147,7 +147,8 @@ class TurnHooks(RunHooks[Any]):
             agent = self._copies.original(data.agent)
             told = self._user_filter(CallModelData(model_data, agent, data.context))
             model_data = await told if inspect.isawaitable(told) else told
-        make_encodable(model_data.input)
+        if isinstance(model_data, ModelInputData):  # else the SDK says what a filter gives
+            make_encodable(model_data.input)
         return model_data
 
     # -- what was said and done ---------------------------------------------------------------

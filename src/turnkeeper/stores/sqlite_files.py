@@ -56,7 +56,10 @@ def _locked(lock: Path) -> int:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
         except OSError as error:
-            raise StoreError(f"{lock} cannot be made: {error.strerror}") from error
+            raise StoreError(
+                f"{lock} cannot be made: {error.strerror}; a store's folder must be writable, and "
+                f"{lock.parent} is read-only for this user"
+            ) from error
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if is_at(descriptor, lock):
             return descriptor

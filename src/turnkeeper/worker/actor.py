@@ -84,6 +84,7 @@ class SessionActor:
         "alarm",
         "armed",
         "arrived",
+        "attended",
         "borrowers",
         "completions",
         "executor",
@@ -136,6 +137,8 @@ class SessionActor:
         """Who holds the session for a moment."""
         self.gone = False
         """Let go or unregistered: nothing more is decided here."""
+        self.attended = False
+        """It has had an executor, which only the caller who attached it can make."""
         self.wake = False
         """Time has come for something, or a place for a run is free."""
         self.has_slot = False
@@ -496,7 +499,7 @@ class SessionActor:
     def attach(self, executor: TurnExecutor) -> None:
         """Have runs executed by `executor` from the next one on."""
         self.executor = executor
-        self.wake = True
+        self.attended = self.wake = True
         self.step()
 
     def drop_executor(self, reason: str, *, tell_it: bool = True) -> None:

@@ -412,7 +412,7 @@ class Worker:
                 self.remake_executor(actor)
                 return
         actor.executor = executor
-        actor.wake = executor is not None
+        actor.attended = actor.wake = executor is not None
 
     def remake_executor(self, actor: SessionActor) -> None:
         """Make a new executor after a backoff; one that was attached by hand is gone. [FAIL-3]"""
@@ -447,7 +447,12 @@ class Worker:
             self.actors.clear()  # gives back what a dictionary keeps of its largest size
 
     def forget(self, actor: SessionActor, reason: str) -> None:
-        """A session that is let go leaves memory; one that is served here is claimed again."""
+        """A session that is let go leaves memory; one that is served here is claimed again.
+
+        One whose executor was attached by hand is not: nothing can make another.
+        """
+        served = self.served.includes(actor.session_id)
+        again = served and (self.factory is not None or not actor.attended)
         self.report(f"session {actor.session_id!r} is let go: {reason}")
         self._drop(actor)
         self.served.let_go.add(actor.session_id)
@@ -462,7 +467,7 @@ class Worker:
         if releases:
             release = self._releases.release(actor.session_id)
             self.tasks.spawn(release, f"release {actor.session_id}")
-        if self.served.includes(actor.session_id):
+        if again:
             self.claim_again(actor.session_id)
 
     def uncharge(self, run_id: RunId) -> None:

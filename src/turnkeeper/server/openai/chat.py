@@ -42,7 +42,7 @@ async def create(call: Call) -> Response:
         "metadata": asked.metadata,
         "options": options,
     }
-    before = prompts.told_of(messages, None, named=named is not None)
+    before = await prompts.told_of(call, named, messages)
     with place_of(call, streamed=bool(asked.stream)):
         completion = await prompts.admitted(call, named, "chat_", text, (told, before))
         if asked.stream:
@@ -118,8 +118,8 @@ async def _chunks(call: Call, completion: Completion) -> Items:
         yield _failed(problem.detail, problem.code)
         return
     text = answer_of(result)
-    if text.startswith(shown) and len(text) > len(shown):
-        yield chunk(ChatDelta(content=text[len(shown) :]))
+    if rest := _rest(shown, text):
+        yield chunk(ChatDelta(content=rest))
     yield chunk(ChatDelta(), "stop")
     if asked.stream_options is not None and asked.stream_options.include_usage:
         yield _encoded(
@@ -144,6 +144,13 @@ def _failed(detail: str, code: str) -> bytes:
 
 def _last_words(reason: str) -> bytes:
     return _failed(reason, "internal")
+
+
+def _rest(shown: str, text: str) -> str:
+    """What a stream still owes: the whole answer, unless it ends what was shown. [SRV-18]"""
+    if text.startswith(shown):
+        return text[len(shown) :]
+    return "" if shown.rstrip().endswith(text.strip()) else f"\n\n{text}"
 
 
 def _encoded(item: object) -> bytes:

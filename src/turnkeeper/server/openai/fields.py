@@ -99,6 +99,11 @@ def _has_no_format(text: Any) -> bool:
     return isinstance(text, dict) and text.get("format") in (None, {"type": "text"})
 
 
+def _asks_for_no_logprobs(include: Any) -> bool:
+    """Other parts that it may name, such as the results of OpenAI's tools, an answer never has."""
+    return isinstance(include, list) and "message.output_text.logprobs" not in include
+
+
 RESPONSES: Mapping[str, Rule] = {
     **_SHARED,
     "access_programs": _refused("OpenAI's programs are not known"),
@@ -107,7 +112,7 @@ RESPONSES: Mapping[str, Rule] = {
     "context_management": _refused("the context is the agent's own"),
     "conversation": _OBEYED,
     "image": _refused("answers are text"),
-    "include": _ignored("an answer has no such parts"),
+    "include": Rule(Fate.REFUSED, "log probabilities are not known", _asks_for_no_logprobs),
     "input": _OBEYED,
     "instructions": _OBEYED,
     "max_output_tokens": _HANDED,

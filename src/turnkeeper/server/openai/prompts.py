@@ -1,8 +1,8 @@
 """Which part of a request becomes the input, and which session it goes to.
 
 What a turn is about is the messages of the user at the end of a request. Those before them are the
-conversation, where the request names no session; else the session has it, and they are only handed
-to the agent as `turn_metadata["openai"]["messages"]`.
+conversation, where the request names no session; else the session has it: the model reads those of
+the system, and the agent finds all as `turn_metadata["openai"]["messages"]`.
 """
 
 import base64
@@ -11,6 +11,9 @@ import itertools
 import uuid
 from typing import Any
 
+import msgspec
+
+from turnkeeper.config import PAYLOAD_MAX_BYTES
 from turnkeeper.core.conversation import CONVERSATION
 from turnkeeper.core.ids import InputId, SessionId
 from turnkeeper.core.inputs import PromptInput
@@ -37,7 +40,8 @@ def split(items: list[Item], field: str) -> tuple[str, list[dict[str, str]]]:
 
     `field`: where the items are in the request. Messages of the system may stand among the user's
     last ones; they are part of what comes before. Raises `Refused` where the user has no text at
-    the end, or where one of the last messages has something else than text.
+    the end, where one of the last messages has something else than text, or where the messages
+    before are over the limit of a payload.
     """
     start = len(items)
     while start and _role(items[start - 1]) in {"user", *_SYSTEM_ROLES}:
@@ -50,14 +54,26 @@ def split(items: list[Item], field: str) -> tuple[str, list[dict[str, str]]]:
             f"{field}: the last message is the user's, and has a text",
             param=field,
         )
-    before = [*items[:start], *(item for item in items[start:] if _role(item) != "user")]
-    return text, _history(before)
+    before = _history([*items[:start], *(one for one in items[start:] if _role(one) != "user")])
+    size = len(msgspec.json.encode(before))
+    if size > PAYLOAD_MAX_BYTES:
+        raise Refused(
+            "validation_failed",
+            f"{field}: the messages before the last are {size:,} bytes as text; the limit is "
+            f"{PAYLOAD_MAX_BYTES:,}: leave the oldest out",
+            param=field,
+        )
+    return text, before
+
+
+def _kind(item: Item) -> str:
+    return str(item.get("type") or "message")
 
 
 def _role(item: Item) -> str:
-    if item.get("type", "message") != "message":
+    if _kind(item) != "message":
         return ""
-    role = item.get("role", "user")
+    role = item.get("role") or "user"
     return role if isinstance(role, str) else ""
 
 
@@ -79,36 +95,54 @@ def _history(items: list[Item]) -> list[dict[str, str]]:
     """What is only history, as messages of text: nothing in it is refused."""
     said: list[dict[str, str]] = []
     for item in items:
-        kind = item.get("type", "message")
-        if kind == "message" and item.get("role") not in ("tool", "function"):
-            role = _role(item)
-            words = [_words(item.get("content")), *map(_call, _listed(item.get("tool_calls")))]
-            text = "\n".join(word for word in words if word)
-            if text:
-                said.append({"role": "system" if role in _SYSTEM_ROLES else role, "content": text})
-            continue
-        text = ""
-        if kind == "function_call":
-            text = _call({"function": item})
-        elif kind == "message" or str(kind).endswith("_output"):
-            result = item.get("output") if "output" in item else item.get("content")
-            text = f"[result: {_words(result)}]"
-        if text and said and said[-1]["role"] == "assistant":
+        role, text = _said(item)
+        if text and role == _BY_TOOLS and said and said[-1]["role"] == "assistant":
             said[-1]["content"] += f"\n{text}"
         elif text:
-            said.append({"role": "assistant", "content": text})
+            said.append({"role": "assistant" if role == _BY_TOOLS else role, "content": text})
     return [one for one in said if one["role"] in {"user", "assistant", "system"}]
+
+
+_BY_TOOLS = "tool"
+"""The role of calls and results: they are written behind the assistant's words before them."""
+
+
+def _said(item: Item) -> tuple[str, str]:
+    """Role and text of one item of the history."""
+    kind, role = _kind(item), _role(item)
+    if kind == "message" and role not in {"tool", "function"}:
+        calls = [*_listed(item.get("tool_calls")), {"function": item.get("function_call")}]
+        words = [_words(item.get("content")), *map(_call, calls)]
+        if item.get("audio"):
+            words.append("[audio]")
+        text = "\n".join(word for word in words if word)
+        return "system" if role in _SYSTEM_ROLES else role, text
+    if kind == "message" or kind.endswith("_output"):
+        result = item.get("output") if "output" in item else item.get("content")
+        words = [_words(result)] if isinstance(result, str | list) else [_as_json(result)]
+        return _BY_TOOLS, f"[result: {words[0]}]"
+    if kind in {"reasoning", "item_reference", "compaction"}:
+        return _BY_TOOLS, ""  # a model's own notes, or nothing that is in the request
+    return _BY_TOOLS, _call({"function": item}) or f"[{kind}]"
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _as_json(value: Any) -> str:
+    return "" if value is None else msgspec.json.encode(value).decode()
+
+
 def _call(call: Any) -> str:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
+    """A call in words: of a function, or of a custom tool, whose argument is a text."""
+    if not isinstance(call, dict):
         return ""
-    return f"[called {function.get('name', '')}({function.get('arguments', '')})]"
+    function = call.get("function") or call.get("custom")
+    if not isinstance(function, dict) or not function.get("name"):
+        return ""
+    given = function.get("arguments", function.get("input", ""))
+    return f"[called {function['name']}({given if isinstance(given, str) else _as_json(given)})]"
 
 
 def _words(content: Any) -> str:
@@ -124,16 +158,38 @@ def _words(content: Any) -> str:
     return "".join(said)
 
 
-def told_of(
-    messages: list[dict[str, str]], instructions: str | None, *, named: bool
+async def told_of(
+    call: Call,
+    named: SessionId | None,
+    messages: list[dict[str, str]],
+    instructions: str | None = None,
 ) -> dict[str, Any]:
     """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-28]
 
-    `named`: the request names a session, which has the conversation already.
+    `named`: the session that the request names. Such a session has the conversation, but for the
+    messages that its first request brought; of the request's own, only those of the system are
+    new. Raises `StoreError` if the store cannot be read.
     """
     said = [] if not instructions else [{"role": "system", "content": instructions}]
-    said += [] if named else messages
+    if named is None:
+        said += messages
+    else:
+        begun = await _brought_first(call, named)
+        said += [m for m in messages if m["role"] == "system" and m not in begun]
+        said += begun
     return {CONVERSATION: said} if said else {}
+
+
+async def _brought_first(call: Call, session_id: SessionId) -> list[dict[str, str]]:
+    """The messages that a session's first input brought, without the instructions for its turn."""
+    first = await call.service.store.load_inputs(session_id, after=0, limit=1)
+    item = first[0].input if first else None
+    metadata = (item.turn_metadata or {}) if isinstance(item, PromptInput) else {}
+    brought, told = metadata.get(CONVERSATION), metadata.get("openai")
+    if not isinstance(brought, list) or not isinstance(told, dict) or told.get("messages"):
+        return []  # of a request that named its session, only that turn reads them
+    instructions = {"role": "system", "content": told.get("instructions")}
+    return brought[1:] if brought[:1] == [instructions] else brought
 
 
 def prompt(

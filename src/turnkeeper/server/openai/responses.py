@@ -85,7 +85,7 @@ async def create(call: Call) -> Response:
         "previous_response_id": asked.previous_response_id,
         "background": asked.background,
     }
-    before = prompts.told_of(messages, asked.instructions, named=named is not None)
+    before = await prompts.told_of(call, named, messages, asked.instructions)
     with place_of(call, streamed=bool(asked.stream)):
         completion = await prompts.admitted(
             call, named, "conv_", text, (told, before), previous=previous

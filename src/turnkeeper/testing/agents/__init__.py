@@ -15,6 +15,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
 `pytest.register_assert_rewrite("turnkeeper.testing.agents")`. The chapters:
 
     talking   Histories, Conversations, Streams   what a model reads, what a follower sees
+    bringing  Bringing                            a conversation that an input brings with it
     lists     Lists                               what a framework may do to its own list
     texting   DoubleTexting                       messages that meet a turn
     tools     ToolCalls                           what a model gets wrong, what a tool raises
@@ -30,6 +31,7 @@ its calls. For assertions that show their values, call in your `conftest.py`
 from turnkeeper.testing.agents.approving import Approvals
 from turnkeeper.testing.agents.bed import Bed, CrashStore, Tools
 from turnkeeper.testing.agents.brain import Brain, Reply, Said
+from turnkeeper.testing.agents.bringing import Bringing
 from turnkeeper.testing.agents.chapter import Chapter
 from turnkeeper.testing.agents.ending import Crashes, Limits, Stopping
 from turnkeeper.testing.agents.exits import Exits
@@ -46,6 +48,7 @@ __all__ = [
     "Approvals",
     "Bed",
     "Brain",
+    "Bringing",
     "Chapter",
     "Conversations",
     "CrashStore",
@@ -73,6 +76,7 @@ class AgentConformance(
     Lists,
     Conversations,
     Streams,
+    Bringing,
     DoubleTexting,
     ToolCalls,
     NothingIsLeft,
