@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from patience import PATIENCE_SECONDS, TEST_SECONDS
 
@@ -21,6 +22,10 @@ from turnkeeper.testing import ManualClock, ManualEnvironment, manual_environmen
 # The assertions of the shipped suites show their values, as those of the tests here do.
 pytest.register_assert_rewrite("turnkeeper.testing.conformance", "turnkeeper.testing.agents")
 pytest.register_assert_rewrite("exploration")
+
+# The same examples in each run, however slow the machine is just now.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("steady")
 
 SAID = "said at the end"
 

@@ -160,8 +160,8 @@ def _longest_line(cell: Text) -> int:
 
 def ask(question: str) -> bool:
     """Whether a person agrees."""
-    err().print(Text(f"{one_line(question)} [y/N] "), end="")
     try:
+        err().print(Text(f"{one_line(question)} [y/N] "), end="")
         return input().strip().lower() in ("y", "yes")
     except (EOFError, KeyboardInterrupt):
         err().print()
