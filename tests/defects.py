@@ -310,9 +310,9 @@ DEFECTS: tuple[Defect, ...] = (
     ),
     Defect(
         "SQLite: that a step has ended is not stored",
-        "stores/sqlite_writes.py",
-        "step.done | step.settles << 1",
-        "step.settles << 1",
+        "stores/sqlite_rows.py",
+        "_DONE * step.done | _SETTLES * step.settles",
+        "_SETTLES * step.settles",
     ),
     Defect(
         "SQLite: a claim does not raise the epoch",

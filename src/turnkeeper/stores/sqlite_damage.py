@@ -20,7 +20,7 @@ from turnkeeper.stores.sqlite_database import connect
 from turnkeeper.stores.sqlite_history import unpack_events, unpack_messages
 from turnkeeper.stores.sqlite_lives import Lives
 from turnkeeper.stores.sqlite_ownership import listed_workers
-from turnkeeper.stores.sqlite_rows import BROKEN, Row, unpack_any_id
+from turnkeeper.stores.sqlite_rows import BROKEN, Row, is_apart, unpack_any_id
 from turnkeeper.stores.sqlite_schema import expected_schema
 from turnkeeper.stores.sqlite_seals import (
     HISTORY_SEALED,
@@ -267,7 +267,8 @@ def _step(connection: apsw.Connection, row: Row) -> Iterable[Damage]:
         broken = True
     name = f"step {text_of(key)!r} of turn {turn.hex()}"
     yield from _both(name, session, broken=broken, orphan=orphan)
-    if not broken and done & 4 and connection.execute(_APART, (session, turn, key)).get is None:
+    apart = not broken and is_apart(done)
+    if apart and connection.execute(_APART, (session, turn, key)).get is None:
         what = "its result, which is stored apart, is missing"
         yield Damage(row=name, what=what, session=session)
 
@@ -277,7 +278,7 @@ def _step_result(connection: apsw.Connection, row: Row) -> Iterable[Damage]:
     name = f"result of step {text_of(key)!r} of turn {turn.hex()}"
     yield from _both(name, session, broken=step_result_seal(data) != seal, orphan=orphan)
     done = connection.execute(_DONE, (session, turn, key)).get
-    if done is None or not done & 4:
+    if done is None or not is_apart(done):
         yield Damage(row=name, what="no step says that its result is here", session=session)
 
 

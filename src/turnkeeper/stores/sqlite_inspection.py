@@ -39,6 +39,7 @@ from turnkeeper.stores.sqlite_rows import (
     asked_id,
     read_input,
     read_session,
+    read_step,
 )
 
 T = TypeVar("T")
@@ -235,16 +236,8 @@ class _Pages:
     def steps(self, session: int, turn_id: RunId) -> list[StepRecord]:
         rows = self.connection.execute(_STEPS, (session, asked_id(turn_id)))
         return [
-            StepRecord(
-                turn_id=turn_id,
-                key=key.decode(errors="backslashreplace"),
-                arguments=arguments,
-                done=bool(done & 1),
-                result=result,
-                settles=bool(done & 2),
-                apart=bool(done & 4),
-            )
-            for key, arguments, done, result in rows
+            read_step(turn_id, key.decode(errors="backslashreplace"), values)
+            for key, *values in rows
         ]
 
     # -- the store itself -----------------------------------------------------------------------

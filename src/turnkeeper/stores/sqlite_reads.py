@@ -39,8 +39,10 @@ from turnkeeper.stores.sqlite_rows import (
     UNREADABLE,
     Row,
     asked_id,
+    is_apart,
     read_input,
     read_session,
+    read_step,
 )
 from turnkeeper.stores.sqlite_seals import step_result_seal
 
@@ -350,18 +352,7 @@ class Reader:
     def steps(self, session_id: SessionId, turn_id: RunId) -> list[StepRecord]:
         """As `Store.load_steps`."""
         rows = self.connection.execute(_STEPS, (self._key(session_id), asked_id(turn_id)))
-        return [
-            StepRecord(
-                turn_id=turn_id,
-                key=key,
-                arguments=arguments,
-                done=bool(done & 1),
-                result=result,
-                settles=bool(done & 2),
-                apart=bool(done & 4),
-            )
-            for key, arguments, done, result in rows
-        ]
+        return [read_step(turn_id, key, values) for key, *values in rows]
 
     def step_result(self, session_id: SessionId, turn_id: RunId, key: str) -> bytes | None:
         """As `Store.load_step_result`."""
@@ -370,7 +361,7 @@ class Reader:
         if row is None:
             return None
         result: bytes | None = row[0]
-        if not row[1] & 4:
+        if not is_apart(row[1]):
             return result
         apart = self._row(_STEP_APART, *place)
         if apart is None or step_result_seal(apart[0]) != apart[1]:

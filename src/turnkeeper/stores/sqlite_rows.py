@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from turnkeeper.core import ids
 from turnkeeper.core.bodies import decode_body
-from turnkeeper.core.ids import is_uuid_text, unpack_id
+from turnkeeper.core.ids import RunId, is_uuid_text, unpack_id
 from turnkeeper.core.inputs import Kind
 from turnkeeper.core.lifecycle import (
     CONSUMED,
@@ -28,6 +28,7 @@ from turnkeeper.core.records import (
     OpenTurn,
     RunInProgress,
     SessionRow,
+    StepRecord,
 )
 from turnkeeper.errors import StoreError
 
@@ -276,4 +277,34 @@ def _read_input(row: Row) -> InputRecord:
         created_at_ms=created,
         updated_at_ms=created + updated,
         **_read_rest(STATE_OF[state], rest),
+    )
+
+
+# -- steps ----------------------------------------------------------------------------------------
+
+_DONE, _SETTLES, _APART = 1, 2, 4
+"""Bits of `step.done`."""
+
+
+def step_bits(step: StepRecord) -> int:
+    """The value of `step.done`."""
+    return _DONE * step.done | _SETTLES * step.settles | _APART * step.apart
+
+
+def is_apart(bits: int) -> bool:
+    """Whether a step's result has a row of its own."""
+    return bool(bits & _APART)
+
+
+def read_step(turn_id: RunId, key: str, values: Row) -> StepRecord:
+    """A step from the columns `arguments`, `done` and `result`."""
+    arguments, bits, result = values
+    return StepRecord(
+        turn_id=turn_id,
+        key=key,
+        arguments=arguments,
+        done=bool(bits & _DONE),
+        result=result,
+        settles=bool(bits & _SETTLES),
+        apart=is_apart(bits),
     )

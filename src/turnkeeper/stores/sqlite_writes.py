@@ -33,6 +33,7 @@ from turnkeeper.stores.sqlite_rows import (
     pack_rest,
     read_input,
     session_values,
+    step_bits,
 )
 from turnkeeper.stores.sqlite_seals import (
     STEP_PLACES,
@@ -310,8 +311,7 @@ class Writes:
             if kept.apart and step.result is not None:
                 data = (session, turn, step.key, step.result, step_result_seal(step.result))
                 self._puts.append((_PUT_STEP_RESULT, data))
-            how = step.done | step.settles << 1 | kept.apart << 2
-            values = (step.arguments, how, kept.result)
+            values = (step.arguments, step_bits(kept), kept.result)
             check = step_seal(session, turn, (step.key, *values))
             row = (session, turn, step.key, began, place, *values, check)
             self._puts.append((_PUT_STEP, row))
