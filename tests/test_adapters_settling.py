@@ -165,14 +165,7 @@ async def test_a_graph_that_waits_behind_several_nodes(tmp_path: Path) -> None:
         return langgraph.durable_agent(builder.compile(), limits=limits)
 
     async with made(tmp_path, make) as bed:
-        reached = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "after charge":
-                reached.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        reached = bed.hang_at("after charge")
         await bed.live()
         asked = await bed.start("pay")
         await reached.wait()
@@ -193,14 +186,7 @@ async def test_dead_letters_of_one_turn_requeued_one_by_one(bed: Bed, *, meanwhi
 
     [DEAD-10]
     """
-    reached = asyncio.Event()
-
-    async def hook(point: str) -> None:
-        if point == "after charge":
-            reached.set()
-            await asyncio.Event().wait()
-
-    bed.tools.hook = hook
+    reached = bed.hang_at("after charge")
     bed.brain.mind = plainly
     await bed.live(profile=BATCHING)
     await bed.runtime.register_session(bed.session.session_id)

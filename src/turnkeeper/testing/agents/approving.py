@@ -118,14 +118,7 @@ class Approvals(Chapter):
         await bed.ask("wire:5")
         await bed.ask("meanwhile")
         (asked,) = await bed.session.approvals()
-        reached = asyncio.Event()
-
-        async def mind(_: Sequence[Said]) -> Reply:
-            reached.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        bed.brain.mind = mind
+        reached = bed.hang_in("first model")
         report = await bed.session.answer_approval(asked.approval_id, approved=True)
         await within(reached.wait())
         read = bed.brain.requests[-1]
@@ -242,14 +235,7 @@ class Approvals(Chapter):
 
     async def test_an_interrupt_in_an_approved_call(self, bed: Bed) -> None:
         """The conversation is sound afterwards, and the call is not made again. [ADP-4] [ADP-6]"""
-        inside = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "after wire":
-                inside.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        inside = bed.hang_at("after wire")
         await bed.live()
         await bed.ask("wire:5")
         (asked,) = await bed.session.approvals()

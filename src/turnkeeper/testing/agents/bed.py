@@ -1,7 +1,7 @@
 """Where the suite tests an adapter: a store on disk, a brain, two tools, lives that end badly."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from turnkeeper.runtime import Runtime
 from turnkeeper.session import Session
 from turnkeeper.store import Answer, Store
 from turnkeeper.stores.sqlite import SqliteStore
-from turnkeeper.testing.agents.brain import Brain
+from turnkeeper.testing.agents.brain import Brain, Reply, Said, obey
 
 PATIENCE_SECONDS = 20.0
 """How long anything may take: never reached by a test that passes."""
@@ -195,6 +195,33 @@ class Bed:
         await worker.tasks.cancel(PATIENCE_SECONDS)
         await worker.store.leave(worker.worker_id)
         await worker.store.close()
+
+    def hang_at(self, point: str) -> asyncio.Event:
+        """Have tools hang at a point, as `Tools.hook` names it; the event is set once one does."""
+        reached = asyncio.Event()
+
+        async def hook(at: str) -> None:
+            if at == point:
+                reached.set()
+                await asyncio.Event().wait()
+
+        self.tools.hook = hook
+        return reached
+
+    def hang_in(self, phase: str) -> asyncio.Event:
+        """As `hang_at`, or in the `first model` or the `second model` call from now on."""
+        reached = self.hang_at(phase)
+        asked = len(self.brain.requests)
+
+        async def mind(said: Sequence[Said]) -> Reply:
+            number = len(self.brain.requests) - asked
+            if phase == {1: "first model", 2: "second model"}.get(number):
+                reached.set()
+                await asyncio.Event().wait()
+            return obey(said)
+
+        self.brain.mind = mind
+        return reached
 
     async def say(self, text: str, key: str | None = None) -> CompletionOutcome:
         """Submit, and wait for the outcome."""

@@ -1,6 +1,5 @@
 """Chapter on inputs that bring their conversation with them."""
 
-import asyncio
 from collections.abc import Sequence
 
 from turnkeeper.core.conversation import CONVERSATION
@@ -81,24 +80,8 @@ class Bringing(Chapter):
     async def test_it_is_read_after_a_crash(self, bed: Bed) -> None:
         """In the model's first or second call, or in a tool; also by the next process. [RUN-18]"""
         for number, phase in enumerate(("first model", "second model", "lookup")):
-            reached = asyncio.Event()
             asked = len(bed.brain.requests)
-
-            async def hang(here: asyncio.Event = reached) -> None:
-                here.set()
-                await asyncio.Event().wait()
-
-            async def hook(point: str, at: str = phase) -> None:
-                if point == at:
-                    await hang()
-
-            async def mind(said: Sequence[Said], at: str = phase, start: int = asked) -> Reply:
-                count = len(bed.brain.requests) - start
-                if at == {1: "first model", 2: "second model"}.get(count):
-                    await hang()
-                return obey(said)
-
-            bed.tools.hook, bed.brain.mind = hook, mind
+            reached = bed.hang_in(phase)
             await bed.live()
             session = bed.runtime.session(phase)
             await session.submit(bringing(number))

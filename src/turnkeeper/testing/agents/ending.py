@@ -39,14 +39,7 @@ class Stopping(Chapter):
 
     async def test_an_interrupt_in_a_tool_leaves_no_open_call(self, bed: Bed) -> None:
         """The call is kept and answered, so that a provider takes the next turn. [ADP-4] [ADP-6]"""
-        inside = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "lookup":
-                inside.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        inside = bed.hang_at("lookup")
         await bed.live()
         asked = await bed.start("charge:5 | lookup:a")
         await within(inside.wait())
@@ -253,24 +246,7 @@ class Crashes(Chapter):
         """
         for phase in ("first model", "second model", "lookup", "before charge", "after charge"):
             bed.tools.charges.clear()
-            reached = asyncio.Event()
-            asked = len(bed.brain.requests)
-
-            async def hang(here: asyncio.Event = reached) -> None:
-                here.set()
-                await asyncio.Event().wait()
-
-            async def hook(point: str, at: str = phase) -> None:
-                if point == at:
-                    await hang()
-
-            async def mind(said: Sequence[Said], at: str = phase, start: int = asked) -> Reply:
-                number = len(bed.brain.requests) - start
-                if at == {1: "first model", 2: "second model"}.get(number):
-                    await hang()
-                return obey(said)
-
-            bed.tools.hook, bed.brain.mind = hook, mind
+            reached = bed.hang_in(phase)
             await bed.live()
             await bed.start(ONE_BY_ONE, phase)
             await within(reached.wait())

@@ -1,5 +1,7 @@
 """A chapter on agents' code that tries to end the process."""
 
+from collections.abc import AsyncIterator
+
 from turnkeeper.core.lifecycle import AbandonReason
 from turnkeeper.core.outcomes import Abandoned, Completed
 from turnkeeper.testing.agents.bed import Bed, within
@@ -18,26 +20,17 @@ class Exits(Chapter):
 
     async def test_a_tool_that_exits_fails_its_attempt(self, bed: Bed) -> None:
         """The turn fails with the exception's name; the process serves other sessions. [RUN-19]"""
-        raised: list[BaseException] = []
-
-        async def hook(_: str) -> None:
-            if raised:
-                raise raised[0]
-
-        bed.tools.hook = hook
-        await bed.live()
-        for error in _RAISED:
-            raised[:] = [error]
-            outcome = await bed.say("lookup:a")
-            assert isinstance(outcome, Abandoned)
+        async for error, outcome in self._each(bed, "lookup"):
             assert outcome.reason is AbandonReason.RETRY_BUDGET_EXCEEDED
             assert type(error).__name__ in (outcome.detail or "")
-            raised.clear()
-            other = await bed.runtime.session("grace").submit("lookup:b")
-            assert isinstance(await within(other.wait()), Completed)
 
     async def test_a_durable_tool_that_exits_is_a_step_of_unknown_end(self, bed: Bed) -> None:
         """It fails as with any other exception: nobody knows what it has done. [RUN-19] [STEP-4]"""
+        async for _, outcome in self._each(bed, "charge"):
+            assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+
+    async def _each(self, bed: Bed, tool: str) -> AsyncIterator[tuple[BaseException, Abandoned]]:
+        """Yield each exception, and how a turn ends whose tool raises it; others are served."""
         raised: list[BaseException] = []
 
         async def hook(_: str) -> None:
@@ -48,9 +41,9 @@ class Exits(Chapter):
         await bed.live()
         for error in _RAISED:
             raised[:] = [error]
-            outcome = await bed.say("charge:5")
+            outcome = await bed.say(f"{tool}:5")
             assert isinstance(outcome, Abandoned)
-            assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
+            yield error, outcome
             raised.clear()
-            other = await bed.runtime.session("grace").submit("charge:6")
+            other = await bed.runtime.session("grace").submit(f"{tool}:6")
             assert isinstance(await within(other.wait()), Completed)

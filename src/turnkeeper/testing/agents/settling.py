@@ -40,14 +40,7 @@ class Settled(Chapter):
 
     async def park(self, bed: Bed, text: str, point: str = "after charge") -> InputId:
         """Have the process killed at a point inside a tool; gives the dead letter. A life is on."""
-        reached = asyncio.Event()
-
-        async def hook(at: str) -> None:
-            if at == point:
-                reached.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        reached = bed.hang_at(point)
         if bed.brain.mind is obey:
             bed.brain.mind = plainly
         await bed.end()
@@ -125,14 +118,7 @@ class Settled(Chapter):
     async def test_a_call_that_was_not_done_is_made_once(self, bed: Bed) -> None:
         """That very call, and its result is recorded: a crash after it does not repeat it."""
         dead = await self.park(bed, "charge:5", "before charge")
-        reached = asyncio.Event()
-
-        async def mind(_: Sequence[Said]) -> Reply:
-            reached.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        bed.brain.mind = mind
+        reached = bed.hang_in("first model")
         successor = await self.requeue(bed, dead, NOT_DONE)
         await within(reached.wait())
         read = bed.brain.requests[-1]
@@ -148,14 +134,7 @@ class Settled(Chapter):
         """The successor is parked too, and an operator settles the same call."""
         dead = await self.park(bed, "charge:5", "before charge")
         for _ in range(2):
-            reached = asyncio.Event()
-
-            async def hook(point: str, here: asyncio.Event = reached) -> None:
-                if point == "after charge":
-                    here.set()
-                    await asyncio.Event().wait()
-
-            bed.tools.hook = hook
+            reached = bed.hang_at("after charge")
             successor = await self.requeue(bed, dead, NOT_DONE)
             dead = await self.crash_and_park(bed, successor, reached)
             assert await self.unknown(bed, dead) == ["tool call-0"]
@@ -319,14 +298,7 @@ class Settled(Chapter):
 
     async def test_what_is_kept_out_of_the_transcript_is_read_again(self, bed: Bed) -> None:
         """A hidden input stands in no transcript: its words come before the call. [ADP-11]"""
-        reached = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "after charge":
-                reached.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        reached = bed.hang_at("after charge")
         await bed.live()
         hidden = Visibility(transcript_eligible=False)
         asked = (await bed.session.submit("charge:5", visibility=hidden)).input_id
@@ -342,14 +314,7 @@ class Settled(Chapter):
 
         [DEAD-3]
         """
-        inside = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "lookup":
-                inside.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        inside = bed.hang_at("lookup")
         await bed.live()
         asked = await bed.start("charge:5 lookup:a")
         await within(inside.wait())
@@ -367,14 +332,7 @@ class Settled(Chapter):
 
     async def test_a_turn_of_several_inputs(self, bed: Bed) -> None:
         """Requeued together they go on as one turn, and none is said twice. [FIN-4]"""
-        reached = asyncio.Event()
-
-        async def hook(point: str) -> None:
-            if point == "after charge":
-                reached.set()
-                await asyncio.Event().wait()
-
-        bed.tools.hook = hook
+        reached = bed.hang_at("after charge")
         await bed.live(profile=BATCHING)
         await bed.runtime.register_session(bed.session.session_id)
         await bed.session.pause()
