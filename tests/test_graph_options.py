@@ -233,6 +233,13 @@ def test_a_name_that_is_no_tools_is_refused() -> None:
         graphs.durable_agent(tool_graph(lookup), idempotent=["looked"])
 
 
+def test_another_mode_of_tools_is_refused() -> None:
+    """As by the other adapters: it would be taken for "as_declared". [ADP-14]"""
+    mode: Any = "all"
+    with pytest.raises(ValidationFailed, match="as_declared"):
+        graphs.durable_agent(tool_graph(lookup), tools=mode)
+
+
 def test_a_synchronous_wrapper_of_durable_tools_is_refused() -> None:
     """No step could record what it calls. [ADP-26] [ADP-7]"""
     graph = tool_graph(lookup, wrap_tool_call=lambda request, execute: execute(request))

@@ -34,7 +34,7 @@ from test_sdk_kinds import CALLS, Hands, answer_of, computer, patch
 from turnkeeper import Abandoned, AbandonReason, Completed, ValidationFailed
 from turnkeeper.executors.framework import UnrecordedToolsWarning
 from turnkeeper.executors.openai_agents import durable_agent, durable_tool
-from turnkeeper.executors.openai_agents_copies import Copies, ToolRules, reachable
+from turnkeeper.executors.openai_agents_copies import AgentToolRules, Copies, reachable
 from turnkeeper.testing.agents.bed import within
 
 HERE = Path(__file__).name
@@ -244,7 +244,7 @@ def test_a_copy_has_all_that_its_agent_has() -> None:
     assert isinstance(agent, Agent)
     (to_last,) = agent.handoffs
     last = reachable(agent)[1]
-    copies = Copies(ToolRules("durable", ()), RunConfig(), set())
+    copies = Copies(AgentToolRules("durable", ()), RunConfig(), set())
     made, changed = copies.of(last), {"tools", "model", "handoffs"}
     for field in fields(Agent):
         same = getattr(made, field.name) is getattr(last, field.name)

@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from turnkeeper.config import TurnLimits
 from turnkeeper.core.approvals import expiry_refusal
@@ -17,6 +17,7 @@ from turnkeeper.core.texts import as_json
 from turnkeeper.errors import NonRetryable, ValidationFailed
 from turnkeeper.executor import Capabilities, SharedExecutor
 from turnkeeper.executors.requeued import answered_since, unwritten_prompts
+from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec, Histories
 from turnkeeper.executors.work import Stop, Work, inside
 from turnkeeper.turn import Turn
@@ -96,7 +97,7 @@ class FrameworkExecutor(SharedExecutor, ABC, Generic[Item]):
             work.cancel()
 
 
-_FINAL_STATUSES = frozenset({400, 401, 403, 404, 413, 422})
+FINAL_STATUSES = frozenset({400, 401, 403, 404, 413, 422})
 """Answers of a model's server after which the same request cannot succeed."""
 _CLIENTS = frozenset(
     {
@@ -127,7 +128,7 @@ def refused_status(error: BaseException | None) -> int | None:
         if any(kind.__module__.split(".")[0] in _CLIENTS for kind in type(error).__mro__):
             status = getattr(error, "status_code", None) or getattr(error, "code", None)
             if isinstance(status, int):
-                return status if status in _FINAL_STATUSES else None
+                return status if status in FINAL_STATUSES else None
         error = error.__cause__
     return None
 
@@ -168,18 +169,39 @@ def warn_of_unrecorded_tools(
         )
 
 
-def check_tool_names(idempotent: Collection[str], known: Collection[str]) -> None:
-    """Raise `ValidationFailed` if `idempotent` names a tool that the agent does not have. [ADP-14]
+class ToolRules:
+    """Which tools are durable steps although nothing declares them so. [ADP-14]
 
-    `known`: the names of all of the agent's tools, as far as they are known when it is built.
+    `mode`: as `durable_agent(tools=...)` takes it. `idempotent`: names of tools that only read,
+    which become steps that a crash repeats. Raises `ValidationFailed` for another mode, or for one
+    text where names are wanted.
     """
-    if isinstance(idempotent, str):
-        raise ValidationFailed(
-            f"idempotent is a collection of tool names, not the text {idempotent!r}"
-        )
-    unknown = sorted(set(idempotent) - set(known))
-    if unknown:
-        raise ValidationFailed(
-            f"idempotent names {unknown}, which the agent does not have; it has "
-            f"{', '.join(sorted(known)) or 'no tools'}"
-        )
+
+    def __init__(self, mode: ToolMode, idempotent: Collection[str]) -> None:
+        if mode not in get_args(ToolMode):
+            raise ValidationFailed(f'tools is "as_declared" or "durable", not {mode!r}')
+        if isinstance(idempotent, str):
+            raise ValidationFailed(
+                f"idempotent is a collection of tool names, not the text {idempotent!r}"
+            )
+        self.all_durable = mode == "durable"
+        self.idempotent = idempotent
+
+    def rule_of(self, name: str) -> StepRule | None:
+        """Return how calls of a tool of this name are recorded; None if they are not."""
+        if name in self.idempotent:
+            return StepRule(idempotent=True)
+        return StepRule() if self.all_durable else None
+
+    def check_names(self, known: Collection[str], *, complete: bool = True) -> None:
+        """Raise `ValidationFailed` if `idempotent` names a tool that the agent does not have.
+
+        `known`: the names of the agent's tools. `complete`: these are all; an MCP server, for one,
+        lists its tools at run time.
+        """
+        unknown = sorted(set(self.idempotent) - set(known)) if complete else []
+        if unknown:
+            raise ValidationFailed(
+                f"idempotent names {unknown}, which the agent does not have; it has "
+                f"{', '.join(sorted(known)) or 'no tools'}"
+            )

@@ -25,6 +25,7 @@ from turnkeeper.executors.approvals import Decided, Question
 from turnkeeper.executors.framework import (
     FrameworkExecutor,
     ToolMode,
+    ToolRules,
     missing_extra,
     warn_of_unrecorded_tools,
 )
@@ -378,11 +379,12 @@ def durable_agent(
 
     Raises `ValidationFailed` for what no durable run can obey: `interrupt_before` and
     `interrupt_after`, a checkpointer of a subgraph, a context that lacks what `context_schema`
-    requires, a name in `idempotent` that is no tool's, `approval_seconds` out of bounds. [ADP-26]
+    requires, another `tools`, a name in `idempotent` that is no tool's, `approval_seconds` out of
+    bounds. [ADP-26]
     Warns with `UnrecordedToolsWarning` of tools that a crash can run twice.
     """
     check_graph(graph)
     check_context(graph, context)
-    prepared, unrecorded = with_durable_tools(graph, tools, idempotent)
+    prepared, unrecorded = with_durable_tools(graph, ToolRules(tools, idempotent))
     warn_of_unrecorded_tools(unrecorded)
     return GraphAgent(prepared, limits, approval_seconds, messages_key, context)

@@ -21,7 +21,7 @@ class Meter(AsyncCallbackHandler):
     def __init__(self, work: Work[BaseMessage]) -> None:
         self.work = work
         self.finished: list[ToolMessage] = []
-        """Answers of tools in the step that is under way."""
+        """Answers of tools in the step in progress."""
 
     async def on_chat_model_start(self, *_: Any, **__: Any) -> None:
         self.work.asking()
@@ -38,7 +38,7 @@ class Meter(AsyncCallbackHandler):
 
 
 class Joining(AsyncCallbackHandler):
-    """Hears of each call of a tool, in the task that makes it."""
+    """Counts each call of a tool in its own task, so that the run joins it."""
 
     raise_error = True
     run_inline = True

@@ -204,7 +204,7 @@ def messages_in(answer: Any) -> list[BaseMessage]:
     return [m for one in answer for m in messages_in(one)] if isinstance(answer, list) else []
 
 
-def told(answer: Any, call_id: str, name: str) -> Any:
+def as_result(answer: Any, call_id: str, name: str) -> Any:
     """Return what a step would have recorded of a tool that gives this answer."""
     content = answer if isinstance(answer, str) else as_json(answer)
     return ToolMessage(content, tool_call_id=call_id, name=name)

@@ -13,9 +13,8 @@ from typing import Any
 
 from turnkeeper.errors import ValidationFailed
 from turnkeeper.executors.framework import (
-    ToolMode,
+    ToolRules,
     UnrecordedToolsWarning,
-    check_tool_names,
     missing_extra,
 )
 from turnkeeper.executors.langgraph_tools import DurableTool, durable_tool
@@ -166,9 +165,7 @@ def _required(schema: Any) -> list[str]:
 # -- tools -----------------------------------------------------------------------------------------
 
 
-def with_durable_tools(
-    graph: Graph, tools: ToolMode, idempotent: Collection[str]
-) -> tuple[Graph, list[str]]:
+def with_durable_tools(graph: Graph, rules: ToolRules) -> tuple[Graph, list[str]]:
     """Make the tools that are wanted durable steps, in a copy of the graph. [ADP-14]
 
     They are those of the graph's own `ToolNode`s. Tools of a subgraph, and those of a `ToolNode`
@@ -180,31 +177,28 @@ def with_durable_tools(
     }
     inner = {tool.name: tool for node in _inner_tool_nodes(graph) for tool in _tools(node)}
     known = {tool.name for node in own.values() for tool in _tools(node)}
-    check_tool_names(idempotent, {*known, *inner})
+    rules.check_names({*known, *inner})
     nodes = {**graph.nodes}
     left = [t.name for t in inner.values() if not isinstance(t, DurableTool)]
     for name, tool_node in own.items():
-        made = {t.name: _made(t, tools, idempotent) for t in _tools(tool_node)}
+        made = {t.name: _made(t, rules) for t in _tools(tool_node)}
         durable = sorted(n for n, tool in made.items() if isinstance(tool, DurableTool))
         left += [n for n in made if n not in durable]
         _check_wrapper(name, tool_node, durable)
         if any(made[tool.name] is not tool for tool in _tools(tool_node)):
             nodes[name] = graph.nodes[name].copy({"bound": _with_tools(tool_node, made)})
-    if tools == "durable" and not own:
+    if rules.all_durable and not own:
         _warn_of_nodes(graph)
-    return graph.copy(update={"nodes": nodes}), [n for n in left if n not in idempotent]
+    return graph.copy(update={"nodes": nodes}), [n for n in left if n not in rules.idempotent]
 
 
 def _tools(node: ToolNode) -> Collection[BaseTool]:
     return node.tools_by_name.values()
 
 
-def _made(tool: BaseTool, tools: ToolMode, idempotent: Collection[str]) -> BaseTool:
-    if isinstance(tool, DurableTool):
-        return tool
-    if tool.name in idempotent:
-        return durable_tool(tool, idempotent=True)
-    return durable_tool(tool) if tools == "durable" else tool
+def _made(tool: BaseTool, rules: ToolRules) -> BaseTool:
+    rule = None if isinstance(tool, DurableTool) else rules.rule_of(tool.name)
+    return tool if rule is None else durable_tool(tool, idempotent=rule.idempotent)
 
 
 def _with_tools(node: ToolNode, tools: dict[str, BaseTool]) -> ToolNode:

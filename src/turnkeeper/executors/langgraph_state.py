@@ -114,17 +114,19 @@ class Conversation:
     def _prompt(self, prompt: Prompt, name: int | None) -> None:
         role: Role = "user" if prompt.kind == "user" else "system_notice"
         for item in self._work.codec.spoken(role, prompt.text):
-            own = f"{self._work.turn.run_id}-{len(self._known)}"
-            self._give(name, item, own, hidden=name is None)
+            self._give(name, item, hidden=name is None)
 
     def _entry(self, entry: Entry[BaseMessage], item: BaseMessage) -> None:
         name = entry.name if entry.number else None
-        own = f"{self._work.turn.run_id}-{len(self._known)}"
-        self._give(name, item, own, hidden=name is None)
+        self._give(name, item, hidden=name is None)
 
-    def _give(self, name: int | None, item: BaseMessage, own: str, *, hidden: bool = False) -> None:
+    def _give(
+        self, name: int | None, item: BaseMessage, own: str = "", *, hidden: bool = False
+    ) -> None:
+        """`own`: the ID of a message that stands in no transcript, and has none itself."""
         if name is not None:
             own = f"turnkeeper-{name}" if name > 0 else f"turnkeeper-n{-name}"
+        own = own or f"{self._work.turn.run_id}-{len(self._known)}"
         pristine = _copy(item)
         pristine.id = pristine.id or own
         self._known.append(_Known(name, _copy(pristine), pristine, hidden))

@@ -11,7 +11,7 @@ import msgspec
 from turnkeeper.errors import NonRetryable
 from turnkeeper.executors.approvals import NO_ARGUMENTS, about_call
 from turnkeeper.executors.framework import missing_extra
-from turnkeeper.executors.langgraph_messages import as_json, recalled, recorded, told
+from turnkeeper.executors.langgraph_messages import as_json, as_result, recalled, recorded
 from turnkeeper.executors.langgraph_questions import Denied
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.work import current_work
@@ -94,7 +94,7 @@ class DurableTool(BaseTool):
             arguments,
             call,
             self.rule,
-            lambda answer: told(answer, call_id, self.name),
+            lambda answer: as_result(answer, call_id, self.name),
         )
         return recalled(answer)
 

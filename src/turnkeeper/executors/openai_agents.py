@@ -27,7 +27,7 @@ from turnkeeper.executors.framework import (
     missing_extra,
     warn_of_unrecorded_tools,
 )
-from turnkeeper.executors.openai_agents_copies import Copies, ToolRules, reachable
+from turnkeeper.executors.openai_agents_copies import AgentToolRules, Copies, reachable
 from turnkeeper.executors.openai_agents_hooks import TurnHooks
 from turnkeeper.executors.openai_agents_items import (
     ItemCodec,
@@ -99,7 +99,7 @@ class OpenAIAgent(FrameworkExecutor[Json]):
         options: RunOptions,
         limits: TurnLimits | None,
         approval_seconds: float,
-        rules: ToolRules,
+        rules: AgentToolRules,
     ) -> None:
         super().__init__(ItemCodec(), limits, approval_seconds)
         self._agent = agent
@@ -246,7 +246,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     Raises `ValidationFailed` for an `approval_seconds`, an option or a tool's name that it cannot
     take. A conversation that was handed off goes on with the agent that it was handed to.
     """
-    rules = ToolRules(tools, idempotent)
+    rules = AgentToolRules(tools, idempotent)
     config = run_config or RunConfig()
     check_options(config, hooks, error_handlers, all_durable=tools == "durable")
     unrecorded = rules.check(reachable(agent))

@@ -7,14 +7,13 @@ that they know.
 import copy
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from turnkeeper.errors import NonRetryable, ValidationFailed
-from turnkeeper.executors.framework import ToolMode, check_tool_names, missing_extra
+from turnkeeper.executors.framework import ToolMode, ToolRules, missing_extra
 from turnkeeper.executors.openai_agents_models import Models
 from turnkeeper.executors.openai_agents_steps import as_step, is_step, may_be_step, runs_here
 from turnkeeper.executors.openai_agents_tools import COPY
-from turnkeeper.executors.steps import StepRule
 
 try:
     from agents import Agent, Handoff, Model, RunConfig, RunContextWrapper, Tool, handoff
@@ -42,16 +41,13 @@ def reachable(agent: Agent[Any]) -> list[Agent[Any]]:
     return list(found.values())
 
 
-class ToolRules:
-    """Which of the agents' tools are durable steps although nothing declares them so. [ADP-14]"""
+class AgentToolRules(ToolRules):
+    """Which tools of an agent, and of those that it may hand off to, are durable steps. [ADP-14]"""
 
     def __init__(self, mode: ToolMode, idempotent: Collection[str]) -> None:
-        if mode not in get_args(ToolMode):
-            raise ValidationFailed(f'tools is "as_declared" or "durable", not {mode!r}')
-        self._mode = mode
-        self._idempotent = idempotent
+        super().__init__(mode, idempotent)
         self._made: dict[int, tuple[Tool, Tool]] = {}
-        self.active = mode == "durable" or bool(idempotent)
+        self.active = self.all_durable or bool(idempotent)
 
     def check(self, agents: Iterable[Agent[Any]]) -> list[str]:
         """Return the names of the tools that a crash may run twice.
@@ -63,14 +59,14 @@ class ToolRules:
         servers = [server for agent in agents for server in agent.mcp_servers]
         here = [tool for agent in agents for tool in agent.tools if runs_here(tool)]
         known = [tool.name for tool in here]
-        check_tool_names(self._idempotent, [*known, *self._idempotent] if servers else known)
-        cannot = sorted({t.name for t in here if self._rule(t.name) and not may_be_step(t)})
+        self.check_names(known, complete=not servers)
+        cannot = sorted({t.name for t in here if self.rule_of(t.name) and not may_be_step(t)})
         if cannot:
             raise ValidationFailed(f"{', '.join(cannot)} {_CANNOT}")
-        if self._mode == "durable":
+        if self.all_durable:
             return []
         return [
-            *(tool.name for tool in here if not (is_step(tool) or self._rule(tool.name))),
+            *(tool.name for tool in here if not (is_step(tool) or self.rule_of(tool.name))),
             *(f"those of the MCP server {server.name}" for server in servers),
         ]
 
@@ -90,23 +86,18 @@ class ToolRules:
         return made
 
     def _applied(self, tool: Tool) -> Tool:
-        rule = self._rule(tool.name) if runs_here(tool) and not is_step(tool) else None
+        rule = self.rule_of(tool.name) if runs_here(tool) and not is_step(tool) else None
         if rule is None:
             return tool
         if not may_be_step(tool):
             raise NonRetryable(f"{tool.name}, which the agent got later, {_CANNOT}")
         return as_step(tool, rule)
 
-    def _rule(self, name: str) -> StepRule | None:
-        if name in self._idempotent:
-            return StepRule(idempotent=True)
-        return StepRule() if self._mode == "durable" else None
-
 
 class Copies:
     """The agents of one run."""
 
-    def __init__(self, rules: ToolRules, config: RunConfig, taken: set[str]) -> None:
+    def __init__(self, rules: AgentToolRules, config: RunConfig, taken: set[str]) -> None:
         self.on_transfer: Callable[[str, str], None] = lambda _tool, _message: None
         """Told of each handoff: the name of its tool, and what its call is answered."""
         self.transfers: set[str] = set()

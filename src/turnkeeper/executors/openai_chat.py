@@ -26,7 +26,7 @@ from turnkeeper.errors import ValidationFailed
 from turnkeeper.executors.approvals import about_call
 from turnkeeper.executors.framework import (
     FrameworkExecutor,
-    check_tool_names,
+    ToolRules,
     missing_extra,
     warn_of_unrecorded_tools,
 )
@@ -34,7 +34,6 @@ from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused, Reply
 from turnkeeper.executors.openai_chat_server import ChatLost, ChatServer
 from turnkeeper.executors.openai_chat_tools import ChatTool, durable_tool, in_words, schema_of
 from turnkeeper.executors.safety import Call, View, joined_users
-from turnkeeper.executors.steps import StepRule
 from turnkeeper.executors.transcripts import Codec
 from turnkeeper.executors.work import Work
 
@@ -307,10 +306,11 @@ def _tools(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValidationFailed(f"two tools have one name: {', '.join(twice)}")
-    check_tool_names(idempotent, names)
+    rules = ToolRules("durable" if durable else "as_declared", idempotent)
+    rules.check_names(names)
     for place, tool in enumerate(made):
-        if tool.rule is None and (durable or tool.name in idempotent):
-            made[place] = tool.with_rule(StepRule(idempotent=tool.name in idempotent))
+        if tool.rule is None and (rule := rules.rule_of(tool.name)) is not None:
+            made[place] = tool.with_rule(rule)
     return made
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
+from turnkeeper.core.texts import encodable
 from turnkeeper.errors import ValidationFailed
-from turnkeeper.executors.framework import missing_extra
+from turnkeeper.executors.framework import FINAL_STATUSES, missing_extra
 from turnkeeper.executors.openai_chat_reply import ChatError, ChatRefused
 
 try:
@@ -30,7 +31,6 @@ Json = dict[str, Any]
 DONE = "[DONE]"
 DRAIN_SECONDS = 0.5
 """How long the end of a body is waited for, so that its connection can be used again."""
-_REFUSALS = frozenset({400, 401, 403, 404, 413, 422})
 
 
 class ChatLost(ChatError):
@@ -78,7 +78,7 @@ class ChatServer:
             async with client.stream("POST", self._request_url, json=request) as response:
                 if response.status_code != 200:
                     said = (await response.aread())[:500].decode("utf-8", "replace")
-                    refused = response.status_code in _REFUSALS
+                    refused = response.status_code in FINAL_STATUSES
                     raise (ChatRefused if refused else ChatError)(
                         f"{self.url} answered {response.status_code}: {said}"
                     )
@@ -131,7 +131,7 @@ class ChatServer:
         if told is None:
             return chunk
         code = told.get("code") if isinstance(told, dict) else None
-        refused = str(code) in {str(status) for status in _REFUSALS}
+        refused = str(code) in {str(status) for status in FINAL_STATUSES}
         raise (ChatRefused if refused else ChatError)(
             f"{self.url} failed in the middle of its answer: {told!r:.500}"
         )
@@ -173,5 +173,4 @@ def _decoded(data: str) -> Json:
         if "\\u" not in data:
             raise
     text = json.dumps(json.loads(data), ensure_ascii=False)
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return msgspec.json.decode(whole, type=Json)
+    return msgspec.json.decode(encodable(text), type=Json)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, NotRequired, Required, Self
 import msgspec
 
 from turnkeeper.core import values
+from turnkeeper.core.texts import encodable
 from turnkeeper.errors import ValidationFailed
 from turnkeeper.executors.framework import missing_extra
 from turnkeeper.executors.steps import StepRule
@@ -228,7 +229,7 @@ def in_words(value: Any) -> str:
     It raises nothing: what has no form in JSON is text. [ADP-32]
     """
     if isinstance(value, str):
-        return values.whole_text(str.__str__(value))
+        return encodable(str.__str__(value))
     kept = values.unpack(values.pack(value))
     if isinstance(kept, str):  # as of a durable tool, whose record has nothing else of it
         return kept

@@ -34,17 +34,17 @@ from turnkeeper.executors.framework import (
 )
 from turnkeeper.executors.prompts import Prompt
 from turnkeeper.executors.pydantic_messages import PydanticCodec, words_of
-from turnkeeper.executors.pydantic_options import RunOptions, ToolRules, check_agent
+from turnkeeper.executors.pydantic_options import RunOptions, ToolsetRules, check_agent
 from turnkeeper.executors.pydantic_record import WRITTEN, First, Last, Record, copied
 from turnkeeper.executors.pydantic_tools import (
     answered_before,
+    as_result,
     durable_tool,
     questions_of,
     recalled,
     recorded,
     results_of,
     step_metadata,
-    told,
     unanswered,
 )
 from turnkeeper.executors.safety import notice
@@ -96,7 +96,7 @@ class _Hooks(AbstractCapability[Any]):
 
     work: Work[ModelMessage]
     record: Record
-    rules: ToolRules
+    rules: ToolsetRules
     stream: bool
     """Whether calls of the model are streamed."""
     asked: bool = False
@@ -190,7 +190,7 @@ class _Hooks(AbstractCapability[Any]):
 
         arguments = call.args_as_dict()
         answer = await self.work.step(
-            call.tool_call_id, call.tool_name, arguments, called, rule, told
+            call.tool_call_id, call.tool_name, arguments, called, rule, as_result
         )
         return recalled(answer)
 
@@ -213,7 +213,7 @@ class PydanticAgent(FrameworkExecutor[ModelMessage]):
         self,
         agent: Agent[Any, Any],
         options: RunOptions,
-        rules: ToolRules,
+        rules: ToolsetRules,
         limits: TurnLimits | None,
         approval_seconds: float,
         *,
@@ -332,7 +332,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     take.
     """
     check_agent(agent)
-    rules = ToolRules(tools, idempotent)
+    rules = ToolsetRules(tools, idempotent)
     unrecorded = rules.check([*agent.toolsets, *(toolsets or ())])
     options = RunOptions(deps, model_settings, usage_limits, metadata, toolsets)
     made = PydanticAgent(agent, options, rules, limits, approval_seconds, stream=stream)

@@ -3,12 +3,12 @@
 Decides which option is obeyed, and which is refused when the agent is built.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from turnkeeper.errors import ValidationFailed
-from turnkeeper.executors.framework import ToolMode, check_tool_names, missing_extra
+from turnkeeper.executors.framework import ToolRules, missing_extra
 from turnkeeper.executors.pydantic_tools import RULE
 from turnkeeper.executors.steps import StepRule
 from turnkeeper.turn import Turn
@@ -54,25 +54,17 @@ class RunOptions:
         }
 
 
-class ToolRules:
-    """Which of the tools are durable steps although nothing declares them so. [ADP-14]"""
-
-    def __init__(self, mode: ToolMode, idempotent: Collection[str]) -> None:
-        if mode not in get_args(ToolMode):
-            raise ValidationFailed(f'tools is "as_declared" or "durable", not {mode!r}')
-        self._mode = mode
-        self._idempotent = idempotent
+class ToolsetRules(ToolRules):
+    """Which tools of an agent's toolsets are durable steps. [ADP-14]"""
 
     def of(self, tool: ToolDefinition) -> StepRule | None:
         """Return how a call of this tool is recorded; None if it is not."""
         declared = (tool.metadata or {}).get(RULE)
         if isinstance(declared, StepRule):
             return declared
-        if tool.name in self._idempotent:
-            return StepRule(idempotent=True)
         # The framework's own tools, such as its search for tools, do nothing outside of it.
-        durable = self._mode == "durable" and tool.tool_kind is None
-        return StepRule() if durable else None
+        own = tool.tool_kind is not None and tool.name not in self.idempotent
+        return None if own else self.rule_of(tool.name)
 
     def check(self, toolsets: Sequence[AbstractToolset[Any]]) -> list[str]:
         """Return the names of the tools that a crash may run twice.
@@ -82,11 +74,8 @@ class ToolRules:
         """
         found = [tool for toolset in toolsets for tool in _tools(toolset)]
         known = [tool.name for tool in found if not tool.later]
-        later = any(tool.later for tool in found)
-        check_tool_names(self._idempotent, [*known, *self._idempotent] if later else known)
-        if self._mode == "durable":
-            return []
-        return [t.name for t in found if not t.declared and t.name not in self._idempotent]
+        self.check_names(known, complete=not any(tool.later for tool in found))
+        return [t.name for t in found if not (t.declared or self.rule_of(t.name))]
 
 
 @dataclass(frozen=True)

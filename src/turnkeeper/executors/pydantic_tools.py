@@ -99,7 +99,7 @@ def recalled(answer: Any) -> Any:
     raise ValueError(f"a step's result is in no form that this adapter records: {answer!r:.200}")
 
 
-def told(answer: Any) -> dict[str, Any]:
+def as_result(answer: Any) -> dict[str, Any]:
     """What a step would have recorded of a tool that gives this answer."""
     return {"value": answer}
 

@@ -101,11 +101,11 @@ def made(value: Any) -> list[Any]:
     return [_MADE, value]
 
 
-def result_of(recorded: Any, told: Callable[[Any], Any]) -> Any:
-    """Return what a tool has given; `told` makes it of an operator's or a `reconcile`'s answer."""
+def result_of(recorded: Any, as_result: Callable[[Any], Any]) -> Any:
+    """Return a tool's result; `as_result` makes it of an operator's or a `reconcile`'s answer."""
     if isinstance(recorded, list) and len(recorded) == 2 and recorded[0] == _MADE:
         return recorded[1]
-    return told(recorded)
+    return as_result(recorded)
 
 
 def free_id(wanted: str, taken: set[str]) -> str:

@@ -64,8 +64,9 @@ class Work(Generic[Item]):
         self.limits = limits
         self._approval_seconds = approval_seconds
         self.reading = Reading(entries)
-        self.spent = spent_before(turn, self.reading.views, self.reading.order)
-        self._resumed = resumed(self.spent, self.reading.views, self.reading.order)
+        views, order = self.reading.views, self.reading.order
+        self.spent = spent_before(turn, views, order)
+        self._resumed = resumed(self.spent, views, order)
         self.resumes = self._resumed is not None and not turn.primitive.continuation
         """A requeued turn goes on with the last response of its dead letter. [DEAD-7]"""
         self.continuation = turn.primitive.continuation or self.resumes
@@ -348,11 +349,11 @@ class Work(Generic[Item]):
         arguments: dict[str, Any],
         fn: Callable[[], Awaitable[Any]],
         rule: StepRule,
-        told: Callable[[Any], Any] = lambda answer: answer,
+        as_result: Callable[[Any], Any] = lambda answer: answer,
     ) -> Any:
         """Answer a tool's call once in the life of the turn. [ADP-7]
 
-        `told` makes of an operator's or a `reconcile`'s answer what `fn` would have given.
+        `as_result` makes of an operator's or a `reconcile`'s answer what `fn` would have given.
 
         The key is the call's id, which is committed with the model's response; where a model uses
         an id twice in a turn, the uses are told apart.
@@ -374,7 +375,7 @@ class Work(Generic[Item]):
                 reconcile=None if reconcile is None else lambda *_: reconcile(**arguments),
                 shown_as=call_in_words(name, (), arguments),
             )
-            value = self._made[call_id] = result_of(recorded, told)
+            value = self._made[call_id] = result_of(recorded, as_result)
             return value
 
         try:
