@@ -27,7 +27,7 @@ from turnkeeper import (
     Turn,
     ValidationFailed,
 )
-from turnkeeper.config import SNAPSHOT_MAX_BYTES
+from turnkeeper.config import RESULT_MAX_BYTES
 from turnkeeper.core.steps import CALL_MAX, call_in_words
 from turnkeeper.testing import FakeExecutor, ManualEnvironment
 from turnkeeper.testing.executors import Hang
@@ -184,11 +184,11 @@ async def test_a_result_of_more_than_1_mb_is_kept(
     """[STEP-7] Up to 16 MB."""
 
     async def once(turn: Turn) -> str:
-        return str(len(await turn.once("act", lambda: "x" * (SNAPSHOT_MAX_BYTES - 5))))
+        return str(len(await turn.once("act", lambda: "x" * (RESULT_MAX_BYTES - 5))))
 
     async with serving(store, FakeExecutor(once), environment) as runtime:
         outcome = await ended(await runtime.session("s").submit("hello"))
-    assert outcome == Completed(RunResult(str(SNAPSHOT_MAX_BYTES - 5)))
+    assert outcome == Completed(RunResult(str(RESULT_MAX_BYTES - 5)))
 
 
 async def test_a_result_past_the_limit_is_done_and_not_kept(
@@ -200,7 +200,7 @@ async def test_a_result_past_the_limit_is_done_and_not_kept(
 
     def act() -> str:
         calls.append(1)
-        return "x" * SNAPSHOT_MAX_BYTES
+        return "x" * RESULT_MAX_BYTES
 
     async def once(turn: Turn) -> str:
         try:
@@ -219,11 +219,11 @@ async def test_a_result_past_the_limit_is_done_and_not_kept(
         outcome = await handle.wait(timeout=10)
     assert isinstance(outcome, Abandoned)
     assert calls == [1]
-    size = SNAPSHOT_MAX_BYTES + 5
+    size = RESULT_MAX_BYTES + 5
     for error in errors:
         assert (error.session_id, error.key) == ("s", "act")
-        assert (error.size, error.limit) == (size, SNAPSHOT_MAX_BYTES)
-        for words in ("step 'act'", str(size), str(SNAPSHOT_MAX_BYTES), "return less", "reference"):
+        assert (error.size, error.limit) == (size, RESULT_MAX_BYTES)
+        for words in ("step 'act'", str(size), str(RESULT_MAX_BYTES), "return less", "reference"):
             assert words in str(error)
     assert len(errors) == 2
 

@@ -329,8 +329,8 @@ async def test_a_stream_that_breaks_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("a defect")
 
     async with serving(clerk) as served:
-        monkeypatch.setattr("turnkeeper.server.openai.chat.answer_of", broken)
-        monkeypatch.setattr("turnkeeper.server.openai.responses.answer_of", broken)
+        monkeypatch.setattr("turnkeeper.server.openai.chat.answer_text", broken)
+        monkeypatch.setattr("turnkeeper.server.openai.responses.answer_text", broken)
         asked: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "stream": True}
         chat = await served.post("/chat/completions", asked)
         assert "a defect of the server" in chat.text

@@ -21,6 +21,7 @@ SNAPSHOT_MAX_BYTES = 16_000_000
 STEP_RESULT_INLINE_BYTES = 65_536
 """A longer result of a durable step is stored apart, and read when it is asked for."""
 RESULT_MAX_BYTES = 16_000_000
+"""Of a turn's result, and of a durable step's."""
 APPENDS_MAX_BYTES = 16_000_000
 PRIORITY_MAX = 9
 OPEN_REQUESTS_MAX = 100

@@ -17,7 +17,7 @@ from turnkeeper.core.events import EventEnvelope
 from turnkeeper.core.inputs import append_text, kind_of
 from turnkeeper.core.lifecycle import Ended
 from turnkeeper.core.outcomes import InputState, SessionState
-from turnkeeper.core.runs import RunResult, answer_of
+from turnkeeper.core.runs import RunResult, answer_text
 from turnkeeper.core.sanitize import one_line, plain
 from turnkeeper.core.steps import names_steps
 from turnkeeper.errors import EventsPruned
@@ -197,7 +197,7 @@ def _show_input(state: InputState, result: RunResult | None) -> None:
         ("requeued as", state.requeued_as or ""),
         ("aggregates", "\n".join(state.sources)),
         ("text", _text_of(state)),
-        ("result", "" if result is None else answer_of(result)),
+        ("result", "" if result is None else answer_text(result)),
     ]
     for entry in state.history:
         reason = f": {entry.reason}" if entry.reason else ""

@@ -16,7 +16,7 @@ from turnkeeper.core.outcomes import (
     RuntimeTerminated,
     Superseded,
 )
-from turnkeeper.core.runs import RunResult, answer_of
+from turnkeeper.core.runs import RunResult, answer_text
 from turnkeeper.runtime import Runtime
 from turnkeeper.worker.completion import Completion
 
@@ -61,7 +61,7 @@ def tell_outcome(outcome: CompletionOutcome, *, quiet: bool = False) -> Exit:
     """Print a result; of any other end raise what is to be said."""
     if isinstance(outcome, Completed | CompletedWithoutResult):
         if isinstance(outcome, Completed) and not quiet:
-            say(answer_of(outcome.result))
+            say(answer_text(outcome.result))
             note_approvals(outcome.result)
         return Exit.DONE
     raise Failure(f"the input did not complete: {words_of(outcome)}")

@@ -62,7 +62,7 @@ def decide_requeue(
 # -- what an operator says of steps ----------------------------------------------------------------
 
 
-def told_steps(
+def settled_steps(
     old: InputRecord, recorded: Sequence[StepRecord], told: Mapping[str, bytes | None]
 ) -> list[StepRecord]:
     """Return the steps as an operator settles them: done with a result, or not done. [DEAD-4]
@@ -108,7 +108,7 @@ def _refuse_strange(
             )
 
 
-def refuse_other_words(
+def refuse_other_settlement(
     old: InputRecord,
     successor: InputRecord,
     recorded: Sequence[StepRecord],

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from turnkeeper.core.ids import is_unicode
-from turnkeeper.core.texts import as_json_or_words, encodable
+from turnkeeper.core.texts import as_json_or_repr, encodable
 
 
 class TextDelta(Struct, frozen=True, gc=False, tag_field="delta", tag="text"):
@@ -55,7 +55,7 @@ def streamable(delta: Any) -> Any:
     if kind is str:
         return encodable(delta)
     if kind not in _TYPED:
-        return as_json_or_words(delta)
+        return as_json_or_repr(delta)
     texts = [getattr(delta, name) for name in kind.__struct_fields__]
     if all(type(text) is str and is_unicode(text) for text in texts):
         return delta
@@ -77,4 +77,4 @@ def joined(half: str, delta: TextDelta) -> tuple[str, TextDelta]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return str.__str__(value)
-    return "" if value is None else str(as_json_or_words(value))
+    return "" if value is None else str(as_json_or_repr(value))

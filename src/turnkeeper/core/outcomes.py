@@ -167,7 +167,7 @@ class InputState(Struct, frozen=True, kw_only=True):
     updated_at_ms: int
 
 
-def _told(record: InputRecord) -> Input | None:
+def _shown(record: InputRecord) -> Input | None:
     """The input, as it is shown: an open approval has not expired yet. [APR-9]"""
     item = record.input
     if not isinstance(item, ToolCallbackInput) or not is_approval(item):
@@ -180,7 +180,7 @@ def _told(record: InputRecord) -> Input | None:
 
 def input_state(record: InputRecord, history: tuple[HistoryEntry, ...]) -> InputState:
     """The public view of one input's row."""
-    item = _told(record)
+    item = _shown(record)
     kept = Durability.EPHEMERAL if record.ephemeral else Durability.DURABLE
     return InputState(
         input_id=record.input_id,

@@ -125,7 +125,7 @@ class RunResult(Struct, frozen=True, gc=False):
     """The approvals that the turn waits for; filled in by the commit that asks for them. [APR-1]"""
 
 
-def answer_of(result: RunResult) -> str:
+def answer_text(result: RunResult) -> str:
     """Return a result as one text: its structure as JSON where it has one, else its text."""
     if result.structured_output is None:
         return result.text

@@ -121,15 +121,15 @@ def as_json(value: Any) -> Any:
         raise ValueError(f"it is nested deeper than {DEPTH_MAX} levels") from None
 
 
-def as_json_or_words(value: Any) -> Any:
+def as_json_or_repr(value: Any) -> Any:
     """Return the JSON form of an agent's value, or else its repr. Never raises. [RUN-21]"""
     try:
-        return _as_json(value, _form_or_words)
+        return _as_json(value, _form_or_repr)
     except _UNFIT:
-        return words(value)
+        return short_repr(value)
 
 
-def words(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return the first 1,000 characters of the repr of a value that may not have one."""
     try:
         return encodable(repr(value)[:_REPR_CHARACTERS])
@@ -157,11 +157,11 @@ def _form(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-def _form_or_words(value: Any) -> Any:
+def _form_or_repr(value: Any) -> Any:
     try:
         return _form(value)
     except Exception:  # noqa: BLE001 - an agent's own object may raise anything
-        return words(value)
+        return short_repr(value)
 
 
 def _bounded(value: Any, levels: int) -> Any:

@@ -22,6 +22,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.msgpack import Ext
 
+from turnkeeper.core.texts import encodable
+
 DEPTH_MAX = 100
 """Levels of a value that keep their form; what lies deeper is text."""
 TEXT_MAX = 10_000
@@ -87,15 +89,6 @@ def not_kept(size: int, limit: int) -> bytes:
     return _encode(Ext(_NOT_KEPT, _encode([size, limit])))
 
 
-def whole_text(text: str) -> str:
-    """Return text that has a form in UTF-8: half a surrogate pair becomes U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
 def _is_plain(value: Any, depth: int) -> bool:
     kind = type(value)
     if kind in _SCALARS:
@@ -117,7 +110,7 @@ def _text(value: Any) -> str:
         raise
     except Exception:  # noqa: BLE001 - as above
         shown = f"<{type(value).__name__}>"
-    return whole_text(shown)
+    return encodable(shown)
 
 
 class _Form:
@@ -132,7 +125,7 @@ class _Form:
         """Return what `msgspec` encodes of a value."""
         kind = type(value)
         if kind is str:
-            return whole_text(value)
+            return encodable(value)
         if kind is int:
             return value if _INT_MIN <= value < _INT_END else _ext(_INT, _int_bytes(value))
         if kind in _SCALARS:
@@ -189,7 +182,7 @@ class _Form:
 
     def _dict(self, value: Any) -> Any:
         if all(type(key) is str for key in value):
-            return {whole_text(key): self.of(item) for key, item in value.items()}
+            return {encodable(key): self.of(item) for key, item in value.items()}
         return _ext(_PAIRS, [(self.of(key), self.of(item)) for key, item in value.items()])
 
     def _tuple(self, value: Any) -> Any:
@@ -217,7 +210,7 @@ class _Form:
 
     def _path(self, value: pathlib.PurePath) -> Any:
         name = next(kind.__name__ for kind in type(value).__mro__ if kind.__name__ in _PATHS)
-        return _ext(_PATH, [name, whole_text(str(value))])
+        return _ext(_PATH, [name, encodable(str(value))])
 
 
 def _ext(code: int, form: Any) -> Ext:

@@ -57,11 +57,11 @@ async def events(call: Call) -> Response:
     after = _last_event_id(call)
     if after is None:
         after = query.after or 0
-    with place_of(call, streamed=True):
+    with stream_place(call, streamed=True):
         await check_start(service.runtime, session_id, after)
         reader = Reader(service.feeds, session_id, after, durable=query.durable)
         items = reader.items() if query.follow else reader.stored()
-        return stream(call, items, last_words=reader.closing)
+        return stream(call, items, final_event=reader.closing)
 
 
 def _last_event_id(call: Call) -> int | None:
@@ -74,7 +74,7 @@ def _last_event_id(call: Call) -> int | None:
 
 
 @contextlib.contextmanager
-def place_of(call: Call, *, streamed: bool) -> Iterator[None]:
+def stream_place(call: Call, *, streamed: bool) -> Iterator[None]:
     """Hold a stream's place while its input is admitted; given back if that fails. [SRV-30]
 
     Raises `Refused` past the bound, before anything was admitted.
@@ -95,11 +95,11 @@ def stream(
     items: Items,
     closing_seconds: float = CLOSING_SECONDS,
     *,
-    last_words: Callable[[str], bytes],
+    final_event: Callable[[str], bytes],
 ) -> Response:
-    """A stream of `items`, each a server-sent event. Its place is taken: see `place_of`.
+    """A stream of `items`, each a server-sent event. Its place is taken: see `stream_place`.
 
-    `closing_seconds`: what it gets to end by itself when the server stops. `last_words` makes the
+    `closing_seconds`: what it gets to end by itself when the server stops. `final_event` makes the
     terminal event of a stream that breaks off, of the reason. [EVT-8]
     """
     feeds = call.service.feeds
@@ -110,7 +110,7 @@ def stream(
 
     return _Stream(
         feeds,
-        content=_ending_well(call, items, last_words),
+        content=_ending_well(call, items, final_event),
         sep="\n",
         ping=feeds.limits.ping_seconds,
         ping_message_factory=ping,
@@ -121,9 +121,9 @@ def stream(
 
 
 async def _ending_well(
-    call: Call, items: Items, last_words: Callable[[str], bytes]
+    call: Call, items: Items, final_event: Callable[[str], bytes]
 ) -> AsyncIterator[bytes]:
-    """The items; an error ends the stream with its last words, and its reader asks again."""
+    """The items; an error ends the stream with its final event; the reader then asks again."""
     try:
         async with contextlib.aclosing(items):
             async for item in items:
@@ -131,10 +131,10 @@ async def _ending_well(
                 yield item
     except (TurnkeeperError, Refused) as error:
         _log.info("a stream ended: %s", error)
-        yield last_words(str(error))
+        yield final_event(str(error))
     except Exception:  # noqa: BLE001 - its status is sent: all that is left is to end it
         _log.exception("a stream failed")
-        yield last_words("a defect of the server; it is in its log")
+        yield final_event("a defect of the server; it is in its log")
 
 
 class _Stream(EventSourceResponse):

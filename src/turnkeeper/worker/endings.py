@@ -105,12 +105,10 @@ def _decide_refused(run: Run, refusal: str, session: ActiveSession, context: Con
     """
     if isinstance(run.executor, OneTurn):
         return decide_failure(session, refusal, context, waits=False)
-    output = run.output
-    fits = run.refused is None and type(output) is ApplyOutput
-    if fits and (output is None or not can_append(output.appends)):
-        output = None
+    kept = run.output if run.refused is None and type(run.output) is ApplyOutput else None
+    if kept is not None and not can_append(kept.appends):
+        kept = None
     reason = AbandonReason.NON_RETRYABLE
-    kept = output if fits else None
     return decide_failure(session, refusal, context, final=reason, kept=kept)
 
 

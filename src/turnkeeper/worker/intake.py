@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from msgspec.structs import replace
 
 from turnkeeper.core.admission import decide_accept_and_run, duplicate
-from turnkeeper.core.dead_letters import decide_requeue, refuse_other_words, told_steps
+from turnkeeper.core.dead_letters import decide_requeue, refuse_other_settlement, settled_steps
 from turnkeeper.core.draft import Context, Decision
 from turnkeeper.core.ids import InputId, SessionId, is_unicode
 from turnkeeper.core.inputs import OPERATOR, Input, PromptInput
@@ -285,7 +285,7 @@ async def _requeue(
         successor = await worker.store.find_input(actor.session_id, input_id=old.requeued_as)
         assert successor is not None, "a dead letter names a successor that is stored with it"
         recorded = await _steps_of(worker, actor.session_id, old)
-        refuse_other_words(old, successor, recorded, steps)
+        refuse_other_settlement(old, successor, recorded, steps)
         return Accepted(successor.input_id, successor.policy, successor.state)
     if old.state is not InputLifecycleState.ABANDONED:
         raise ValidationFailed(
@@ -296,18 +296,18 @@ async def _requeue(
             f"input {input_id} was abandoned, and prune has deleted its text since; submit the "
             "text again as a new input"
         )
-    told = await _told_steps(worker, actor.session_id, old, steps)
+    told = await _settled_steps(worker, actor.session_id, old, steps)
     accepted: Accepted = await actor.ask(
         lambda session, context: decide_requeue(session, old, told, context)
     )
     return accepted
 
 
-async def _told_steps(
+async def _settled_steps(
     worker: "Worker", session_id: SessionId, old: InputRecord, steps: dict[str, bytes | None]
 ) -> list[StepRecord]:
     """The operator's word on each step whose end is unknown. Refuses if one is missing. [DEAD-4]"""
-    return told_steps(old, await _steps_of(worker, session_id, old), steps)
+    return settled_steps(old, await _steps_of(worker, session_id, old), steps)
 
 
 async def _steps_of(worker: "Worker", session_id: SessionId, old: InputRecord) -> list[StepRecord]:

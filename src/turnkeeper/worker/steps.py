@@ -143,9 +143,9 @@ class StepBook:
 
     async def _finish(self, key: str, arguments: bytes, value: Any) -> Any:
         result = values.pack(value)
-        if len(result) > config.SNAPSHOT_MAX_BYTES:
+        if len(result) > config.RESULT_MAX_BYTES:
             # It was done, and is not done again: that it was is recorded all the same.
-            result = values.not_kept(len(result), config.SNAPSHOT_MAX_BYTES)
+            result = values.not_kept(len(result), config.RESULT_MAX_BYTES)
         await self._record(
             StepRecord(
                 turn_id=self._run.start.turn_id,
@@ -202,9 +202,9 @@ def encode_result(value: Any) -> bytes:
         result = values.pack_exact(value)
     except TypeError as error:
         raise ValidationFailed(f"a step's result cannot be recorded: {error}") from None
-    if len(result) > config.SNAPSHOT_MAX_BYTES:
+    if len(result) > config.RESULT_MAX_BYTES:
         raise ValidationFailed(
-            f"a step's result is {len(result)} bytes; the limit is {config.SNAPSHOT_MAX_BYTES}"
+            f"a step's result is {len(result)} bytes; the limit is {config.RESULT_MAX_BYTES}"
         )
     return result
 

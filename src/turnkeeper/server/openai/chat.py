@@ -7,7 +7,7 @@ from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from turnkeeper.core.outcomes import Completed, CompletedWithoutResult, CompletionOutcome
-from turnkeeper.core.runs import RunResult, answer_of
+from turnkeeper.core.runs import RunResult, answer_text
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import SUBMIT, Call, Operation, Reply, answer
 from turnkeeper.server.feeds import Items
@@ -25,7 +25,7 @@ from turnkeeper.server.openai.shapes import (
     ChunkChoice,
 )
 from turnkeeper.server.problems import Refused, problem_of
-from turnkeeper.server.streaming import place_of, stream
+from turnkeeper.server.streaming import stream, stream_place
 from turnkeeper.worker.completion import Completion
 
 
@@ -42,15 +42,15 @@ async def create(call: Call) -> Response:
         "metadata": asked.metadata,
         "options": options,
     }
-    before = await prompts.told_of(call, named, messages)
-    with place_of(call, streamed=bool(asked.stream)):
-        completion = await prompts.admitted(call, named, "chat_", text, (told, before))
+    metadata = await prompts.metadata_of(call, named, messages, told)
+    with stream_place(call, streamed=bool(asked.stream)):
+        completion = await prompts.admitted(call, named, "chat_", text, metadata)
         if asked.stream:
             items = _chunks(call, completion)
-            return stream(call, items, PATIENCE_SECONDS, last_words=_last_words)
+            return stream(call, items, PATIENCE_SECONDS, final_event=_final_event)
     outcome = await inputs.wait_for(call, completion, PATIENCE_SECONDS)
     result = _result(call, completion, outcome)
-    message = ChatMessage(content=answer_of(result))
+    message = ChatMessage(content=answer_text(result))
     return answer(
         ChatCompletion(
             id=_id(completion),
@@ -117,7 +117,7 @@ async def _chunks(call: Call, completion: Completion) -> Items:
         problem = problem_of(error)
         yield _failed(problem.detail, problem.code)
         return
-    text = answer_of(result)
+    text = answer_text(result)
     if rest := _rest(shown, text):
         yield chunk(ChatDelta(content=rest))
     yield chunk(ChatDelta(), "stop")
@@ -142,7 +142,7 @@ def _failed(detail: str, code: str) -> bytes:
     return _encoded({"error": {"message": detail, "code": code, "type": "error"}}) + _DONE
 
 
-def _last_words(reason: str) -> bytes:
+def _final_event(reason: str) -> bytes:
     return _failed(reason, "internal")
 
 

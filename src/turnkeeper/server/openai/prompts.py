@@ -158,16 +158,18 @@ def _words(content: Any) -> str:
     return "".join(said)
 
 
-async def told_of(
+async def metadata_of(
     call: Call,
     named: SessionId | None,
     messages: list[dict[str, str]],
+    told: dict[str, Any],
     instructions: str | None = None,
 ) -> dict[str, Any]:
-    """Return the `turn_metadata` beside "openai": what the model reads before the input. [SRV-28]
+    """Return the `turn_metadata` of a request: also what the model reads before the input. [SRV-28]
 
-    `named`: the session that the request names. Such a session has the conversation, but for the
-    messages that its first request brought; of the request's own, only those of the system are
+    `told`: what the agent, and a later reader, is to know of the request; what is empty is left
+    out. `named`: the session that the request names. Such a session has the conversation, but for
+    the messages that its first request brought; of the request's own, only those of the system are
     new. Raises `StoreError` if the store cannot be read.
     """
     said = [] if not instructions else [{"role": "system", "content": instructions}]
@@ -177,7 +179,8 @@ async def told_of(
         begun = await _brought_first(call, named)
         said += [m for m in messages if m["role"] == "system" and m not in begun]
         said += begun
-    return {CONVERSATION: said} if said else {}
+    metadata: dict[str, Any] = {"openai": {name: value for name, value in told.items() if value}}
+    return metadata | ({CONVERSATION: said} if said else {})
 
 
 async def _brought_first(call: Call, session_id: SessionId) -> list[dict[str, str]]:
@@ -190,28 +193,6 @@ async def _brought_first(call: Call, session_id: SessionId) -> list[dict[str, st
         return []  # of a request that named its session, only that turn reads them
     instructions = {"role": "system", "content": told.get("instructions")}
     return brought[1:] if brought[:1] == [instructions] else brought
-
-
-def prompt(
-    call: Call,
-    text: str,
-    told: dict[str, Any],
-    before: dict[str, Any],
-    *,
-    input_id: InputId | None = None,
-    key: str | None = None,
-) -> PromptInput:
-    """The input of a request; `told` is what the agent, and a later reader, is to know of it.
-
-    `before`: what `told_of` gives. `key`: the idempotency key where the request brings none.
-    """
-    metadata = {name: value for name, value in told.items() if value}
-    return PromptInput(
-        text,
-        {"openai": metadata, **before},
-        id=input_id or call.service.new_id(),
-        idempotency_key=idempotency_key(call) or key,
-    )
 
 
 def named_session(call: Call, given: str | None) -> SessionId | None:
@@ -238,14 +219,14 @@ async def admitted(
     named: SessionId | None,
     prefix: str,
     text: str,
-    told: tuple[dict[str, Any], dict[str, Any]],
+    metadata: dict[str, Any],
     *,
     previous: InputId | None = None,
 ) -> Completion:
     """Admit the input of a request, once however often its client sends it. [SRV-29]
 
-    `told`: as `prompt` takes it. `previous`: the input that it follows in its session. Raises
-    `Refused` where that session went on since.
+    `metadata`: as `metadata_of` gives it. `previous`: the input that it follows in its session.
+    Raises `Refused` where that session went on since.
     """
     key, session_id = None, named
     if session_id is None:
@@ -254,8 +235,12 @@ async def admitted(
         await _check_newest(call, session_id, previous)
     elif idempotency_key(call) is None:
         session_id, key = call.service.repeats.place(call, session_id, call.service.new_id())
-    following = None if previous is None else _follower(previous)
-    item = prompt(call, text, *told, input_id=following, key=key)
+    item = PromptInput(
+        text,
+        metadata,
+        id=call.service.new_id() if previous is None else _follower(previous),
+        idempotency_key=idempotency_key(call) or key,
+    )
     decided, completion = await admit(call, session_id, item, strict=previous is None)
     if previous is not None and isinstance(decided, Deduplicated):
         again = idempotency_key(call) is not None or call.header(RETRY_HEADER) not in (None, "0")

@@ -22,7 +22,7 @@ from turnkeeper.core.outcomes import (
     CompletionOutcome,
 )
 from turnkeeper.core.records import InputRecord
-from turnkeeper.core.runs import RunResult, answer_of
+from turnkeeper.core.runs import RunResult, answer_text
 from turnkeeper.server import inputs
 from turnkeeper.server.calls import OPERATE, SUBMIT, SUBMIT_OR_READ, Call, Operation, Reply, answer
 from turnkeeper.server.feeds import Items
@@ -41,7 +41,7 @@ from turnkeeper.server.openai.shapes import (
     ResponseUsage,
 )
 from turnkeeper.server.problems import Refused
-from turnkeeper.server.streaming import place_of, stream
+from turnkeeper.server.streaming import stream, stream_place
 from turnkeeper.worker.completion import Completion
 
 CANCEL_SECONDS = 15
@@ -85,14 +85,12 @@ async def create(call: Call) -> Response:
         "previous_response_id": asked.previous_response_id,
         "background": asked.background,
     }
-    before = await prompts.told_of(call, named, messages, asked.instructions)
-    with place_of(call, streamed=bool(asked.stream)):
-        completion = await prompts.admitted(
-            call, named, "conv_", text, (told, before), previous=previous
-        )
+    metadata = await prompts.metadata_of(call, named, messages, told, asked.instructions)
+    with stream_place(call, streamed=bool(asked.stream)):
+        completion = await prompts.admitted(call, named, "conv_", text, metadata, previous=previous)
         if asked.stream:
             events = _stream(call, completion, -1)
-            return stream(call, events, PATIENCE_SECONDS, last_words=_last_words)
+            return stream(call, events, PATIENCE_SECONDS, final_event=_final_event)
     record = await following.record_of(call.service, completion)
     if not asked.background:
         await inputs.wait_for(call, completion, PATIENCE_SECONDS)
@@ -117,9 +115,9 @@ async def retrieve(call: Call) -> Response:
         call.service.check_open()
         after = call.query.starting_after
         after = -1 if after is None else after
-        with place_of(call, streamed=True):
+        with stream_place(call, streamed=True):
             items = _stream(call, completion, after)
-            return stream(call, items, PATIENCE_SECONDS, last_words=_last_words)
+            return stream(call, items, PATIENCE_SECONDS, final_event=_final_event)
     return answer(response_of(completion, await following.record_of(call.service, completion)))
 
 
@@ -186,7 +184,7 @@ def _standing(
 
 
 def _message(completion: Completion, result: RunResult) -> OutputMessage:
-    text = OutputText(text=answer_of(result))
+    text = OutputText(text=answer_text(result))
     return OutputMessage(id=_message_id(completion), status="completed", content=[text])
 
 
@@ -223,7 +221,7 @@ async def _stream(call: Call, completion: Completion, after: int) -> Items:
         )
 
 
-def _last_words(reason: str) -> bytes:
+def _final_event(reason: str) -> bytes:
     event = ResponseEvent(type="error", sequence_number=0, code="internal", message=reason)
     return encoded(event)
 
