@@ -86,7 +86,7 @@ def in_words(step: StepRecord) -> str:
 
 
 def is_unknown(step: StepRecord) -> bool:
-    """Return whether a step began and nobody knows whether it ended."""
+    """Return whether a step began and its end is unknown."""
     return not step.done and bool(step.arguments)
 
 

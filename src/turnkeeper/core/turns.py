@@ -170,7 +170,7 @@ def decide_failure(
 
     `final`: there is no next attempt, for this reason. `waits=False`: the next attempt is asked
     for by a caller, so that there is neither backoff nor budget. `kept`: an output whose messages
-    go into the transcript before a turn is given up, as a checkpoint's do. [FIN-9]
+    go into the transcript before a turn is abandoned, as a checkpoint's do. [FIN-9]
     """
     draft = Draft(session, context)
     run = _run(draft)

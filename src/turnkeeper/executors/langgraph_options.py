@@ -1,6 +1,6 @@
 """What a compiled graph was configured with: obeyed, or refused by name when it is made durable.
 
-Decides which tools of a graph become durable steps, and what a run is given besides its messages.
+Decides which tools of a graph become durable steps, and what a run is given with its messages.
 Nothing here changes the caller's graph.
 """
 

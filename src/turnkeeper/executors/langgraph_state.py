@@ -131,7 +131,7 @@ class Conversation:
         pristine.id = pristine.id or own
         self._known.append(_Known(name, _copy(pristine), pristine, hidden))
 
-    # -- what it has made of it ---------------------------------------------------------------
+    # -- what the graph has changed ------------------------------------------------------------
 
     def take(self, messages: Any) -> None:
         """Have written what became of the messages since the last border. [ADP-3] [ADP-23]

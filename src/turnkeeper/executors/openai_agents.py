@@ -244,7 +244,7 @@ def durable_agent(  # noqa: PLR0913 - every option is a keyword with a default
     may run twice. [ADP-14]
 
     Raises `ValidationFailed` for an `approval_seconds`, an option or a tool's name that it cannot
-    take. A conversation that was handed off goes on with the agent that it was handed to.
+    take. After a handoff, the conversation stays with the new agent.
     """
     rules = AgentToolRules(tools, idempotent)
     config = run_config or RunConfig()

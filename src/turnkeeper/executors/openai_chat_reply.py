@@ -71,7 +71,7 @@ def _place(items: list[Any], item: Any) -> None:
 
 
 def _is_piece(known: Json, item: Json, *, newest: bool) -> bool:
-    """Whether an item of a list goes on with one that is there."""
+    """Whether an item of a list continues one that is there."""
     if (known.get("type") or item.get("type")) != (item.get("type") or known.get("type")):
         return False
     if known.get("id") and item.get("id") and known["id"] != item["id"]:

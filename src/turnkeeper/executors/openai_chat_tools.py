@@ -231,7 +231,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, str):
         return encodable(str.__str__(value))
     kept = values.unpack(values.pack(value))
-    if isinstance(kept, str):  # as of a durable tool, whose record has nothing else of it
+    if isinstance(kept, str):  # a durable tool's record has nothing else either
         return kept
     for one in (value, kept):
         with contextlib.suppress(ValueError, TypeError, RecursionError):

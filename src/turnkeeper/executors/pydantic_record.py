@@ -90,7 +90,7 @@ class Record:
         self.know(fresh)
 
     def take_response(self, response: ModelResponse) -> bool:
-        """Write a response that the framework goes on with. Returns whether it is new."""
+        """Write a response that the framework proceeds with. Returns whether it is new."""
         known = [id(part) in self._seen for part in response.parts]
         if id(response) in self._seen or (known and all(known)):
             return False

@@ -1,7 +1,7 @@
 """Dead letters that run again: what of their turn's messages is new, and whether it has its answer.
 
-Decides what a successor says, and when no model is asked. Which response it goes on with is decided
-in `spent`.
+Decides what a successor says, and when no model is asked. Which response it continues from is
+decided in `spent`.
 """
 
 from collections.abc import Sequence

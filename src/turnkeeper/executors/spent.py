@@ -110,7 +110,7 @@ def end(spent: Spent) -> None:
 def resumed(
     spent: Spent, views: Sequence[View], reading: Sequence[int] | None = None
 ) -> int | None:
-    """Find the response that a requeued turn goes on with: its index, or None. [DEAD-7]"""
+    """Find the response from which a requeued turn continues: its index, or None. [DEAD-7]"""
     left = spent.left.get(spent.turn)
     if left is None or left.settled_at is not None:
         return None

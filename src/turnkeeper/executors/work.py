@@ -68,7 +68,7 @@ class Work(Generic[Item]):
         self.spent = spent_before(turn, views, order)
         self._resumed = resumed(self.spent, views, order)
         self.resumes = self._resumed is not None and not turn.primitive.continuation
-        """A requeued turn goes on with the last response of its dead letter. [DEAD-7]"""
+        """A requeued turn continues from the last response of its dead letter. [DEAD-7]"""
         self.continuation = turn.primitive.continuation or self.resumes
         self.questions = Questions(self.spent.asked, turn.approval, continuation=self.continuation)
         self.prompts = prompts_of(

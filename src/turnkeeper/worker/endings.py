@@ -127,7 +127,7 @@ def _error_text(run: Run) -> str:
 
 
 def _with_unsettled(run: Run, text: str) -> str:
-    """The text, and what the attempt leaves to an operator if its turn is given up. [DEAD-6]"""
+    """The text, and what the attempt leaves to an operator if its turn is abandoned. [DEAD-6]"""
     steps = run.steps.unsettled() if run.steps is not None else []
     if not steps:
         return text

@@ -124,7 +124,7 @@ class Run:
             output = asked.output
         except BaseException as raised:
             if isinstance(raised, GeneratorExit) and not self._is_stepped():
-                raise  # the event loop is gone: nobody is left to decide anything
+                raise  # the event loop is gone, and with it all that could decide
             error = contained(raised)
         if self.given_up:
             actor.services.zombies.pop(self.run_id, None)

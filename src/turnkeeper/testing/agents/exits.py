@@ -25,7 +25,7 @@ class Exits(Chapter):
             assert type(error).__name__ in (outcome.detail or "")
 
     async def test_a_durable_tool_that_exits_is_a_step_of_unknown_end(self, bed: Bed) -> None:
-        """It fails as with any other exception: nobody knows what it has done. [RUN-19] [STEP-4]"""
+        """It fails as with any other exception: what it has done is unknown. [RUN-19] [STEP-4]"""
         async for _, outcome in self._each(bed, "charge"):
             assert outcome.reason is AbandonReason.OUTCOME_UNKNOWN
 

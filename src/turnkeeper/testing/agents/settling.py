@@ -160,7 +160,7 @@ class Settled(Chapter):
         assert self.answers(bed)[0] == ("call-0", "receipt-9")
 
     async def test_two_dead_letters_are_told_apart(self, bed: Bed) -> None:
-        """Each successor goes on with its own call, in whatever order."""
+        """Each successor continues from its own call, in whatever order."""
 
         def mind(said: Sequence[Said]) -> Reply:
             return Reply("done") if said[-1].role == "tool" else plainly(said)
