@@ -105,6 +105,11 @@ def bed_of(directory: Path, make: Callable[[], Any]) -> AbstractAsyncContextMana
     return made(directory, lambda *_: make())
 
 
+def stock(sku: str) -> str:
+    """Look a thing up."""
+    return f"{sku}: {len(sku)} left"
+
+
 def kinds(items: Items) -> list[str]:
     """The kinds of a model's input; of a message the role."""
     return [item.get("type") or item["role"] for item in items]

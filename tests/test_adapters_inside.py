@@ -332,7 +332,7 @@ async def test_nodes_side_by_side_are_gone_on_behind(tmp_path: Path) -> None:
         assert sorted(visits) == ["a", "b"]
         reached = bed.hang_in("first model")
         await bed.start("second", "k")
-        await asyncio.wait_for(reached.wait(), 10)
+        await within(reached.wait())
         await bed.crash()
         bed.brain.mind = obey
         await bed.live()

@@ -211,7 +211,7 @@ async def test_dead_letters_of_one_turn_requeued_one_by_one(bed: Bed, *, meanwhi
 
 
 def test_the_last_response_of_a_turn_with_an_open_call() -> None:
-    """Of all of its parts, answers before a given place counted alone. [DEAD-7]"""
+    """It is found in all parts of the turn; only answers before the given place count. [DEAD-7]"""
     call = View("assistant", calls=(Call("a", "t"), Call("b", "t")))
     said, answer, other = View("user"), View("tool", answers="a"), View("tool", answers="b")
     views = [said, call, answer, said, call, answer, other, other]

@@ -17,6 +17,7 @@ import pytest
 import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE_SECONDS
 from pydantic import AfterValidator, BaseModel, Field
 from scripted import Scripted, calls, delta, says
 from typing_extensions import Doc
@@ -360,7 +361,9 @@ async def test_a_wrong_call_never_fails_the_turn() -> None:
     async with Scripted(calls("strict", '{"q": "x"}'), says("sorry")) as server:
         agent = chat_agent("m", base_url=server.url, tools=[ChatTool(strict)])
         async with Runtime.ephemeral(agent=agent) as runtime:
-            outcome = await (await runtime.session("ada").submit("q")).wait(timeout=30)
+            outcome = await (await runtime.session("ada").submit("q")).wait(
+                timeout=PATIENCE_SECONDS
+            )
         assert isinstance(outcome, Completed)
         assert server.sent()[-1]["content"] == "The arguments of strict are wrong: 'x'"
 
@@ -461,7 +464,9 @@ async def test_a_durable_agent_makes_a_call_once(tmp_path: Path, *, read_only: b
         settings: Any = {"idempotent": ["charge"]} if read_only else {"durable": True}
         agent = chat_agent("m", base_url=server.url, tools=[charge], **settings)
         async with Runtime(tmp_path / "a.db", agent=agent, config=config) as runtime:
-            outcome = await (await runtime.session("ada").submit("pay")).wait(timeout=30)
+            outcome = await (await runtime.session("ada").submit("pay")).wait(
+                timeout=PATIENCE_SECONDS
+            )
     if read_only:
         assert isinstance(outcome, Completed)
         assert made == [5, 5]

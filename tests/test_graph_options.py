@@ -53,7 +53,7 @@ async def plain(_: MessagesState) -> dict[str, Any]:
 
 
 def test_each_parameter_of_a_run_is_accounted_for() -> None:
-    """A new one of LangGraph's fails here until somebody says what becomes of it. [ADP-26]"""
+    """A parameter that LangGraph adds fails this test until it is listed. [ADP-26]"""
     known = {*PASSED_ON, *IRRELEVANT_OPTIONS, "self"}
     for method in (CompiledStateGraph.astream, CompiledStateGraph.ainvoke):
         assert {*inspect.signature(method).parameters} - known == set()
@@ -333,7 +333,7 @@ def test_a_decision_that_is_not_allowed_is_refused(question: Any, decided: Decid
 @pytest.mark.parametrize(
     "artifact",
     [b"\x00", {1: "a"}, {"a", "b"}, Wanted("ada"), (1, 2), float("inf"), {"rows": [1]}, None],
-    ids=repr,
+    ids=["bytes", "keys", "set", "object", "tuple", "infinity", "json", "none"],
 )
 def test_an_artifact_comes_back_as_a_checkpointer_keeps_it(artifact: Any) -> None:
     """And with it all other fields of its message. [ADP-24]"""

@@ -38,7 +38,7 @@ def said(messages: Sequence[BaseMessage]) -> list[tuple[str, Any, Any]]:
 # -- random graphs ---------------------------------------------------------------------------------
 
 
-def anew(*messages: Any) -> list[Any]:
+def replaced_by(*messages: Any) -> list[Any]:
     return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *messages]
 
 
@@ -55,10 +55,12 @@ CHANGES: dict[str, Callable[[int, list[BaseMessage]], list[Any]]] = {
     "reuse": lambda n, list_: [AIMessage(f"with a used ID {n}", id=list_[n % len(list_)].id)],
     "in place": in_place,
     "trim": lambda _, list_: [RemoveMessage(id=m.id or "") for m in list_[:-2]],
-    "summarise": lambda n, list_: anew(SystemMessage(f"summary {n}"), *list_[-2:]),
-    "insert": lambda n, list_: anew(*list_[: n % 3], AIMessage(f"inserted {n}"), *list_[n % 3 :]),
-    "turn round": lambda _, list_: anew(*reversed(list_)),
-    "clear": lambda *_: anew(),
+    "summarise": lambda n, list_: replaced_by(SystemMessage(f"summary {n}"), *list_[-2:]),
+    "insert": lambda n, list_: replaced_by(
+        *list_[: n % 3], AIMessage(f"inserted {n}"), *list_[n % 3 :]
+    ),
+    "turn round": lambda _, list_: replaced_by(*reversed(list_)),
+    "clear": lambda *_: replaced_by(),
 }
 """What a node gives, of a number that makes it deterministic and of the list."""
 KINDS = [*CHANGES, "add", "add"]

@@ -260,7 +260,7 @@ async def test_an_agent_that_holds_the_interpreters_lock_is_not_taken_for_dead(
 
 
 async def test_a_program_that_locks_the_file_kills_no_worker(processes: Processes) -> None:
-    """Nobody can renew a heartbeat meanwhile, and that is charged to nobody. [PROC-6]"""
+    """No heartbeat can be renewed while the file is locked; no run is charged a crash. [PROC-6]"""
     await processes.worker("a", SHORT_LEASE_SECONDS)
     await processes.worker("b", SHORT_LEASE_SECONDS)
     async with client_of(processes) as client:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from patience import PATIENCE_SECONDS
+from world import reaches
 
 from turnkeeper import (
     Abandoned,
@@ -25,6 +26,7 @@ from turnkeeper import (
     agent,
 )
 from turnkeeper.core.inputs import Input, WhenBusy
+from turnkeeper.core.lifecycle import InputLifecycleState
 from turnkeeper.store import Store
 
 ANN, BOB = "ann", "bob"
@@ -102,12 +104,7 @@ async def test_what_another_process_put_in_waits_for_a_run_that_it_may_not_end(
         first = await owner.submit("s", PromptInput("one", caller=ANN))
         await asyncio.wait_for(busy.begun.wait(), PATIENCE_SECONDS)
         second = await other.submit("s", PromptInput("two", caller=BOB, when_busy=when))
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                state = await owner.input_state("s", second.input_id)
-                if state is not None and state.current_state == "queued":
-                    break
-                await asyncio.sleep(0.001)
+        await reaches(owner, "s", second.input_id, InputLifecycleState.QUEUED)
         busy.gate.set()
         assert isinstance(await first.wait(PATIENCE_SECONDS), Completed)
         assert isinstance(await second.wait(PATIENCE_SECONDS), Completed)

@@ -266,10 +266,12 @@ async def test_a_factory_on_top_of_ours_stays() -> None:
 def test_a_loop_that_is_closed_leaves_no_complaint() -> None:
     """A run that is cut off with its event loop is closed as any coroutine is. [RUN-19]"""
     closed: list[type[BaseException]] = []
+    begun = asyncio.Event()
 
     @agent
     async def answer(turn: Turn) -> str:
         try:
+            begun.set()
             await asyncio.Event().wait()
         except BaseException as error:
             closed.append(type(error))
@@ -279,8 +281,7 @@ def test_a_loop_that_is_closed_leaves_no_complaint() -> None:
     async def main() -> None:
         runtime = await Runtime.ephemeral(agent=answer).__aenter__()
         await runtime.session("s").submit("go")
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -21,8 +21,6 @@ from turnkeeper import (
     ToolCallbackInput,
 )
 
-NOW = datetime.now(UTC)
-
 
 def _zone(minutes: int) -> tzinfo:
     return timezone(timedelta(minutes=minutes))
@@ -66,7 +64,7 @@ INPUTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(INPUTS)
 def test_what_is_admitted_is_read_back_equal(item: Any) -> None:
     """An input is refused by name, or stored so that a reader gets an equal one. [ADM-19]"""

@@ -216,7 +216,7 @@ async def test_a_result_past_the_limit_is_done_and_not_kept(
         handle = await runtime.session("s").submit("hello")
         await wait_until(lambda: failed(runtime))
         await pass_seconds(runtime, environment, 1)
-        outcome = await handle.wait(timeout=10)
+        outcome = await ended(handle)
     assert isinstance(outcome, Abandoned)
     assert calls == [1]
     size = RESULT_MAX_BYTES + 5

@@ -35,18 +35,12 @@ from agents.lifecycle import AgentHooksBase, RunHooksBase
 from agents.run_config import ModelInputData, SandboxRunConfig
 from openai.types.responses import ResponseReasoningItem
 from pydantic import BaseModel
-from sdk_kit import Script, bed_of, call, outputs, words
+from sdk_kit import Script, bed_of, call, outputs, stock, words
 
 from turnkeeper import Abandoned, AbandonReason, Completed, ValidationFailed
 from turnkeeper.executors.openai_agents import durable_agent
 from turnkeeper.executors.openai_agents_models import DistinctCalls, Models
 from turnkeeper.executors.openai_agents_options import REFUSED
-
-
-def stock(sku: str) -> str:
-    """Look a thing up."""
-    return f"{sku}: {len(sku)} left"
-
 
 # -- the fields of RunConfig -----------------------------------------------------------------------
 

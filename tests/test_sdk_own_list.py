@@ -21,7 +21,7 @@ from agents import (
 )
 from agents.extensions import handoff_filters
 from agents.run_config import CallModelData, ModelInputData
-from sdk_kit import Script, bed_of, call, kinds, outputs, words
+from sdk_kit import Script, bed_of, call, kinds, outputs, stock, words
 
 from turnkeeper import Abandoned, AbandonReason, Completed, ToolCall, ToolResult
 from turnkeeper.executors import openai_agents_models
@@ -29,11 +29,6 @@ from turnkeeper.executors.openai_agents import durable_agent, durable_tool
 from turnkeeper.executors.openai_agents_items import distinct
 from turnkeeper.testing.agents.bed import within
 from turnkeeper.testing.agents.talking import Following
-
-
-def stock(sku: str) -> str:
-    """Look a thing up."""
-    return f"{sku}: {len(sku)} left"
 
 
 def answers(told: Sequence[tuple[str, str]]) -> list[str]:

@@ -178,12 +178,12 @@ async def test_a_crash_in_the_middle(tmp_path: Path, kind: str, how: str) -> Non
     model = Script([made], [words("done")])
     desk = Agent(name="desk", handoffs=[team(tools, model, servers)])
     desk.model = Script([call("transfer_to_first", "h0")])
-    for agent in (desk.handoffs[0],):
-        assert isinstance(agent, Agent)
-        agent.model = Script([call("transfer_to_middle", "h1")])
-        (middle,) = agent.handoffs
-        assert isinstance(middle, Agent)
-        middle.model = Script([call("transfer_to_last", "h2")])
+    (first,) = desk.handoffs
+    assert isinstance(first, Agent)
+    first.model = Script([call("transfer_to_middle", "h1")])
+    (middle,) = first.handoffs
+    assert isinstance(middle, Agent)
+    middle.model = Script([call("transfer_to_last", "h2")])
     options: dict[str, Any] = {} if how == "idempotent" else {"tools": "durable"}
     if how != "durable":
         options["idempotent"] = {name}

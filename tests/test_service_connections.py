@@ -37,7 +37,7 @@ async def test_a_flood_of_connections_is_refused_quietly(tmp_path: Path) -> None
                 assert answer.json()["outcome"]["result"]["text"] == f"Booked: during {number}."
         flood.close()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await _ready(started.url) != 200:  # noqa: ASYNC110 - it hears of each end
+            while await _ready(started.url) != 200:  # noqa: ASYNC110 - the server sees each close by itself
                 await asyncio.sleep(0.01)
         said = started.errors().splitlines()
         refused = sum("were refused" in line for line in said)

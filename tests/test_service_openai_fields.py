@@ -232,13 +232,8 @@ async def test_an_older_response_is_not_continued_silently() -> None:
         assert len(desk.turns) == 3
 
 
-def retried(count: int) -> dict[str, str]:
-    return {"X-Stainless-Retry-Count": f"{count}"}
-
-
 async def post(served: Served, body: dict[str, Any], count: int) -> Any:
-    headers = retried(count) | {"Content-Type": "application/json"}
-    return await served.http.post("/v1/chat/completions", json=body, headers=headers)
+    return await served.post("/chat/completions", body, X_Stainless_Retry_Count=f"{count}")
 
 
 async def test_a_retry_of_the_sdk_is_one_turn() -> None:

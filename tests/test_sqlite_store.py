@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 from msgspec.structs import replace
+from patience import PATIENCE_SECONDS
 
 from turnkeeper import Config, PromptInput, Runtime, Turn, agent, verify
 from turnkeeper.core.inputs import Kind
@@ -56,9 +57,6 @@ from turnkeeper.testing.conformance.drafts import (
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Barrier
-
-PATIENCE_SECONDS = 60.0
-"""How long anything may take: never reached by a test that passes."""
 
 
 @agent

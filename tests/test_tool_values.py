@@ -17,6 +17,7 @@ from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool as langchain_tool
 from langgraph.graph import END
 from langgraph.types import Command, Send
+from patience import PATIENCE_SECONDS
 from pydantic import BaseModel, Field, field_serializer
 from pydantic_ai import Agent, BinaryContent, Tool, ToolReturn
 
@@ -151,7 +152,7 @@ async def test_a_durable_tool_tells_what_the_undecorated_one_tells(
     for name, value in {**VALUES, **OWN[framework]}.items():
         brain = Brain(each_once)
         async with Runtime.ephemeral(agent=make(brain, value)) as runtime:
-            outcome = await (await runtime.session("s").submit("go")).wait(timeout=20)
+            outcome = await (await runtime.session("s").submit("go")).wait(timeout=PATIENCE_SECONDS)
             assert isinstance(outcome, Completed), (name, outcome)
         told = {said.answers: said.text for said in brain.requests[-1] if said.role == "tool"}
         if told["c-1"] != told["c-2"]:
@@ -195,7 +196,7 @@ def test_a_graphs_tool_answers_with_what_it_made(answer: Any) -> None:
 
 
 def test_older_records_are_read() -> None:
-    """[STEP-7] Adapters once recorded JSON alone."""
+    """[STEP-7] Adapters once recorded only JSON."""
     old = [{"type": "tool", "data": {"content": "x", "tool_call_id": "c", "type": "tool"}}]
     assert recalled(msgspec.msgpack.decode(msgspec.msgpack.encode(old))).content == "x"
     assert recalled_by_pydantic({"value": [1]}) == [1]
