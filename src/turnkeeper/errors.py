@@ -164,7 +164,7 @@ class TurnLimitExceeded(NonRetryable):
 
 
 class AgentExit(TurnkeeperError):
-    """An agent's code raised `SystemExit` or its kin. Its attempt fails; the process goes on.
+    """An agent's code raised `SystemExit` or a similar exception; only its attempt fails.
 
     `raised` is the exception that it stands for.
     """
@@ -179,7 +179,7 @@ class AgentExit(TurnkeeperError):
 
 
 class ResultNotKept(NonRetryable):
-    """A durable step was done, and its result was too long to be recorded: no run has it again."""
+    """A durable step was done, but its result was too long to record; no run can get it again."""
 
     def __init__(self, session_id: str, key: str, size: int, limit: int) -> None:
         super().__init__(

@@ -204,7 +204,7 @@ _FRAMEWORKS = {
 
 
 def agent_refusal(agent: object) -> str | None:
-    """Why this is neither an agent nor a factory of agents, or None. [API-11]"""
+    """Return the reason why this is neither an agent nor a factory, or None. [API-11]"""
     bare = _framework_refusal(agent)
     if bare is not None:
         return bare

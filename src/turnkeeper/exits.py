@@ -1,6 +1,6 @@
-"""Containment of `SystemExit` and its kin: an agent's code may fail its attempt, never the process.
+"""Containment of `SystemExit` and the like: an agent's code may end its attempt, not the process.
 
-Decides which exceptions an agent's code may not carry out of a task, and by what they are replaced.
+Decides which exceptions may not leave an agent's task, and their replacement.
 """
 
 import signal

@@ -156,11 +156,11 @@ class Turn:
     async def written_inputs(self) -> frozenset[InputId]:
         """Return the ids of the turn's inputs whose messages are in the transcript. [DEAD-8]
 
-        They are all inputs of a continuation, and the successors of dead letters that a run had
-        applied. For an agent that goes on where a dead letter's turn ended. Reads the store for
-        inputs that were requeued.
+        These are all inputs of a continuation, and the successors of dead letters that a run had
+        applied. Meant for an agent that continues where a dead letter's turn ended. Reads the store
+        for requeued inputs.
 
-        Raises `RunEnded` after the run was given up, `StoreError` if the store cannot be read.
+        Raises `RunEnded` after the run was abandoned, `StoreError` if the store cannot be read.
         """
         return await self._host.written_inputs()
 
@@ -214,7 +214,7 @@ class Turn:
 
         Raises `ResultNotKept` for a result of more than 16 MB [STEP-8], `StepMismatch` if the key
         was recorded with other arguments, `ValidationFailed` for another `key` or `shown_as` than
-        that, `RunEnded` after the run was given up, `CommitFailed` if the store does not take it.
+        that, `RunEnded` after the run was abandoned, `CommitFailed` if the store does not take it.
         """
         return await self._host.once(
             key, fn, args, idempotent=idempotent, reconcile=reconcile, shown_as=shown_as

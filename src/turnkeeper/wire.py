@@ -203,5 +203,5 @@ _encoder = msgspec.json.Encoder()
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a path. Dots alone are written so that no client resolves them."""
+    """Return a name as one path segment. A name of only dots is escaped: no client resolves it."""
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

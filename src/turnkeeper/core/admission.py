@@ -119,7 +119,7 @@ def _admit(draft: Draft, item: Input) -> Admission | InputRecord:
 
 
 def _barred(draft: Draft, record: InputRecord) -> NotPermitted | None:
-    """Why this input's caller may not do to others what the input asks for. [ADM-20]"""
+    """Return the error if this input may not affect others as it asks, or None. [ADM-20]"""
     item = record.input
     if item is None or item.caller is None:
         return None

@@ -1,5 +1,6 @@
-"""The messages that an input brings with it: a caller that keeps the conversation itself sends all
-of it with each input, and the session has none.
+"""Messages that an input brings with it, from a caller that keeps the conversation itself.
+
+Such a caller sends all earlier messages with each input; the transcript does not store them.
 """
 
 from turnkeeper.core.inputs import FlowStepInput, Input, PromptInput
@@ -17,7 +18,7 @@ _ROLES: dict[str, Role] = {
 
 
 def conversation_of(item: Input) -> tuple[Message, ...]:
-    """Return the messages that come before what an input says. What is no message is left out."""
+    """Return the messages that come before an input's own text; other items are left out."""
     metadata = item.turn_metadata if isinstance(item, PromptInput | FlowStepInput) else None
     carried = metadata.get(CONVERSATION) if metadata is not None else None
     if not isinstance(carried, list):

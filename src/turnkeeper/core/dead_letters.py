@@ -67,9 +67,9 @@ def settled_steps(
 ) -> list[StepRecord]:
     """Return the steps as an operator settles them: done with a result, or not done. [DEAD-4]
 
-    `told`: of each step's key its encoded result, None for one that was not done. Raises
-    `ValidationFailed` if a step is missing that no run can settle, or if a key is no step of
-    unknown outcome of this turn.
+    `told`: the encoded result by step key, None if it was not done. Raises `ValidationFailed` if
+    a step that no run can settle is missing, or if a key names no step of unknown outcome of
+    this turn.
     """
     _refuse_strange(old, recorded, told)
     unknown = [step for step in recorded if is_unknown(step)]
@@ -114,9 +114,9 @@ def refuse_other_settlement(
     recorded: Sequence[StepRecord],
     told: Mapping[str, bytes | None],
 ) -> None:
-    """Raise `ValidationFailed` if a repeated requeue says what the first one did not. [DEAD-9]
+    """Raise `ValidationFailed` if a repeated requeue differs from the first one. [DEAD-9]
 
-    The same words again are no error: a caller may not know whether the first call was taken.
+    A repetition is no error: a caller may not know whether the first call was accepted.
     """
     known = {step.key: step for step in recorded}
     for key, result in sorted(told.items()):

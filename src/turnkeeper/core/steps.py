@@ -1,4 +1,4 @@
-"""Durable steps in words: what an operator reads of a call whose outcome is unknown.
+"""Descriptions of durable steps, for the operator who settles a call of unknown outcome.
 
 Decides how a call is shown, how long that may be, and what an operator is told to do.
 """

@@ -65,9 +65,10 @@ def pack(value: Any) -> bytes:
 
 
 def pack_exact(value: Any) -> bytes:
-    """Return a value as bytes that are the same in each process. Raises `TypeError` if it cannot.
+    """Return a value as bytes that are the same in each process.
 
-    That is for a value that `pack` would keep as text: the text of an object often has its address.
+    Raises `TypeError` for a value that `pack` would keep as text: such text often contains the
+    object's address.
     """
     try:
         return _encode(_Form(exact=True).of(value))
@@ -76,16 +77,16 @@ def pack_exact(value: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Return the value of what `pack` has made, or of any MessagePack.
+    """Return the value that `pack` has encoded, or the value of any MessagePack.
 
-    An object whose class is not loaded, or takes its fields no longer, is the dict of its fields.
+    If an object's class is not loaded, or no longer takes its fields, returns the dict of them.
     Raises `msgspec.DecodeError` for bytes that are no MessagePack.
     """
     return _decode(data)
 
 
 def not_kept(size: int, limit: int) -> bytes:
-    """Return the record of a result that was too long; `unpack` gives a `NotKept` of it."""
+    """Return the record of a result that was too long; `unpack` returns it as a `NotKept`."""
     return _encode(Ext(_NOT_KEPT, _encode([size, limit])))
 
 
@@ -114,7 +115,7 @@ def _text(value: Any) -> str:
 
 
 class _Form:
-    """One value on its way to MessagePack; knows what lies around the part that is looked at."""
+    """Encoder of one value; tracks the containers around the current part."""
 
     def __init__(self, *, exact: bool) -> None:
         self._exact = exact

@@ -1,6 +1,6 @@
-"""What a compiled graph was configured with: obeyed, or refused by name when it is made durable.
+"""Settings of a compiled graph: each is obeyed, or refused by name when the graph is made durable.
 
-Decides which tools of a graph become durable steps, and what a run is given with its messages.
+Decides which tools of a graph become durable steps, and the other arguments of a run.
 Nothing here changes the caller's graph.
 """
 

@@ -1,4 +1,4 @@
-"""What a graph asks people with `interrupt()`, and the answers in the form that the asker reads.
+"""Questions that a graph asks with `interrupt()`, and the answers in the form that it reads.
 
 LangChain's `HumanInTheLoopMiddleware` reads decisions of its own; everything else gets the plain
 answer. Decides which is which, by the form of the question.

@@ -134,9 +134,9 @@ class Conversation:
     # -- what the graph has changed ------------------------------------------------------------
 
     def take(self, messages: Any) -> None:
-        """Have written what became of the messages since the last border. [ADP-3] [ADP-23]
+        """Record the changes to the messages since the last border. [ADP-3] [ADP-23]
 
-        Raises `NonRetryable` if the state holds anything else than messages.
+        Raises `NonRetryable` if the state holds anything other than messages.
         """
         listed = messages if isinstance(messages, list | tuple) else [messages]
         for message in listed:

@@ -150,7 +150,7 @@ class Reply:
         self._extra: Json = {}
 
     def take(self, chunk: Json) -> None:
-        """Put a chunk to it. Raises `ChatError` for one without the protocol's form. [ADP-30]"""
+        """Add a chunk. Raises `ChatError` for one without the protocol's form. [ADP-30]"""
         try:
             self._usage(chunk.get("usage"))
             for choice in chunk.get("choices") or ():
@@ -262,7 +262,7 @@ class Reply:
                 call.function[key] = merged(call.function.get(key), value, key)
 
     def _call_of(self, index: Any, call_id: str, name: str) -> _Call | None:
-        """The call that a piece seems to go on with: by its index, else by its id. [ADP-31]"""
+        """Return the call to which a piece seems to belong: by index, else by id. [ADP-31]"""
         newest = self._calls[::-1]
         if index is not None:
             there = [call for call in newest if call.index == index]

@@ -102,7 +102,7 @@ class _Hooks(AbstractCapability[Any]):
     asked: bool = False
     """The present step of the framework is a call of the model."""
     response: ModelResponse | None = None
-    """The last one that the framework went on with."""
+    """The newest response that the framework has processed."""
     at_border: bool = False
     """There may be something to commit before the next call of the model."""
     queued: list[tuple[str | None, Prompt | None]] = field(default_factory=list)

@@ -130,8 +130,8 @@ def results_of(work: Work[ModelMessage]) -> DeferredToolResults | None:
 def unanswered(work: Work[ModelMessage]) -> list[ModelMessage]:
     """Return the history up to the response from which a requeued turn continues.
 
-    The framework would call no tool of a response that has some answers. They are taken out here,
-    and `answered_before` gives them to it once more.
+    The framework would call no tool of a response that has some answers. They are removed here,
+    and `answered_before` returns them to the framework.
     """
     history = work.history()
     while isinstance(last := history[-1], ModelRequest):

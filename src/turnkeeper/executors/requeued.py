@@ -1,7 +1,7 @@
-"""Dead letters that run again: what of their turn's messages is new, and whether it has its answer.
+"""Requeued turns: which of their inputs are new to the transcript, and whether the answer exists.
 
-Decides what a successor says, and when no model is asked. Which response it continues from is
-decided in `spent`.
+Decides the new messages of a successor, and when no model is asked. `spent` decides from which
+response a successor continues.
 """
 
 from collections.abc import Sequence

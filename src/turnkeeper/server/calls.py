@@ -108,7 +108,7 @@ class Call:
             self._headers.setdefault(name, []).append(value)
 
     def may(self, scope: Scope) -> bool:
-        """Whether the request's key has a scope; without keys, whoever is let in has all."""
+        """Return whether the request's key has a scope; without keys, every request has all."""
         return self.key is None or scope in self.key.scopes
 
     @property

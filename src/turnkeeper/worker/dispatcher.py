@@ -447,9 +447,9 @@ class Worker:
             self.actors.clear()  # gives back what a dictionary keeps of its largest size
 
     def forget(self, actor: SessionActor, reason: str) -> None:
-        """A session that is let go leaves memory; one that is served here is claimed again.
+        """Release a session from memory, and claim it again if it is served here.
 
-        One whose executor was attached by hand is not: nothing can make another.
+        A session with an executor attached by hand is not claimed: nothing can make another.
         """
         served = self.served.includes(actor.session_id)
         again = served and (self.factory is not None or not actor.attended)

@@ -99,9 +99,9 @@ def _decide(  # noqa: PLR0911 - one row per way in which a run ends
 
 
 def _decide_refused(run: Run, refusal: str, session: ActiveSession, context: Context) -> Decision:
-    """The output can never be committed: there is no next attempt. [FIN-9]
+    """Decide the end of a run whose output can never be committed: no next attempt. [FIN-9]
 
-    Its messages are kept where they alone could be committed.
+    Its messages are kept if they can be committed without the rest.
     """
     if isinstance(run.executor, OneTurn):
         return decide_failure(session, refusal, context, waits=False)

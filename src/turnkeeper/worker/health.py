@@ -32,13 +32,13 @@ class Health(Struct, frozen=True, kw_only=True):
 
 
 PROBE_SECONDS = 0.5
-"""The age up to which a verdict on the store is told again: callers cannot make it write faster."""
+"""How long a verdict on the store is reused: callers cannot make it write faster."""
 REMEMBERED_SECONDS = 0.9
 """The time for which a failed commit counts: small writes may succeed where it did not."""
 
 
 class StoreProbe:
-    """Whether the store can be read and written: one read and one heartbeat each half second."""
+    """Check of the store: at most one read and one heartbeat each half second, when asked."""
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker

@@ -1,8 +1,8 @@
 """Which part of a request becomes the input, and which session it goes to.
 
-What a turn is about is the messages of the user at the end of a request. Those before them are the
-conversation, where the request names no session; else the session has it: the model reads those of
-the system, and the agent finds all as `turn_metadata["openai"]["messages"]`.
+The input is the user's messages at the end of a request. The messages before them are the
+conversation if the request names no session. Otherwise the session has its own: then the model
+reads only the system messages, and the agent finds all in `turn_metadata["openai"]["messages"]`.
 """
 
 import base64

@@ -17,8 +17,8 @@ Step = tuple[str, str]
 
 
 def _turn_of(evidence: Evidence, run: Run) -> str:
-    """The turn of a run; without rows, the session. A dead letter's successor goes on with its
-    turn.
+    """Return the turn of a run, or the session if there are no rows. A dead letter's successor has
+    the turn of the dead letter.
     """
     for input_id in reversed(run.inputs):
         record = evidence.input(run.session, input_id)
